@@ -1,0 +1,1 @@
+"""Judging descriptors: ``python -m eval``."""

@@ -1,0 +1,18 @@
+"""The commands of ``python -m eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kornia_hardnet8._shell import dispatch
+
+# name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
+COMMANDS: dict[str, tuple[str, str]] = {
+    "imw": ("eval.imw.commands", "IMW benchmark: stereo and multiview on scenes with known poses"),
+    "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    return dispatch("eval", "Judge descriptors and whole local features.", COMMANDS, argv)

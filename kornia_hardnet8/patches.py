@@ -1,0 +1,88 @@
+"""Cutting patches out of an image at local affine frames."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kornia_hardnet8.errors import DataError
+
+# Frames a call to grid_sample takes at once: bounds the sampling grid to about 67 MB for 32-pixel patches.
+_CHUNK_SAMPLES = 8192 * 32 * 32
+
+
+def extract_patches(
+    image: Tensor, lafs: Tensor, patch_size: int = 32, *, level: Literal["nearest", "floor"] = "nearest"
+) -> Tensor:
+    """Cut one square patch for each local affine frame.
+
+    Convention: pixel centres at integers; cell (i, j) reads the image at ``c + A (u_j, u_i)`` with
+    ``u_k = (2k + 1) / patch_size - 1`` for the frame ``[A | c]``; bilinear; a cell outside reads the nearest border
+    pixel. Pyramid level l has steps of 2**l pixels (5-tap binomial blur, then halving); ``level="nearest"`` takes the
+    level whose step is nearest to one cell (in octaves), ``"floor"`` the finer neighbour, as kornia does.
+
+    Args:
+        image: (H, W) gray image, uint8 or float.
+        lafs: (N, 2, 3) frames in pixels.
+        patch_size: side S of a patch in cells.
+        level: rule that picks the pyramid level.
+
+    Returns:
+        (N, 1, S, S) patches in the image's range; float32, or the image's dtype where that is floating.
+        N = 0 gives (0, 1, S, S). A frame with a non-finite entry gives a patch of NaN.
+
+    Raises:
+        DataError: wrong shapes, with the shape that was given.
+
+    Source: the convention of ``kornia.feature.extract_patches_from_pyramid`` (0.9).
+    """
+    if image.dim() != 2 or min(image.shape) < 1:
+        raise DataError(f"extract_patches: the image must be (H, W), got {tuple(image.shape)}")
+    if lafs.dim() != 3 or lafs.shape[1:] != (2, 3):
+        raise DataError(f"extract_patches: the frames must be (N, 2, 3), got {tuple(lafs.shape)}")
+    image = image if image.is_floating_point() else image.float()
+    work = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
+    lafs = lafs.to(device=image.device, dtype=work.dtype)
+    count, side = lafs.shape[0], patch_size
+    if count == 0:
+        return image.new_zeros(0, 1, side, side)
+
+    step = 2.0 * torch.linalg.det(lafs[:, :, :2]).abs().sqrt() / side
+    octave = torch.nan_to_num(step.clamp(min=1e-12).log2(), nan=0.0, posinf=64.0)
+    octave = (octave + 0.5).floor() if level == "nearest" else octave.floor()
+    num_levels = 1
+    while min(image.shape) >> num_levels >= max(side, 3):
+        num_levels += 1
+    octave = octave.clamp(0, num_levels - 1).long()
+
+    unit = (2.0 * torch.arange(side, device=image.device, dtype=work.dtype) + 1.0) / side - 1.0
+    cells = torch.stack([unit.repeat(side), unit.repeat_interleave(side)])  # (2, S*S): u along x, then along y
+    size = torch.tensor([image.shape[1], image.shape[0]], device=image.device, dtype=work.dtype)
+    patches = work.new_empty(count, 1, side, side)
+    current = work[None, None]
+    chunk = max(1, _CHUNK_SAMPLES // (side * side))
+    for index in range(int(octave.max()) + 1):
+        if index:
+            current = _halve(current)
+        for rows in torch.nonzero(octave == index).flatten().split(chunk):
+            frames = lafs[rows]
+            points = frames[:, :, :2] @ cells + frames[:, :, 2:]
+            grid = (2.0 * points.transpose(1, 2) + 1.0) / size - 1.0  # the same for every level
+            sampled = F.grid_sample(
+                current, grid.reshape(1, -1, side, 2), mode="bilinear", padding_mode="border", align_corners=False
+            )
+            patches[rows] = sampled.view(len(rows), 1, side, side)
+    bad = ~torch.isfinite(lafs).all(dim=2).all(dim=1)
+    return patches.masked_fill(bad[:, None, None, None], float("nan")).to(image.dtype)
+
+
+def _halve(image: Tensor) -> Tensor:
+    """Binomial 5x5 blur (reflected border), then half the size: kornia's ``pyrdown``."""
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device, dtype=image.dtype) / 16.0
+    padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
+    blurred = F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 5)), taps.view(1, 1, 5, 1))
+    half = (image.shape[-2] // 2, image.shape[-1] // 2)
+    return F.interpolate(blurred, size=half, mode="bilinear", align_corners=False)

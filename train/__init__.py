@@ -1,0 +1,1 @@
+"""Training descriptors: ``python -m train``."""

@@ -1,0 +1,24 @@
+"""The commands of ``python -m train``; without one, ``python -m train --ds …`` trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kornia_hardnet8._shell import dispatch, run_module
+
+# name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("train.run_command", "train a network (the command that is meant when none is named)"),
+    "build": ("train.stores.build_command", "build a patch store: photos, colmap"),
+    "info": ("train.stores.info_command", "what is in a patch store, and a contact sheet of it"),
+    "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
+    "bundle": ("train.bundle_command", "write a checkpoint as weights that ship with the library"),
+    "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
+        return run_module("train", *COMMANDS["run"], argv)
+    return dispatch("train", "Train descriptors; `python -m train --ds STORE --out RUN` trains.", COMMANDS, argv)

@@ -1,0 +1,55 @@
+# make demo       install into .venv, then match and judge the built-in scene
+# make test       what every change must pass: ruff, mypy, pytest without the slow tests
+# make test-all   the same with the slow tests (and those for a GPU, where one is)
+# make clean      remove what building and testing leave behind; distclean removes .venv too
+#
+# PYTHON          the interpreter that .venv is made from (3.11 or newer)
+# PIP_ARGS        added to every pip call, e.g. PIP_ARGS="--no-index --find-links DIR"
+# TORCH_PIP_ARGS  added to the call that installs torch, e.g. the index of the CPU or CUDA build you want
+
+PYTHON ?= python3
+PIP_ARGS ?=
+TORCH_PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+EDITABLE := --no-build-isolation -e
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all lint clean distclean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m eval imw --desc h8E512 rootsift --out runs/demo
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stamp is touched last, so that an installation which failed is taken up again by the next call.
+# torch comes first and alone: whichever build that call picks satisfies everything that follows.
+$(VENV)/.installed: setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_PIP_ARGS) torch setuptools wheel
+	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino,poselib,dask,dev]"
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find kornia_hardnet8 train eval tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,86 @@
+"""What a descriptor offers to the evaluations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eval.features.keypoints import Keypoints
+from eval.features.tokens import Token
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+from kornia_hardnet8.patches import extract_patches
+
+
+class Descriptor(ABC):
+    """A descriptor of local patches.
+
+    Attributes:
+        name: the token as typed.
+        dim: length D of a descriptor.
+        patch_size: side of the patches that :meth:`describe` takes.
+        weights: the file of weights, or None.
+        weights_sha256: its hash, or None.
+    """
+
+    dim: int
+    patch_size: int = 32
+
+    def __init__(self, token: Token, weights: Path | None = None) -> None:
+        self.token = token
+        self.name = token.text
+        self.weights = weights
+        self.weights_sha256 = sha256_file(weights) if weights is not None else None
+
+    @abstractmethod
+    def describe(self, patches: Tensor) -> Tensor:
+        """Describe patches (N, 1, S, S), float in [0, 1]; returns (N, D) float32 on the CPU; N = 0 gives (0, D)."""
+
+    def describe_image(
+        self, image: NDArray[np.uint8], keypoints: Keypoints, mr_size: float = DEFAULT_MR_SIZE
+    ) -> Tensor:
+        """Describe the keypoints of a gray image (H, W); returns (N, D) float32 in their order.
+
+        ``mr_size`` is the half side of a patch in units of sigma = size / 2; descriptors with a support of their own
+        (SIFT) ignore it.
+        """
+        patches = extract_patches(torch.from_numpy(image), keypoints.lafs(mr_size), self.patch_size)
+        return self.describe(patches / 255.0)
+
+    def identity(self, mr_size: float) -> dict[str, Any]:
+        """All that the descriptors of a given image and its keypoints depend on: the cache key of this stage."""
+        return {
+            "descriptor": self.token.name,
+            "options": dict(sorted(self.token.options.items())),
+            "weights_sha256": self.weights_sha256,
+            "mr_size": mr_size,
+            "patch_size": self.patch_size,
+        }
+
+
+class NetworkDescriptor(Descriptor):
+    """A torch module that turns (N, 1, S, S) patches into (N, D) descriptors."""
+
+    # Patches in one forward: bounds memory for networks that do not chunk by themselves.
+    CHUNK = 1024
+
+    def __init__(
+        self, token: Token, module: nn.Module, dim: int, weights: Path | None = None, patch_size: int = 32
+    ) -> None:
+        super().__init__(token, weights)
+        self.module = module.eval()
+        self.dim = dim
+        self.patch_size = patch_size
+
+    @torch.inference_mode()
+    def describe(self, patches: Tensor) -> Tensor:
+        if len(patches) == 0:
+            return torch.zeros(0, self.dim)
+        parts = [self.module(part).float() for part in patches.split(self.CHUNK)]
+        return torch.cat(parts)

@@ -1,0 +1,61 @@
+"""The HardNet family of this package, and kornia's own HardNet8 module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from eval.features.base import Descriptor, NetworkDescriptor
+from eval.features.tokens import Token, flag, positive
+from eval.features.weights import load_strictly, read_weights
+from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.arch import ALIASES, ARCHS
+from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names
+from kornia_hardnet8.errors import UsageError
+
+_UNTRAINED_SEED = 0
+
+
+def names() -> list[str]:
+    """Tokens of this family: architectures and bundled models."""
+    return sorted({*ARCHS, *ALIASES, *bundled_names()})
+
+
+def hardnet8(token: Token, weights: Path | None) -> Descriptor:
+    """A bundled model, a weight file (``@PATH``) or random weights (``untrained=true``); ``dim`` is the output width."""
+    options = token.typed_options({"dim": positive, "untrained": flag})
+    dim = options.get("dim", 128)
+    arch = token.name if token.name in ARCHS or token.name in ALIASES else None
+    if options.get("untrained", False):
+        if weights is not None or arch is None:
+            raise UsageError(f"{token.text}: untrained=true goes with the name of an architecture and no weights")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_UNTRAINED_SEED)
+            module = HardNet8(arch=arch, output_dim=dim)
+        return NetworkDescriptor(token, module, dim, patch_size=module.patch_size)
+    if weights is not None:
+        module = HardNet8(weights, arch=arch, output_dim=dim)
+    elif token.name in bundled_names():
+        weights = BUNDLED_DIR / f"{token.name}.safetensors"
+        module = HardNet8(token.name, output_dim=dim)
+    else:
+        raise UsageError(
+            f"{token.text}: no bundled weights of this name (there are: {', '.join(bundled_names()) or 'none'}); "
+            f"write {token.name}@PATH, or {token.name}:untrained=true for random weights"
+        )
+    return NetworkDescriptor(token, module, dim, weights, module.patch_size)
+
+
+def kornia_hardnet8(token: Token, weights: Path | None) -> Descriptor:
+    """``kornia.feature.HardNet8``: with ``@PATH`` a state dict of it, else untrained as kornia builds it."""
+    import kornia.feature as KF
+
+    token.typed_options({})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNTRAINED_SEED)
+        module = KF.HardNet8(pretrained=False)
+    if weights is not None:
+        content = read_weights(weights)
+        load_strictly(module, content.get("state_dict", content), weights, "kornia's HardNet8")
+    return NetworkDescriptor(token, module, 128, weights)

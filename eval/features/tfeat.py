@@ -1,0 +1,52 @@
+"""TFeat and HardTFeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eval.features.base import Descriptor, NetworkDescriptor
+from eval.features.tokens import Token
+from eval.features.weights import load_strictly, read_weights
+
+
+def tfeat(token: Token, weights: Path | None) -> Descriptor:
+    """kornia's TFeat with a published state dict (Balntas et al. 2016); its output is not of unit length."""
+    import kornia.feature as KF
+
+    assert weights is not None
+    token.typed_options({})
+    module = KF.TFeat(pretrained=False)
+    load_strictly(module, read_weights(weights), weights, "TFeat")
+    return NetworkDescriptor(token, module, 128, weights)
+
+
+def hardtfeat(token: Token, weights: Path | None) -> Descriptor:
+    """TFeat's layers trained with HardNet's loss (published with AffNet, Mishkin et al. 2018)."""
+    assert weights is not None
+    token.typed_options({})
+    content = read_weights(weights)
+    state = content.get("state_dict", content)
+    module = _HardTFeat()
+    load_strictly(module, {k: v for k, v in state.items() if not k.startswith("SIFT.")}, weights, "HardTFeat")
+    return NetworkDescriptor(token, module, 128, weights)
+
+
+class _HardTFeat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, kernel_size=7),
+            nn.Tanh(),
+            nn.MaxPool2d(kernel_size=2, stride=2),
+            nn.Conv2d(32, 64, kernel_size=6),
+            nn.Tanh(),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(64, 128, kernel_size=8), nn.Tanh())
+
+    def forward(self, patches: Tensor) -> Tensor:
+        mean = patches.mean(dim=(1, 2, 3), keepdim=True)
+        std = patches.std(dim=(1, 2, 3), keepdim=True) + 1e-7
+        return F.normalize(self.classifier(self.features((patches - mean) / std)).flatten(1))

@@ -1,0 +1,1 @@
+"""Patch stores: the format at rest, and one builder for each kind of source."""

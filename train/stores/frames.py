@@ -1,0 +1,69 @@
+"""Similarity frames of keypoints, and cutting stored patches in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kornia_hardnet8.patches import extract_patches
+
+MIN_INSIDE = 0.6  # share of the plain support that must lie inside the image
+
+
+def similarity_frames(xy: np.ndarray, sigma: np.ndarray, angle: np.ndarray, mr_size: float) -> np.ndarray:
+    """Frames (N, 2, 3) with half side ``mr_size * sigma``, turned by ``angle``.
+
+    Args:
+        xy: (N, 2) pixels, pixel centres at integers.
+        sigma: (N,) detection scale in pixels.
+        angle: (N,) radians from the x axis towards the y axis (clockwise on screen), as OpenCV and COLMAP have it.
+        mr_size: half side of the patch / sigma.
+    """
+    scale = mr_size * np.asarray(sigma, dtype=np.float64)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    rows = [np.stack([cos, -sin, xy[:, 0]], axis=-1), np.stack([sin, cos, xy[:, 1]], axis=-1)]
+    return np.stack(rows, axis=1)
+
+
+def frame_scale(frames: np.ndarray) -> np.ndarray:
+    """Half side (N,) of frames (N, 2, 3): sqrt |det A|."""
+    a = frames[:, :, :2]
+    return np.sqrt(np.abs(a[:, 0, 0] * a[:, 1, 1] - a[:, 0, 1] * a[:, 1, 0]))
+
+
+def frame_angle(frames: np.ndarray) -> np.ndarray:
+    """Direction (N,) of the patch's x axis in the image: radians from x towards y."""
+    return np.arctan2(frames[:, 1, 0], frames[:, 0, 0])
+
+
+def enlarge(frames: np.ndarray, factor: float) -> np.ndarray:
+    """The same centres with ``factor`` times the half side."""
+    out = np.array(frames, dtype=np.float64)
+    out[:, :, :2] *= factor
+    return out
+
+
+def inside_share(frames: np.ndarray, width: int, height: int, homography: np.ndarray | None = None) -> np.ndarray:
+    """Share (N,) of each frame's square that lies inside a width x height image; 0 where the centre is outside.
+
+    With ``homography`` (3, 3) the square is mapped by it into that image first.
+    """
+    unit = (np.arange(8) + 0.5) / 4 - 1
+    u, v = np.meshgrid(unit, unit)
+    cells = np.stack([np.append(u.ravel(), 0.0), np.append(v.ravel(), 0.0)])  # the last one is the centre
+    frames = np.asarray(frames, dtype=np.float64)
+    points = frames[:, :, :2] @ cells + frames[:, :, 2:]
+    x, y = points[:, 0], points[:, 1]
+    if homography is not None:
+        x, y, w = np.einsum("ij,jnk->ink", homography, np.stack([x, y, np.ones_like(x)]))
+        w = np.where(w > 1e-9, w, np.nan)
+        x, y = x / w, y / w
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
+    return inside[:, :-1].mean(axis=1) * inside[:, -1]
+
+
+def cut(image: np.ndarray, frames: np.ndarray, patch_size: int, crop: float) -> np.ndarray:
+    """Cut uint8 patches (N, S, S) that cover ``crop`` times the side of the plain ``frames`` of a gray image."""
+    lafs = torch.from_numpy(enlarge(frames, crop))
+    patches = extract_patches(torch.from_numpy(image).float(), lafs, patch_size, level="nearest")
+    return patches[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()

@@ -1,0 +1,98 @@
+"""Reading images, and running a function over them in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
+
+A = TypeVar("A")
+B = TypeVar("B")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files below ``folder``, sorted by path.
+
+    Raises:
+        MissingFileError: ``folder`` is not there.
+        DataError: it holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {folder} is not there")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
+    return found
+
+
+def read_color(path: str | Path) -> np.ndarray:
+    """Read an image as uint8 RGB (H, W, 3), as its pixels lie in the file (no EXIF rotation).
+
+    Raises:
+        MissingFileError: the file is not there.
+        DataError: it does not decode.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise missing_extra("opencv-python-headless", "train") from None
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"image {path} is not there")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"image {path} does not decode")
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """Read an image as uint8 gray (H, W): 0.299 R + 0.587 G + 0.114 B."""
+    rgb = read_color(path).astype(np.float32)
+    return np.rint(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)).astype(np.uint8)
+
+
+def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
+    """Results of ``function`` in the order of ``items``, from ``num_workers`` processes (0: this one).
+
+    At most two results a worker wait in memory. The results do not depend on ``num_workers``.
+    """
+    if num_workers < 0:
+        raise UsageError(f"--num-workers must not be negative, got {num_workers}")
+    if num_workers == 0:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_single_thread) as pool:
+        waiting: deque[Future[B]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _single_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(1)

@@ -81,5 +81,3 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; 0 = only this one"
     )
-
-

@@ -248,9 +248,7 @@ def _redetect(view: Observations) -> Observations:
     _, nearest = cKDTree(xy).query(view.xy, distance_upper_bound=MATCH_RADIUS)
     found = nearest < len(xy)
     nearest = np.where(found, nearest, 0)
-    return replace(
-        view, sigma=np.where(found, sigma[nearest], np.nan), angle=np.where(found, angle[nearest], np.nan)
-    )
+    return replace(view, sigma=np.where(found, sigma[nearest], np.nan), angle=np.where(found, angle[nearest], np.nan))
 
 
 def _cut_view(

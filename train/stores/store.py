@@ -40,7 +40,7 @@ class PatchStore:
         image_ids: int32 (N,), the source image.
         cam_ids: int32 (N,), the camera or scene that few-camera sampling groups by.
         frames: float32 (N, 2, 3), the plain frame (half side mr_size * sigma) in pixels of the source image.
-        place_ids: int32 (N,); different labels of one place that come from different sources are never negatives.
+        place_ids: int32 (N,); labels of one place that come from different ``meta["parts"]`` are never negatives.
         pairs: int64 (M, 3), test pairs: first patch, second patch, 1 if they match.
         visible: bool (N,), inside the image and the masks.
         collisions: two int64 arrays (L + 1,) and (C,): the labels that collide with the k-th smallest label are

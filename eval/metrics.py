@@ -178,7 +178,7 @@ def auc(errors: ArrayLike, thresholds: Sequence[float]) -> list[float]:
         end = max(int(np.searchsorted(values, threshold)), 1)
         x = np.concatenate([values[:end], [threshold]])
         y = np.concatenate([recall[:end], [recall[end - 1]]])
-        areas.append(float(np.trapezoid(y, x) / threshold))
+        areas.append(_trapezoid(y, x) / threshold)
     return areas
 
 
@@ -192,6 +192,11 @@ def mma(errors_px: ArrayLike, thresholds: Sequence[float] = tuple(range(1, 11)))
         return np.zeros(len(thresholds))
     shares: Floats = (errors <= np.asarray(thresholds, dtype=np.float64)).mean(axis=0)
     return shares
+
+
+def _trapezoid(y: Floats, x: Floats) -> float:
+    """Area under the polygon (numpy before 2.0 has it under another name)."""
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2.0)
 
 
 # --- rankings ----------------------------------------------------------------------------------------------------
@@ -218,7 +223,51 @@ def average_precision(scores: ArrayLike, is_match: ArrayLike, num_positives: int
         return 0.0
     tp = np.concatenate([[0], np.cumsum(retrieved)])
     precision = np.concatenate([[1.0], tp[1:] / np.arange(1, tp.size)])
-    return float(np.trapezoid(precision, tp / positives))
+    return _trapezoid(precision, tp / positives)
+
+
+def precision_recall(scores: ArrayLike, is_match: ArrayLike, num_positives: int | None = None) -> tuple[Floats, Floats]:
+    """Precision and recall after 0, 1, 2, … retrieved entries; the curve that :func:`average_precision` integrates.
+
+    Returns:
+        precision, recall, each (R + 1,) for R retrieved entries; they start at (1, 0). Recall is 0 without a positive.
+    """
+    order, found = _ranking(scores, is_match)
+    positives = int(found.sum()) if num_positives is None else num_positives
+    if positives < int(found.sum()):
+        raise ValueError(f"num_positives is {positives}, but the list holds {int(found.sum())} positives")
+    tp = np.concatenate([[0], np.cumsum(found[order])])
+    precision = np.concatenate([[1.0], tp[1:] / np.arange(1, tp.size)])
+    return precision, tp / max(positives, 1)
+
+
+def average_precision_vlfeat(scores: ArrayLike, is_match: ArrayLike, num_positives: int | None = None) -> float:
+    """Mean over all positives of the precision at the place where each is retrieved; NaN without a positive.
+
+    Ties keep the order of the input; a positive that is not retrieved adds 0. Arguments as for
+    :func:`average_precision`, from which it differs where positives are few.
+
+    Source: VLFeat ``vl_pr``, which the figures of the HPatches article use.
+    """
+    precision, recall = precision_recall(scores, is_match, num_positives)
+    positives = int(np.asarray(is_match).astype(bool).sum()) if num_positives is None else num_positives
+    if positives == 0:
+        return math.nan
+    return float(precision[1:][np.diff(recall) > 0].sum() / positives)
+
+
+def roc_auc(scores: ArrayLike, is_match: ArrayLike) -> float:
+    """Area under the ROC curve; ties are not merged but keep the order of the input. 0 without both kinds.
+
+    Source: HPatches benchmark, python flavour.
+    """
+    order, found = _ranking(scores, is_match)
+    positives, negatives = int(found.sum()), int((~found).sum())
+    if positives == 0 or negatives == 0:
+        return 0.0
+    tp = np.concatenate([[0], np.cumsum(found[order])])
+    fp = np.arange(tp.size) - tp
+    return _trapezoid(tp / positives, fp / negatives)
 
 
 def fpr_at_recall(distances: ArrayLike, is_match: ArrayLike, recall: float = 0.95) -> float:

@@ -21,11 +21,16 @@ class OpenCVKeyPoint(Protocol):
     """What is read of a ``cv2.KeyPoint``."""
 
     @property
-    def pt(self) -> Sequence[float]: ...
+    def pt(self) -> Sequence[float]:
+        """(x, y), pixels."""
+
     @property
-    def size(self) -> float: ...
+    def size(self) -> float:
+        """Diameter 2 sigma, pixels."""
+
     @property
-    def angle(self) -> float: ...
+    def angle(self) -> float:
+        """Degrees clockwise on the screen, -1 for none."""
 
 
 def lafs_from_similarity(xy: Tensor, half_side: Tensor, angle: Tensor) -> Tensor:

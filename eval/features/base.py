@@ -80,6 +80,7 @@ class NetworkDescriptor(Descriptor):
 
     @torch.inference_mode()
     def describe(self, patches: Tensor) -> Tensor:
+        """Describe patches in chunks; see :meth:`Descriptor.describe`."""
         if len(patches) == 0:
             return torch.zeros(0, self.dim)
         parts = [self.module(part).float() for part in patches.split(self.CHUNK)]

@@ -51,7 +51,7 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
         raise missing_extra("opencv-python-headless", "eval") from None
     if image.ndim != 2 or image.dtype != np.uint8:
         raise DataError(f"detect_dog: the image must be (H, W) uint8, got {image.shape} {image.dtype}")
-    sift = cv2.SIFT_create(contrastThreshold=settings.contrast, edgeThreshold=settings.edge)
+    sift = cv2.SIFT.create(contrastThreshold=settings.contrast, edgeThreshold=settings.edge)
     return select(Keypoints.from_opencv(sift.detect(image, None)), settings.num, settings.upright)
 
 

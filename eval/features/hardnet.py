@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def hardnet8(token: Token, weights: Path | None) -> Descriptor:
-    """A bundled model, a weight file (``@PATH``) or random weights (``untrained=true``); ``dim`` is the output width."""
+    """A bundled model, a weight file (``@PATH``) or random weights (``untrained=true``); ``dim``: the output width."""
     options = token.typed_options({"dim": positive, "untrained": flag})
     dim = options.get("dim", 128)
     arch = token.name if token.name in ARCHS or token.name in ALIASES else None

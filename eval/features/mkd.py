@@ -24,7 +24,8 @@ def mkd(token: Token, weights: Path | None) -> Descriptor:
     )
     models = read_weights(weights)
     training_set = options.get("set", "liberty")
-    kernels = MKDDescriptor(patch_size=32, kernel_type="concat", whitening=None)
+    # kornia annotates whitening as str, and documents None as "no whitening"
+    kernels = MKDDescriptor(patch_size=32, kernel_type="concat", whitening=None)  # type: ignore[arg-type]
     try:
         whitening = Whitening(options.get("whitening", "pcawt"), models[training_set], kernels.odims, _DIM)
     except (KeyError, TypeError, IndexError) as error:

@@ -63,7 +63,7 @@ class _Sift(Descriptor):
             import cv2
         except ImportError:
             raise missing_extra("opencv-python-headless", "eval") from None
-        described, rows = cv2.SIFT_create().compute(image, keypoints.to_opencv())
+        described, rows = cv2.SIFT.create().compute(image, keypoints.to_opencv())
         order = np.array([k.class_id for k in described])
         if len(order) != len(keypoints):
             raise DataError(f"{self.name}: OpenCV described {len(order)} of {len(keypoints)} keypoints")

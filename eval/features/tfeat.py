@@ -13,7 +13,7 @@ from eval.features.weights import load_strictly, read_weights
 
 
 def tfeat(token: Token, weights: Path | None) -> Descriptor:
-    """kornia's TFeat with a published state dict (Balntas et al. 2016); its output is not of unit length."""
+    """TFeat as kornia has it, with a published state dict (Balntas et al. 2016); its output is not of unit length."""
     import kornia.feature as KF
 
     assert weights is not None

@@ -1,0 +1,1 @@
+"""The Image Matching Workshop benchmark (2020): scenes, stereo."""

@@ -1,0 +1,271 @@
+"""Make a scene of the IMW layout from a COLMAP model and its images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.h5files import write_h5
+from eval.images import read_bgr
+from eval.imw.bags import connected_bags
+from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
+from kornia_hardnet8._files import atomic_dir, write_json
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+
+log = logging.getLogger(__name__)
+
+FORMAT = "imw-scene/1"
+# Pairs with more than this many common points go to the multiview task (official scenes: 100).
+VISIBILITY_THRESHOLD = 1
+# Smallest co-visibility of the pairs that hold a bag together.
+BAG_COVISIBILITY = 0.1
+_KEPT_SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class View:
+    """One registered image of a model, undistorted.
+
+    Attributes:
+        name: its name in the scene.
+        source: the image file.
+        size: (width, height), pixels, of the undistorted image.
+        camera: calibration; pixel centres at integers.
+        points: position (x, y) of each observed 3-D point, by point id.
+        distorted: the COLMAP camera when the image must be undistorted, else None.
+    """
+
+    name: str
+    source: Path
+    size: tuple[int, int]
+    camera: Camera
+    points: dict[int, tuple[float, float]]
+    distorted: Any = None
+
+
+def build_scene(
+    images: Path, model: Path, out: Path, bags: Mapping[int, int] | None = None, seed: int = 0
+) -> list[str]:
+    """Write the scene ``out/set_100`` from a COLMAP model (binary or text) and the folder of its images.
+
+    Images of cameras with distortion are undistorted; others are copied byte by byte. ``-`` and ``/`` in names become
+    ``_``. Nothing is left behind when it fails.
+
+    Args:
+        images: folder that the image names of the model are relative to.
+        model: folder with ``cameras``, ``images`` and ``points3D`` as ``.bin`` or ``.txt``.
+        out: a folder that does not exist or is empty.
+        bags: number of bags by bag size; sizes that the scene cannot fill give fewer bags.
+        seed: of the choice of bags.
+
+    Returns:
+        The names of the images in the scene, sorted.
+
+    Raises:
+        MissingFileError: a folder or an image that is not there.
+        DataError: a model that does not read, fewer than two images, clashing names, an image that does not decode or
+            is not of its camera's size.
+    """
+    views = read_model(images, model)
+    with atomic_dir(out) as temporary:
+        root = temporary / "set_100"
+        for folder in ("images", "calibration", "visibility", "new-vis-pairs", "sub_set"):
+            (root / folder).mkdir(parents=True)
+        files = []
+        for view in progress(views, what="images", unit="image"):
+            files.append(_write_image(view, root / "images"))
+            camera = {"K": view.camera.K, "R": view.camera.R, "T": view.camera.t}
+            write_h5(root / "calibration" / f"calibration_{view.name}.h5", camera)
+        names = [view.name for view in views]
+        write_lines(root / "images.txt", [f"images/{file}" for file in files])
+        write_lines(root / "calibration.txt", [f"calibration/calibration_{name}.h5" for name in names])
+        write_lines(root / "visibility.txt", [f"visibility/{name}.txt" for name in names])
+        _write_visibility(views, root / "visibility")
+        covisible = covisibilities(views)
+        write_pair_lists(root / "new-vis-pairs", covisible)
+        edges = [pair for pair, value in covisible.items() if value >= BAG_COVISIBILITY]
+        made = {}
+        for size, count in sorted((bags or {}).items()):
+            chosen = connected_bags(names, edges, size, count, seed)
+            made[str(size)] = len(chosen)
+            if len(chosen) < count:
+                log.info("%d of %d bags of %d images: the scene has no more", len(chosen), count, size)
+            for index, bag in enumerate(chosen):
+                lines = [f"images/{files[names.index(name)]}" for name in bag]
+                write_lines(root / "sub_set" / f"{size}bag_{index:03d}.txt", lines)
+        about = {
+            "format": FORMAT,
+            "visibility_threshold": VISIBILITY_THRESHOLD,
+            "num_images": len(names),
+            "undistorted": sum(view.distorted is not None for view in views),
+            "bags": made,
+            "seed": seed,
+        }
+        write_json(root / "scene.json", about)
+    return names
+
+
+def read_model(images: Path, model: Path) -> list[View]:
+    """The registered images of a COLMAP model, sorted by their name in the scene."""
+    try:
+        import pycolmap
+    except ImportError:
+        raise missing_extra("pycolmap", "eval") from None
+    for folder in (images, model):
+        if not folder.is_dir():
+            raise MissingFileError(f"folder {folder} is not there")
+    if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+        raise DataError(f"{model} holds no COLMAP model: expected cameras, images and points3D as .bin or .txt")
+    try:
+        reconstruction = pycolmap.Reconstruction(model)
+    except (RuntimeError, ValueError, OSError, MemoryError, IndexError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"the COLMAP model {model} does not read: {reason}") from None
+    registered = [reconstruction.image(i) for i in reconstruction.reg_image_ids()]
+    if len(registered) < 2:
+        raise DataError(f"the COLMAP model {model} has {len(registered)} registered image(s), at least 2 are needed")
+    names = scene_names([image.name for image in registered])
+    missing = [str(images / image.name) for image in registered if not (images / image.name).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"{len(missing)} of the {len(registered)} images of {model} are not in {images}: {missing[0]} …"
+        )
+    views = [_view(names[image.name], images / image.name, image, pycolmap) for image in registered]
+    return sorted(views, key=lambda view: view.name)
+
+
+def scene_names(files: Sequence[str]) -> dict[str, str]:
+    """Scene name by image file name: no suffix, with ``_`` for ``-`` (pair keys are split there) and for folders.
+
+    Raises:
+        DataError: two files get one name.
+    """
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for file in files:
+        name = os.path.splitext(file)[0].replace("-", "_").replace("/", "_").replace("\\", "_")
+        if name in owners:
+            raise DataError(f"the images {owners[name]!r} and {file!r} would both be called {name!r} in the scene")
+        owners[name] = file
+        names[file] = name
+    return names
+
+
+def covisibility(
+    points1: NDArray[np.float64], points2: NDArray[np.float64], size1: tuple[int, int], size2: tuple[int, int]
+) -> float:
+    """Smaller of two shares: bounding box of the common points / image area, one for each image; in [0, 1].
+
+    Args:
+        points1: positions (N, 2) of the common points in image 1, pixels; N = 0 gives 0.
+        points2: the same in image 2.
+        size1: (width, height) of image 1.
+        size2: (width, height) of image 2.
+
+    Source: IMW benchmark, spec 1.5.
+    """
+    if len(points1) == 0:
+        return 0.0
+    shares = [np.ptp(p, axis=0).prod() / (w * h) for p, (w, h) in ((points1, size1), (points2, size2))]
+    return float(min(shares))
+
+
+def covisibilities(views: Sequence[View]) -> dict[tuple[str, str], float]:
+    """Co-visibility of every pair of views, larger name first, sorted as the names are."""
+    by_name = {view.name: view for view in views}
+    result = {}
+    for first, second in all_pairs([view.name for view in views]):
+        one, two = by_name[first], by_name[second]
+        common = sorted(one.points.keys() & two.points.keys())
+        result[first, second] = covisibility(
+            np.array([one.points[p] for p in common], np.float64),
+            np.array([two.points[p] for p in common], np.float64),
+            one.size,
+            two.size,
+        )
+    return result
+
+
+def write_pair_lists(folder: Path, covisible: Mapping[tuple[str, str], float]) -> None:
+    """Write ``keys-th-0.0.npy`` … ``keys-th-0.9.npy``: the pairs whose co-visibility is at least the threshold."""
+    for threshold in THRESHOLDS:
+        keys = [pair_key(pair) for pair, value in covisible.items() if value >= float(threshold)]
+        np.save(folder / f"keys-th-{threshold}.npy", np.array(keys, dtype=np.str_), allow_pickle=False)
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a list file of the layout."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _view(name: str, source: Path, image: Any, pycolmap: Any) -> View:
+    """One registered image; observations are moved to where the undistorted image shows them."""
+    camera, pose = image.camera, image.cam_from_world()
+    rows = [(p.point3D_id, p.xy) for p in image.points2D if p.has_point3D()]
+    xy = np.array([row[1] for row in rows], np.float64).reshape(-1, 2)
+    distorted = None if camera.is_undistorted() else camera
+    if distorted is not None:
+        camera = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), distorted)
+        rays = distorted.cam_from_img(xy)
+        xy = camera.img_from_cam(np.column_stack([rays, np.ones(len(rays))]))
+    K = np.array(camera.calibration_matrix(), np.float64)
+    K[:2, 2] -= 0.5  # COLMAP's origin is the corner of the first pixel, ours its centre
+    return View(
+        name,
+        source,
+        (camera.width, camera.height),
+        Camera(K, np.array(pose.rotation.matrix(), np.float64), np.array(pose.translation, np.float64)),
+        {point: (x, y) for (point, _), (x, y) in zip(rows, xy.tolist(), strict=True)},
+        distorted,
+    )
+
+
+def _write_image(view: View, folder: Path) -> str:
+    """Copy or undistort one image; returns its file name."""
+    image = read_bgr(view.source)
+    expected = view.size if view.distorted is None else (view.distorted.width, view.distorted.height)
+    if image.shape[1::-1] != expected:
+        raise DataError(
+            f"image {view.source} is {image.shape[1]} x {image.shape[0]}, its camera {expected[0]} x {expected[1]}: "
+            "the model belongs to images of another size"
+        )
+    suffix = _KEPT_SUFFIXES.get(view.source.suffix.lower())
+    if view.distorted is None and suffix is not None:
+        shutil.copyfile(view.source, folder / f"{view.name}{suffix}")
+        return f"{view.name}{suffix}"
+    import cv2
+
+    if view.distorted is not None:
+        image = _undistort(image, view.distorted)
+    suffix = suffix or ".png"
+    done, encoded = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else [])
+    if not done:
+        raise DataError(f"image {view.source} could not be written as {suffix}")
+    (folder / f"{view.name}{suffix}").write_bytes(encoded.tobytes())
+    return f"{view.name}{suffix}"
+
+
+def _undistort(image: NDArray[np.uint8], camera: Any) -> NDArray[np.uint8]:
+    import pycolmap
+
+    bitmap = pycolmap.Bitmap.from_array(np.ascontiguousarray(image))
+    undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, camera)
+    return np.ascontiguousarray(undistorted.to_array())
+
+
+def _write_visibility(views: Sequence[View], folder: Path) -> None:
+    """One file an image: common points with each other image, on the side of the larger name alone, itself -1."""
+    for row, view in enumerate(views):
+        counts = [len(view.points.keys() & other.points.keys()) for other in views[:row]]
+        counts += [-1] + [0] * (len(views) - row - 1)
+        write_lines(folder / f"{view.name}.txt", [str(count) for count in counts])

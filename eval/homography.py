@@ -68,7 +68,8 @@ def corner_error(
     Args:
         H_estimated: (3, 3), or None for a failure.
         H_true: (3, 3).
-        width, height: size of image 0.
+        width: of image 0.
+        height: of image 0.
         convention: ``"superpoint"``: the corners are the outer pixel centres (0, 0) … (w - 1, h - 1);
             ``"glue-factory"``: (0, 0) … (w, h).
 
@@ -102,10 +103,13 @@ def shared_points(
     """Indices of the points that both images see: those whose mapped position lies inside the other image.
 
     Args:
-        points0, points1: (N0, 2), (N1, 2).
+        points0: (N0, 2).
+        points1: (N1, 2).
         H_0to1: (3, 3).
-        size0, size1: (width, height).
-        scores0, scores1: detector strengths, (N0,), (N1,); needed with ``keep``.
+        size0: (width, height) of image 0.
+        size1: (width, height) of image 1.
+        scores0: detector strengths (N0,); needed with ``keep``.
+        scores1: detector strengths (N1,).
         keep: of what is left, the ``keep`` strongest on each side, in ascending order of strength (ties: input order).
 
     Source: SuperPoint evaluation (repeatability and homography estimation).
@@ -159,7 +163,8 @@ def correct_nearest(
     """Count nearest descriptors that lie at the right place.
 
     Args:
-        points0, points1: (N0, 2), (N1, 2).
+        points0: (N0, 2).
+        points1: (N1, 2).
         nearest: (N0,) index of the descriptor of image 1 nearest to each of image 0.
         H_0to1: (3, 3).
         radius_px: how near a counterpart has to be (<=).

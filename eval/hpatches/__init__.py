@@ -1,0 +1,1 @@
+"""HPatches: patch verification, image matching and patch retrieval."""

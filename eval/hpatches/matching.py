@@ -1,0 +1,72 @@
+"""The image matching task: nearest neighbour of each reference patch among the patches of a target image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from eval.hpatches.descriptors import DescriptorSet
+from eval.hpatches.distances import Floats32, apply_mask, check_metric, nearest
+from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
+from eval.metrics import average_precision, average_precision_vlfeat
+
+MatchingScores = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def score_matching(
+    descriptors: DescriptorSet,
+    test: Sequence[str],
+    metric: str = "L2",
+    each: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> MatchingScores:
+    """Scores by sequence, noise level and target image 1 … 5.
+
+    ``ap`` (trapezoid) and ``ap_vl`` (VLFeat) with as many positives as patches; ``success``: share of right nearest
+    neighbours. The first of equally near patches counts.
+
+    Returns:
+        sequence -> level -> {"ap", "ap_vl", "success"} -> 5 values.
+
+    Source: HPatches benchmark, task matching.
+    """
+    check_metric(metric, descriptors.dim)
+    scores: MatchingScores = {}
+    for name in each(test):
+        reference = apply_mask(descriptors.get(name, 0), metric)
+        scores[name] = {}
+        for level in LEVELS:
+            row: dict[str, list[float]] = {"ap": [], "ap_vl": [], "success": []}
+            for image in range(1, NUM_TARGETS + 1):
+                target = apply_mask(descriptors.get(name, type_index(level, image)), metric)
+                for key, value in identity_matching(reference, target, metric).items():
+                    row[key].append(value)
+            scores[name][level] = row
+    return scores
+
+
+def identity_matching(reference: Floats32, target: Floats32, metric: str = "L2") -> dict[str, float]:
+    """Match (N, D) descriptors whose true partner has the same row: ``ap``, ``ap_vl``, ``success``."""
+    index, distance = nearest(reference, target, metric)
+    right = index == np.arange(len(reference))
+    return {
+        "ap": average_precision(-distance, right, len(reference)),
+        "ap_vl": average_precision_vlfeat(-distance, right, len(reference)),
+        "success": float(right.mean()),
+    }
+
+
+def level_means(scores: MatchingScores, key: str = "ap") -> dict[str, float]:
+    """Mean over sequences and images for each level; every sequence weighs the same."""
+    return {level: float(np.mean([row[level][key] for row in scores.values()])) for level in LEVELS}
+
+
+def headline(scores: MatchingScores, key: str = "ap") -> float:
+    """Mean of the three level means."""
+    return float(np.mean(list(level_means(scores, key).values())))
+
+
+def article_headline(scores: MatchingScores, key: str = "ap_vl") -> float | None:
+    """The article's mean: 3 levels x {illumination, viewpoint}, both kinds with equal weight; None without both."""
+    kinds = [{n: row for n, row in scores.items() if n.startswith(prefix)} for prefix in ("i_", "v_")]
+    return float(np.mean([headline(kind, key) for kind in kinds])) if all(kinds) else None

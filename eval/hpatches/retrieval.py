@@ -1,0 +1,182 @@
+"""The patch retrieval task: find the other views of a patch among distractors of other sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.hpatches.descriptors import DescriptorSet
+from eval.hpatches.distances import (
+    Floats,
+    Floats32,
+    apply_mask,
+    check_metric,
+    exact_pair_distances,
+)
+from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
+from eval.hpatches.tasks import RetrievalTask
+
+POOL_SIZES = (100, 500, 1000, 5000, 10000, 15000, 20000)
+_BLOCK = 64  # queries at once: a 64 x 20000 block of float64 distances is 10 MB
+
+
+class RetrievalScores(NamedTuple):
+    """APs of every query, each (3 levels, Q, pool sizes); ``tie_share`` is the share of distractors at a tie."""
+
+    ap: Floats
+    ap_vl: Floats
+    ap_tie_neutral: Floats
+    tie_share: float
+
+    def table(self, key: str = "ap") -> dict[str, dict[str, float]]:
+        """Mean over queries by level (and ``mean`` of the levels) and pool size."""
+        means = getattr(self, key).mean(axis=1)
+        rows = [*zip(LEVELS, means, strict=True), ("mean", means.mean(axis=0))]
+        return {name: {str(k): float(v) for k, v in zip(POOL_SIZES, row, strict=True)} for name, row in rows}
+
+    def headline(self, key: str = "ap") -> float:
+        """Mean of the three levels with the largest pool."""
+        return float(getattr(self, key)[:, :, -1].mean())
+
+
+def score_retrieval(
+    descriptors: DescriptorSet,
+    task: RetrievalTask,
+    metric: str = "L2",
+    each: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> RetrievalScores | None:
+    """Score every query against its 5 other views and the distractors of other sequences, in file order.
+
+    Pool size k ranks the 5 views and the first k - 5 distractors: it is not a rank. The views stand first, so ties
+    favour the descriptor in ``ap`` and ``ap_vl``.
+
+    Returns:
+        The scores, queries in the order of the task; None without queries, or when every distractor comes from the
+        query's own sequence.
+
+    Source: HPatches benchmark, task retrieval.
+    """
+    check_metric(metric, descriptors.dim)
+    queries, distractors = task.queries, task.distractors
+    if len(queries) == 0 or not len(np.union1d(queries.s, distractors.s)) > 1:
+        return None
+    of_query = np.array([descriptors.index.get(name, -1) for name in queries.names], dtype=np.int64)
+    of_distractor = np.array([descriptors.index.get(name, -1) for name in distractors.names], dtype=np.int64)
+    query_sequence, distractor_sequence = of_query[queries.s], of_distractor[distractors.s]
+    data = apply_mask(descriptors.data, metric)
+    zero = np.zeros(1, dtype=np.int64)
+    negatives = data[descriptors.rows(distractor_sequence, zero, distractors.idx)]
+
+    shape = (len(LEVELS), len(queries), NUM_TARGETS, len(POOL_SIZES))
+    fewer, not_more = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    tied = total = 0
+    blocks = [
+        (sequence, rows[start : start + _BLOCK])
+        for sequence in np.unique(query_sequence)
+        for rows in [np.flatnonzero(query_sequence == sequence)]
+        for start in range(0, len(rows), _BLOCK)
+    ]
+    others: tuple[int, Floats32] = (-1, negatives)
+    for number in each(range(len(blocks))):
+        sequence, rows = blocks[number]
+        if others[0] != sequence:
+            others = (sequence, negatives[distractor_sequence != sequence])
+        idx = queries.idx[rows]
+        reference = data[descriptors.rows(query_sequence[rows], zero, idx)]
+        targets = [type_index(level, image) for level in LEVELS for image in range(1, NUM_TARGETS + 1)]
+        positive = np.stack(
+            [
+                exact_pair_distances(reference, data[descriptors.rows(query_sequence[rows], zero + t, idx)], metric)
+                for t in targets
+            ],
+            axis=1,
+        )  # (q, 15)
+        below, at_most = count_nearer(reference, others[1], positive, metric)
+        tied += int((at_most - below)[:, :, -1].sum())
+        total += at_most[:, :, -1].size * len(others[1])
+        by_level = (len(rows), len(LEVELS), NUM_TARGETS, len(POOL_SIZES))
+        order = np.argsort(positive.reshape(by_level[:3]), axis=2, kind="stable")[..., None]
+        for counts, store in ((below, fewer), (at_most, not_more)):
+            store[:, rows] = np.take_along_axis(counts.reshape(by_level), order, axis=2).swapaxes(0, 1)
+
+    optimistic, vl = precision_from_counts(fewer)
+    pessimistic, _ = precision_from_counts(not_more)
+    return RetrievalScores(optimistic, vl, (optimistic + pessimistic) / 2.0, tied / max(total, 1))
+
+
+def precision_from_counts(false_positives: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Trapezoid and VLFeat AP when ``false_positives[..., j, :]`` negatives stand before the j-th best positive.
+
+    Args:
+        false_positives: (..., P, K), all P positives of a query, ascending along P.
+
+    Returns:
+        both (..., K).
+    """
+    num = false_positives.shape[-2]
+    found = np.arange(1, num + 1)[:, None]
+    at = found / (found + false_positives)
+    before = (found - 1) / np.maximum(found - 1 + false_positives, 1)
+    before[..., :1, :] = false_positives[..., :1, :] == 0  # the curve starts at precision 1
+    return ((at + before) / 2.0).mean(axis=-2), at.mean(axis=-2)
+
+
+def count_nearer(
+    queries: Floats32, negatives: Floats32, thresholds: Floats, metric: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many of the first k - 5 negatives are nearer than each threshold, and how many are not farther.
+
+    A matrix product sorts the negatives between the thresholds; those within rounding error of one are placed by
+    their exact distance.
+
+    Args:
+        queries: (q, D).
+        negatives: (M, D).
+        thresholds: (q, T) distances.
+        metric: one of ``distances.METRICS``.
+
+    Returns:
+        two int64 arrays (q, T, pool sizes).
+    """
+    num_queries, num_thresholds = thresholds.shape
+    order = np.argsort(thresholds, axis=1)
+    limits = torch.from_numpy(np.take_along_axis(thresholds, order, axis=1))
+    a, b = torch.from_numpy(queries).double(), torch.from_numpy(negatives).double()
+    if metric == "L2":
+        values = torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist").square_()
+        limits_of_values = limits.square()
+        scale = a.square().sum(1, keepdim=True) + (b.square().sum(1).max() if len(b) else 0.0)
+    else:
+        values, limits_of_values = torch.cdist(a, b, p=1.0), limits
+        scale = values.amax(1, keepdim=True) if len(b) else torch.zeros(num_queries, 1).double()
+    tolerance = 1e-11 * scale + 1e-300
+    lower = torch.searchsorted(limits_of_values - tolerance, values, out_int32=True, right=True)
+    upper = torch.searchsorted(limits_of_values + tolerance, values, out_int32=True, right=True)
+    place_below = lower.numpy()  # thresholds with index >= place are larger than the value
+    place_at_most = place_below.copy()
+    row, column = np.nonzero((lower != upper).numpy())
+    for start in range(0, len(row), 1 << 18):
+        r, c = row[start : start + (1 << 18)], column[start : start + (1 << 18)]
+        exact = exact_pair_distances(queries[r], negatives[c], metric)[:, None]
+        place_below[r, c] = (limits.numpy()[r] <= exact).sum(axis=1)
+        place_at_most[r, c] = (limits.numpy()[r] < exact).sum(axis=1)
+    back = np.argsort(order, axis=1)[:, :, None]
+    results = []
+    for place in (place_below, place_at_most):
+        counts = np.zeros((num_queries, num_thresholds, len(POOL_SIZES)), dtype=np.int64)
+        width = num_thresholds + 1
+        running = np.zeros((num_queries, width), dtype=np.int64)
+        start = 0
+        base = np.arange(num_queries)[:, None] * width
+        for k, size in enumerate(POOL_SIZES):
+            stop = max(start, min(size - NUM_TARGETS, place.shape[1]))
+            cells = (place[:, start:stop] + base).ravel()
+            running += np.bincount(cells, minlength=num_queries * width).reshape(num_queries, width)
+            counts[:, :, k] = np.cumsum(running[:, :-1], axis=1)
+            start = stop
+        results.append(np.take_along_axis(counts, back, axis=1))
+    return results[0], results[1]

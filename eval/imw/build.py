@@ -76,7 +76,11 @@ def build_scene(
         DataError: a model that does not read, fewer than two images, clashing names, an image that does not decode or
             is not of its camera's size.
     """
-    views = read_model(images, model)
+    return write_scene(read_model(images, model), out, bags, seed)
+
+
+def write_scene(views: Sequence[View], out: Path, bags: Mapping[int, int] | None = None, seed: int = 0) -> list[str]:
+    """Write the scene ``out/set_100`` from views sorted by name; see :func:`build_scene`."""
     with atomic_dir(out) as temporary:
         root = temporary / "set_100"
         for folder in ("images", "calibration", "visibility", "new-vis-pairs", "sub_set"):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import kornia
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,7 +62,12 @@ class Descriptor(ABC):
             "weights_sha256": self.weights_sha256,
             "mr_size": mr_size,
             "patch_size": self.patch_size,
+            "kornia": kornia.__version__,
         }
+
+    def to(self, device: torch.device) -> Descriptor:
+        """Move what can be moved to ``device``; returns itself."""
+        return self
 
 
 class NetworkDescriptor(Descriptor):
@@ -75,6 +81,7 @@ class NetworkDescriptor(Descriptor):
     ) -> None:
         super().__init__(token, weights)
         self.module = module.eval()
+        self.device = torch.device("cpu")
         self.dim = dim
         self.patch_size = patch_size
 
@@ -83,5 +90,11 @@ class NetworkDescriptor(Descriptor):
         """Describe patches in chunks; see :meth:`Descriptor.describe`."""
         if len(patches) == 0:
             return torch.zeros(0, self.dim)
-        parts = [self.module(part).float() for part in patches.split(self.CHUNK)]
-        return torch.cat(parts)
+        parts = [self.module(part.to(self.device)).float() for part in patches.split(self.CHUNK)]
+        return torch.cat(parts).cpu()
+
+    def to(self, device: torch.device) -> Descriptor:
+        """Run the network on ``device``."""
+        self.module.to(device)
+        self.device = device
+        return self

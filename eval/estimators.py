@@ -6,13 +6,13 @@ Every failure, whatever the library does in that case (exception, zero matrix, N
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.geometry import as_points
 from kornia_hardnet8.errors import UsageError, closest, missing_extra
 
 Floats = NDArray[np.float64]
@@ -134,8 +134,7 @@ def matched_points(
     pairs = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
     if len(pairs) < max(minimum, 2):
         return None
-    points0, points1 = np.asarray(kpts0, dtype=np.float64), np.asarray(kpts1, dtype=np.float64)
-    return points0[pairs[:, 0], :2], points1[pairs[:, 1], :2]
+    return as_points(kpts0)[pairs[:, 0]], as_points(kpts1)[pairs[:, 1]]
 
 
 def affine_frames(kpts: ArrayLike, scales: ArrayLike, angles_deg: ArrayLike, shapes: ArrayLike | None = None) -> Floats:
@@ -149,7 +148,7 @@ def affine_frames(kpts: ArrayLike, scales: ArrayLike, angles_deg: ArrayLike, sha
 
     Source: IMW benchmark, spec 4.1.
     """
-    points = np.asarray(kpts, dtype=np.float64).reshape(len(np.asarray(kpts)), -1)[:, :2]
+    points = as_points(kpts)
     angles = np.deg2rad(np.asarray(angles_deg, dtype=np.float64).ravel())
     cos, sin = np.cos(angles), np.sin(angles)
     rotations = np.stack([cos, sin, -sin, cos], axis=1).reshape(-1, 2, 2)
@@ -168,16 +167,18 @@ def estimate_fundamental(
         points0: points of image 0 in pixels, (N, 2); frames (N, 6) for degensac with a LAF coefficient.
         points1: their matches in image 1.
         settings: see :class:`EstimatorSettings`.
-        seed: for degensac and poselib; one seed gives one result. OpenCV's estimators use a seed of their own.
+        seed: 0 to 2^31 - 1, for degensac and poselib; one seed gives one result. OpenCV's use a seed of their own.
 
     Returns:
         an :class:`Estimate`; never raises for bad points.
 
     Raises:
-        ValueError: the two point sets differ in shape.
+        ValueError: the two point sets differ in shape, or the seed is out of range.
         MissingDependencyError: the library of the estimator is not installed.
     """
     settings = settings or EstimatorSettings()
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"the seed of an estimator must lie in 0 to 2^31 - 1, got {seed}")
     width = 6 if settings.laf_coefficient > 0 else 2
     x0, x1 = (np.ascontiguousarray(np.asarray(p, dtype=np.float64).reshape(-1, width)) for p in (points0, points1))
     if x0.shape != x1.shape:
@@ -195,7 +196,6 @@ def estimate_fundamental(
     return _checked(model, mask, settings, nothing)
 
 
-_Runner = Callable[[Floats, Floats, EstimatorSettings, int], tuple[Any, Any]]
 _LIBRARY_ERRORS = (ValueError, RuntimeError, ArithmeticError, np.linalg.LinAlgError)
 
 
@@ -255,7 +255,7 @@ def _poselib(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> 
     return F, info["inliers"]
 
 
-def _opencv(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> tuple[Any, Any]:
+def _opencv(x0: Floats, x1: Floats, settings: EstimatorSettings, _: int) -> tuple[Any, Any]:
     import cv2
 
     flags = {
@@ -268,7 +268,6 @@ def _opencv(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> t
         "usac-fast": cv2.USAC_FAST,
         "usac-accurate": cv2.USAC_ACCURATE,
     }
-    cv2.setRNGSeed(seed)
     try:
         return cv2.findFundamentalMat(
             x0,

@@ -28,13 +28,13 @@ def normalize_keypoints(kpts: ArrayLike, K: ArrayLike) -> Floats:
 
     Source: IMW benchmark, spec 4.5.
     """
-    points, k = _points(kpts), _matrix(K, "K")
+    points, k = as_points(kpts), _matrix(K, "K")
     return (points - k[:2, 2]) / np.array([k[0, 0], k[1, 1]])
 
 
 def unnormalize_keypoints(kpts_n: ArrayLike, K: ArrayLike) -> Floats:
     """The inverse of :func:`normalize_keypoints`."""
-    points, k = _points(kpts_n), _matrix(K, "K")
+    points, k = as_points(kpts_n), _matrix(K, "K")
     return points * np.array([k[0, 0], k[1, 1]]) + k[:2, 2]
 
 
@@ -119,7 +119,7 @@ def recover_pose(E: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> tu
     Raises:
         ValueError: the points differ in number, or E is not a finite 3x3 matrix.
     """
-    x0, x1, e = _points(points0_n), _points(points1_n), _matrix(E, "E")
+    x0, x1, e = as_points(points0_n), as_points(points1_n), _matrix(E, "E")
     if len(x0) != len(x1):
         raise ValueError(f"{len(x0)} points in image 0 but {len(x1)} in image 1")
     if not np.isfinite(e).all() or len(x0) == 0:
@@ -162,7 +162,7 @@ def eval_essential(
 
     Source: IMW benchmark, spec 4.4.
     """
-    x0, x1 = _points(points0_n), _points(points1_n)
+    x0, x1 = as_points(points0_n), as_points(points1_n)
     if len(x0) != len(x1):
         raise ValueError(f"{len(x0)} points in image 0 but {len(x1)} in image 1")
     if E is None or np.size(E) == 0 or len(x0) < MIN_POSE_POINTS or not np.isfinite(np.asarray(E, np.float64)).all():
@@ -176,8 +176,8 @@ def eval_essential(
     return evaluate_R_t(dR, dt, rotation, translation)
 
 
-def _points(kpts: ArrayLike) -> Floats:
-    """(N, >= 2) or one flat point -> (N, 2) float64."""
+def as_points(kpts: ArrayLike) -> Floats:
+    """The x, y columns of keypoints (N, >= 2), or of one flat point, as (N, 2) float64; (0, 2) when empty."""
     points = np.asarray(kpts, dtype=np.float64)
     if points.size == 0:
         return np.zeros((0, 2))
@@ -189,7 +189,7 @@ def _points(kpts: ArrayLike) -> Floats:
 
 
 def _homogeneous(points: ArrayLike) -> Floats:
-    x = _points(points)
+    x = as_points(points)
     return np.column_stack([x, np.ones(len(x))])
 
 

@@ -208,7 +208,13 @@ def official_match(
     kpts0, kpts1 = kpts0.to(descs0.device)[rows0], kpts1.to(descs0.device)[rows1]
     matches = _one_way(descs0, descs1, kpts1, settings)
     if settings.symmetric != "none":
-        reverse = _one_way(descs1, descs0, kpts0, settings)
+        if settings.symmetric == "both" and not settings.compat:
+            # only the descriptors that someone chose can choose back
+            chosen = matches[:, 1].unique()
+            reverse = _one_way(descs1[chosen], descs0, kpts0, settings)
+            reverse[:, 0] = chosen[reverse[:, 0]]
+        else:
+            reverse = _one_way(descs1, descs0, kpts0, settings)
         if settings.compat:
             reverse = deduplicate_matches(reverse, kpts1, kpts0)
         combine = _both if settings.symmetric == "both" else _any

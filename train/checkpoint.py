@@ -1,0 +1,38 @@
+"""Training checkpoints: everything that a run needs to go on exactly, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kornia_hardnet8._files import atomic_path
+from kornia_hardnet8.checkpoints import CHECKPOINT_FORMAT
+from kornia_hardnet8.errors import DataError, MissingFileError
+
+
+def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings and containers of them; ``arch`` and ``features`` make it a weight file too."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": CHECKPOINT_FORMAT, **content}, temporary)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a training checkpoint.
+
+    Raises:
+        MissingFileError: there is none.
+        DataError: damaged, or another kind of file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"checkpoint {path} is damaged: {reason[:200]}") from None
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise DataError(f"{path} is not a training checkpoint ({CHECKPOINT_FORMAT})")
+    return content

@@ -1,0 +1,51 @@
+"""``python -m train pca``: fit the projection of a checkpoint on a patch store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.checkpoints import load_weights
+from kornia_hardnet8.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("checkpoint", type=Path, help="weights to fit a projection to")
+    parser.add_argument("--ds", required=True, help="data sets, as for training (weights are ignored)")
+    parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write: the same with its projection")
+    parser.add_argument("--patches", type=int, default=100_000, help="at most so many patches")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of patches")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fit and write."""
+    from train.checkpoint import save_checkpoint
+    from train.datasets import open_mix
+    from train.pca import fit_projection
+    from train.run_command import pick_device
+
+    weights = load_weights(args.checkpoint)
+    stores = [store for store, _ in open_mix(args.ds, args.data_root)]
+    mr_sizes = {float(store.meta["mr_size"]) for store in stores} | {float(weights.metadata.get("mr_size", 0)) or None}
+    if len(mr_sizes - {None}) > 1:
+        raise UsageError(f"the patches and the weights differ in mr_size: {sorted(m for m in mr_sizes if m)}")
+    device = pick_device(args.device)
+    model = HardNet8(args.checkpoint, output_dim=None).to(device)
+    projection, count = fit_projection(model, stores, device, args.patches, args.seed)
+    metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count}
+    save_checkpoint(
+        args.out,
+        {
+            "arch": weights.arch,
+            "features": weights.features,
+            "projection": vars(projection),
+            "metadata": metadata,
+        },
+    )
+    share = projection.eigenvalues.cumsum(0) / projection.eigenvalues.sum()
+    kept = ", ".join(f"{d}: {share[d - 1]:.3f}" for d in (32, 64, 128, 256) if d <= len(share))
+    print(f"{args.out}: projection from {count} descriptors; variance kept by dimension {kept}")

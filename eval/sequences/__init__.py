@@ -1,0 +1,1 @@
+"""Homography sequences: matches, homographies and keypoints against a known mapping."""

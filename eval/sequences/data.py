@@ -1,0 +1,101 @@
+"""Homography sequences on disk: numbered images and the files H_1_2, H_1_3, and so on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.homography import check_homography
+from eval.hpatches.splits import excluded_large, official_test
+from eval.images import SUFFIXES
+from kornia_hardnet8.errors import DataError, MissingFileError
+
+_HOMOGRAPHY_FILE = re.compile(r"H_1_(\d+)")
+CLASSES = {"i": "illumination", "v": "viewpoint", "other": "other"}
+
+
+@dataclass(frozen=True)
+class ImageSequence:
+    """One scene: image 1 and the targets with their homographies.
+
+    Attributes:
+        name: the folder's name.
+        reference: path of image 1.
+        targets: (number, path, H_1_k) of the others, ascending.
+    """
+
+    name: str
+    reference: Path
+    targets: tuple[tuple[int, Path, NDArray[np.float64]], ...]
+
+    @property
+    def kind(self) -> str:
+        """``i`` (illumination), ``v`` (viewpoint) or ``other``, from the prefix of the name."""
+        return {"i_": "i", "v_": "v"}.get(self.name[:2], "other")
+
+
+def find_sequences(root: str | Path) -> list[ImageSequence]:
+    """The sequences below ``root`` by name; ``root`` itself may be one.
+
+    Raises:
+        MissingFileError: not a folder, or an image that a homography names is missing.
+        DataError: no sequence, or a homography that is not one.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"{root} is not a folder of sequences")
+    folders = [root] if _homography_files(root) else sorted(p for p in root.iterdir() if p.is_dir())
+    found = [_read_sequence(folder) for folder in folders if _homography_files(folder)]
+    if not found:
+        raise DataError(f"{root} holds no folder with images 1, 2, … and files H_1_2, H_1_3, …")
+    return found
+
+
+def without_large(sequences: list[ImageSequence]) -> tuple[list[ImageSequence], list[str]]:
+    """The sequences that the matching protocols use, and the names of the (up to 8) that they leave out."""
+    large = set(excluded_large())
+    kept = [s for s in sequences if s.name not in large]
+    return kept, [s.name for s in sequences if s.name in large]
+
+
+def missing_official(sequences: list[ImageSequence]) -> list[str]:
+    """Official sequences that are not there, when at least one is; empty for a set of another kind."""
+    names = {s.name for s in sequences}
+    official = official_test("full")
+    return [name for name in official if name not in names] if names & set(official) else []
+
+
+def read_homography(path: str | Path) -> NDArray[np.float64]:
+    """The 3 x 3 matrix of a text file; repeated and trailing blanks are fine.
+
+    Raises:
+        DataError: not 3 lines of 3 numbers, not finite, or singular.
+    """
+    path = Path(path)
+    try:
+        values = np.array([[float(v) for v in line.split()] for line in path.read_text().splitlines() if line.strip()])
+    except (ValueError, UnicodeDecodeError):
+        raise DataError(f"{path} is not 3 lines of 3 numbers") from None
+    return check_homography(values, str(path))
+
+
+def _homography_files(folder: Path) -> list[tuple[int, Path]]:
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _HOMOGRAPHY_FILE.fullmatch(p.stem)) and p.is_file()]
+    return sorted(found)
+
+
+def _read_sequence(folder: Path) -> ImageSequence:
+    targets = [(k, _image(folder, k), read_homography(path)) for k, path in _homography_files(folder)]
+    return ImageSequence(folder.resolve().name, _image(folder, 1), tuple(targets))
+
+
+def _image(folder: Path, number: int) -> Path:
+    for suffix in (".ppm", *SUFFIXES):
+        for name in (f"{number}{suffix}", f"{number}{suffix.upper()}"):
+            if (folder / name).is_file():
+                return folder / name
+    raise MissingFileError(f"{folder} has no image {number} ({', '.join(SUFFIXES)})")

@@ -1,0 +1,166 @@
+"""Who may import whom, what an import costs, and what no file of the repository may say."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import eval.cli
+import train.cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("kornia_hardnet8", "train", "eval")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names that a module imports anywhere, relative ones resolved against ``package``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(part for part in (parent, node.module) if part)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def on_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that run when a module is imported: all but the bodies of functions and ``if TYPE_CHECKING``."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.ExceptHandler)]
+        if inner:
+            for child in inner:
+                waiting.extend(child.body if isinstance(child, ast.ExceptHandler) else [child])
+        else:
+            yield node
+
+
+def package_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).parent.parts)
+
+
+def breaks_the_rules(importer: str, imported: str) -> bool:
+    """Whether a module of the package ``importer`` may not import the dotted name ``imported``."""
+    top = imported.split(".")[0]
+    if top not in PACKAGES or top == importer:
+        return False
+    if importer == "train":
+        return top == "eval" and imported.split(".")[:2] != ["eval", "metrics"]
+    return importer == "kornia_hardnet8" or top == "train"
+
+
+def test_the_rules_themselves() -> None:
+    assert breaks_the_rules("kornia_hardnet8", "eval.metrics")
+    assert breaks_the_rules("kornia_hardnet8", "train")
+    assert breaks_the_rules("eval", "train.losses")
+    assert breaks_the_rules("train", "eval.matching.match_nn")
+    assert breaks_the_rules("train", "eval.metrics_of_others")
+    assert not breaks_the_rules("train", "eval.metrics.fpr95")
+    assert not breaks_the_rules("eval", "kornia_hardnet8.HardNet8")
+    found = imports(ast.parse("from . import a\nfrom ..b import c\nimport d.e\nimport_module('f.g')"), "train.stores")
+    assert set(found) == {"train.stores.a", "train.b.c", "d.e", "f.g"}
+    source = "import a\ndef f(): import b\ntry:\n import c\nexcept ImportError:\n import d\nif TYPE_CHECKING: import e"
+    assert {name for node in on_import(ast.parse(source)) for name in imports(node, "")} == {"a", "c", "d"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_keep_to_the_rules(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = package_of(path)
+    assert [name for name in imports(tree, package) if breaks_the_rules(package.split(".")[0], name)] == []
+
+
+def required(extra: str | None) -> set[str]:
+    """Names of the distributions that the metadata asks for, always or for an extra."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options.extras_require"][extra] if extra else config["options"]["install_requires"]
+    return {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in lines.splitlines() if line}
+
+
+def third_party(tree: ast.AST) -> set[str]:
+    tops = {name.split(".")[0] for name in imports(tree, "")} - set(sys.stdlib_module_names) - set(PACKAGES)
+    return {DISTRIBUTION_OF.get(top, top.lower()) for top in tops - {""}}
+
+
+@pytest.mark.parametrize(("package", "extra"), [("kornia_hardnet8", None), ("train", "train"), ("eval", "eval")])
+def test_what_a_package_imports_is_what_its_extra_installs(package: str, extra: str | None) -> None:
+    allowed = required(None) | (required(extra) if extra else set())
+    optional = {name for other in ("eval", "train", "dask", "onnx", "openvino", "poselib") for name in required(other)}
+    for path in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_import = {name for node in on_import(tree) for name in third_party(node)}
+        assert at_import <= allowed, f"{path} imports {at_import - allowed} when it is imported"
+        unknown = third_party(tree) - allowed - optional
+        assert not unknown, f"{path} imports {unknown}, which no extra installs"
+
+
+def test_importing_the_library_costs_torch_and_kornia() -> None:
+    code = (
+        "import json, sys, torch, kornia, safetensors.torch; before = set(sys.modules); import kornia_hardnet8; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "json.dump([sorted(new - set(sys.stdlib_module_names)), sorted(sys.modules)], sys.stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    new, modules = json.loads(done.stdout)
+    assert new == ["kornia_hardnet8"]
+    heavy = {"cv2", "pycolmap", "h5py", "matplotlib", "onnx", "onnxruntime", "openvino", "distributed", "train", "eval"}
+    assert heavy.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("cli", [train.cli, eval.cli], ids=lambda cli: cli.__name__)
+def test_every_command_has_its_module(cli: object) -> None:
+    for name, (module, text) in cli.COMMANDS.items():  # type: ignore[attr-defined]
+        assert importlib.util.find_spec(module), f"command {name}: there is no module {module}"
+        assert len(text.splitlines()) == 1
+
+
+# Written so that this file does not hold what it looks for.
+MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:work|root|home|Users|opt/wheels|opt/pypi)/[\w.]")
+REGISTRY_HOST = re.compile(r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|deb\.debian\.org|npmjs\.org)\b")
+
+
+def tracked_files() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    bad = []
+    for path in tracked_files():
+        if path == Path(__file__).resolve() or path.suffix in (".safetensors", ".png", ".jpg", ".h5", ".npy", ".npz"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        bad += [
+            f"{path.relative_to(ROOT)}: {m.group()}" for p in (MACHINE_PATH, REGISTRY_HOST) for m in p.finditer(text)
+        ]
+    assert bad == []
+
+
+def test_what_is_looked_for_is_found() -> None:
+    assert MACHINE_PATH.search("data in " + "/".join(["", "home", "me", "data"]))
+    assert not MACHINE_PATH.search("docs/home/page.md")
+    assert REGISTRY_HOST.search("https://" + ".".join(["pypi", "org"]) + "/simple")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import platform
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 from eval.metrics import bootstrap_ci
 from kornia_hardnet8 import __version__
 from kornia_hardnet8._files import read_json, write_json
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, UsageError
 
 SCHEMA = "results/1"
 _PACKAGES = ("torch", "kornia", "numpy", "opencv-python-headless", "pydegensac", "pycolmap", "h5py")
@@ -117,6 +118,19 @@ def environment() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def run_folder(out: Path | None, what: str) -> Path:
+    """The folder of a run: ``out``, or ``runs/<date>-<what>``; made when it is not there.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    folder = Path(out) if out is not None else Path("runs") / f"{datetime.date.today().isoformat()}-{what}"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file; a folder is needed")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def strict(value: Any) -> Any:

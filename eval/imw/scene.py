@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +133,11 @@ def find_scenes(path: Path) -> list[Scene]:
     for folders in ([path], sorted(path.glob("*")), sorted(path.glob("*/*"))):
         found = [folder for folder in folders if _scene_root(folder) is not None]
         if found:
-            return [open_scene(folder) for folder in found]
+            scenes = [open_scene(folder) for folder in found]
+            twice = [name for name, count in Counter(scene.name for scene in scenes).items() if count > 1]
+            if twice:
+                raise DataError(f"{path} holds several scenes called {twice[0]!r}: choose a folder below it")
+            return scenes
     hint = ": it holds images and a COLMAP model, so `imw-scene` makes a scene of it" if _is_colmap(path) else ""
     raise DataError(
         f"{path} holds no scene: expected images/, calibration/ and new-vis-pairs/, in it or in set_100{hint}"

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from eval.cache import Cache
 from eval.estimators import EstimatorSettings
-from eval.features import Descriptor
+from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.geometry import relative_pose
@@ -81,7 +82,7 @@ class StereoScene:
     """The stereo task of one descriptor on one scene."""
 
     scene: Scene
-    features: dict[str, Features]
+    keypoints: dict[str, Keypoints]
     pairs: list[StereoPair]
     seconds: dict[str, float]
 
@@ -104,7 +105,7 @@ def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, c
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
     for block in progress(blocks, what=f"{scene.name} {descriptor.name}: match", unit=f"x {_BLOCK} pairs"):
         configuration = _match_configuration(block, features, settings)
-        matched = cache.compute("matches", configuration, lambda b=block: _match(b, features, settings.matcher))
+        matched = cache.compute("matches", configuration, partial(_match, block, features, settings.matcher))
         geometry = {
             "matches": cache.key("matches", configuration),
             "estimator": settings.estimator.to_dict(),
@@ -112,9 +113,7 @@ def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, c
             "cameras": _camera_hash(block, cameras),
         }
         matches = list(_unpack(matched["matches"], matched["counts"]))
-        scored = cache.compute(
-            "geometry", geometry, lambda b=block, m=matches: _geometry(b, m, features, cameras, settings)
-        )
+        scored = cache.compute("geometry", geometry, partial(_geometry, block, matches, features, cameras, settings))
         inliers = _unpack(scored["inliers"], matched["counts"])
         judged += [
             StereoPair(pair, float(error), float(q), float(t), found, good, reason.decode())
@@ -124,7 +123,7 @@ def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, c
         ]
         seconds["match"] += float(matched["seconds"])
         seconds["geometry"] += float(scored["seconds"])
-    return StereoScene(scene, features, judged, seconds)
+    return StereoScene(scene, {name: f.keypoints for name, f in features.items()}, judged, seconds)
 
 
 def _match_configuration(block: Sequence[Pair], features: Mapping[str, Features], settings: StereoSettings) -> Any:
@@ -139,9 +138,9 @@ def _match(block: Sequence[Pair], features: Mapping[str, Features], matcher: Mat
     start = time.perf_counter()
     found = []
     for pair in block:
-        one, two = (features[name] for name in pair)
-        places = [torch.from_numpy(f.keypoints.xy) for f in (one, two)]
-        found.append(_as_int32(official_match(one.descs, two.descs, *places, matcher)))
+        one, two = features[pair[0]], features[pair[1]]
+        kpts0, kpts1 = (torch.from_numpy(f.keypoints.xy) for f in (one, two))
+        found.append(_as_int32(official_match(one.descs, two.descs, kpts0, kpts1, matcher)))
     return {
         "matches": np.concatenate(found) if found else np.zeros((0, 2), np.int32),
         "counts": np.array([len(m) for m in found], np.int64),
@@ -162,8 +161,8 @@ def _geometry(
     for (first, second), found in zip(block, matches, strict=True):
         one, two = cameras[first], cameras[second]
         dR, dt = relative_pose(one.R, one.t, two.R, two.t)
-        kpts = (features[name].keypoints.xy for name in (first, second))
-        scores.append(score_pair(*kpts, found, one.K, two.K, dR, dt, settings.estimator, settings.seed))
+        kpts0, kpts1 = features[first].keypoints.xy, features[second].keypoints.xy
+        scores.append(score_pair(kpts0, kpts1, found, one.K, two.K, dR, dt, settings.estimator, settings.seed))
     return {
         "error_deg": np.array([s.error_deg for s in scores]),
         "errors": np.array([(s.err_q, s.err_t) for s in scores]),

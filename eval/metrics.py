@@ -256,6 +256,27 @@ def average_precision_vlfeat(scores: ArrayLike, is_match: ArrayLike, num_positiv
     return float(precision[1:][np.diff(recall) > 0].sum() / positives)
 
 
+def average_precision_merged(scores: ArrayLike, is_match: ArrayLike) -> float:
+    """Sum over distinct scores of precision times the gain of recall: entries of one score are retrieved together.
+
+    0 without a positive.
+
+    Args:
+        scores: (N,), higher is better.
+        is_match: (N,), true for positives.
+
+    Source: scikit-learn ``average_precision_score``.
+    """
+    order, found = _ranking(scores, is_match)
+    if not found.any():
+        return 0.0
+    sorted_scores = np.asarray(scores, dtype=np.float64).ravel()[order]
+    ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
+    tp = np.cumsum(found[order])[ends]
+    recall = tp / found.sum()
+    return float(np.sum(np.diff(recall, prepend=0.0) * tp / (ends + 1)))
+
+
 def roc_auc(scores: ArrayLike, is_match: ArrayLike) -> float:
     """Area under the ROC curve; ties are not merged but keep the order of the input. 0 without both kinds.
 

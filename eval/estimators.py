@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.geometry import as_points
+from eval.geometry import as_matches, as_points
 from kornia_hardnet8.errors import UsageError, closest, missing_extra
 
 Floats = NDArray[np.float64]
@@ -131,7 +131,7 @@ def matched_points(
 
     Source: IMW benchmark, spec 4.1.
     """
-    pairs = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
+    pairs = as_matches(matches)
     if len(pairs) < max(minimum, 2):
         return None
     return as_points(kpts0)[pairs[:, 0]], as_points(kpts1)[pairs[:, 1]]

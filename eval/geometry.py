@@ -188,6 +188,16 @@ def as_points(kpts: ArrayLike) -> Floats:
     return np.ascontiguousarray(points[:, :2])
 
 
+def as_matches(matches: ArrayLike) -> NDArray[np.int64]:
+    """Matches (M, 2) as int64; (0, 2) when empty. Raises ``ValueError`` for another shape, (2, M) among them."""
+    pairs = np.asarray(matches)
+    if pairs.size == 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"matches must be (M, 2), got {pairs.shape}")
+    return pairs.astype(np.int64)
+
+
 def _homogeneous(points: ArrayLike) -> Floats:
     x = as_points(points)
     return np.column_stack([x, np.ones(len(x))])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.estimators import Estimate, EstimatorSettings, estimate_fundamental
-from eval.geometry import essential_from_fundamental, eval_essential, normalize_keypoints, select_essential
+from eval.geometry import as_matches, essential_from_fundamental, eval_essential, normalize_keypoints, select_essential
 from eval.metrics import FAILED_POSE, max_error_deg
 
 
@@ -59,7 +59,7 @@ def score_pair(
     Source: IMW benchmark, spec 4.1 to 4.4.
     """
     settings = settings or EstimatorSettings()
-    pairs = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
+    pairs = as_matches(matches)
     width = 6 if settings.laf_coefficient > 0 else 2
     points0 = np.asarray(kpts0, dtype=np.float64)[pairs[:, 0], :width]
     points1 = np.asarray(kpts1, dtype=np.float64)[pairs[:, 1], :width]

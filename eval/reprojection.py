@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.geometry import as_points, normalize_keypoints, unnormalize_keypoints
+from eval.geometry import as_matches, as_points, normalize_keypoints, unnormalize_keypoints
 
 Floats = NDArray[np.float64]
 
@@ -122,7 +122,7 @@ def matching_distances(matches: ArrayLike, kpts0: ArrayLike, scores: DepthScores
 
     Source: IMW benchmark, spec 4.7: the distance in the second image does not enter.
     """
-    pairs = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
+    pairs = as_matches(matches)
     pairs = pairs[scores.has_depth0[pairs[:, 0]] & scores.has_depth1[pairs[:, 1]]]
     points = as_points(kpts0)[pairs[:, 0]]
     distances: Floats = np.linalg.norm(points - scores.projected_1to0[pairs[:, 1]], axis=1)

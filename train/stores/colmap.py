@@ -36,8 +36,9 @@ class Observations:
 
     def take(self, keep: np.ndarray) -> Observations:
         """The rows that ``keep`` selects."""
-        rows = {k: getattr(self, k) for k in ("xy", "points", "sigma", "angle")}
-        return replace(self, **{k: None if v is None else v[keep] for k, v in rows.items()})
+        sigma = None if self.sigma is None else self.sigma[keep]
+        angle = None if self.angle is None else self.angle[keep]
+        return replace(self, xy=self.xy[keep], points=self.points[keep], sigma=sigma, angle=angle)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def build_colmap(
             "mr_size": None if fixed else float(mr_size),
             "built": how or {},
             "dropped": {"border": border, "undetected": undetected, "short_track": short},
-            "sources": [{"name": v.path.name, "sha256": sha256_file(v.path)} for v in used],
+            "sources": [{"name": v.path.relative_to(images).as_posix(), "sha256": sha256_file(v.path)} for v in used],
         }
     log.info(
         "%s: %d patches of %d points in %d images; left out: %d at the border, %d without a keypoint, %d of too "
@@ -192,7 +193,7 @@ def fixed_windows(xy: np.ndarray, width: int, height: int) -> tuple[np.ndarray, 
     """
     left_top = np.asarray(xy, dtype=np.float64) - FIXED_SIDE / 2
     limit = np.array([width - 1, height - 1]) - FIXED_SIDE
-    keep = ((left_top > 0) & (left_top < limit)).all(axis=-1)
+    keep = np.asarray(((left_top > 0) & (left_top < limit)).all(axis=-1))
     return np.rint(left_top).astype(np.int64), keep
 
 
@@ -203,7 +204,8 @@ def cut_fixed(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _frames(view: Observations, mr_size: float) -> np.ndarray:
-    assert view.sigma is not None and view.angle is not None
+    assert view.sigma is not None
+    assert view.angle is not None
     return similarity_frames(view.xy, view.sigma, view.angle, mr_size)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from kornia_hardnet8.lafs import lafs_from_similarity
 from kornia_hardnet8.patches import extract_patches
 
 MIN_INSIDE = 0.6  # share of the plain support that must lie inside the image
@@ -19,10 +20,10 @@ def similarity_frames(xy: np.ndarray, sigma: np.ndarray, angle: np.ndarray, mr_s
         angle: (N,) radians from the x axis towards the y axis (clockwise on screen), as OpenCV and COLMAP have it.
         mr_size: half side of the patch / sigma.
     """
-    scale = mr_size * np.asarray(sigma, dtype=np.float64)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    rows = [np.stack([cos, -sin, xy[:, 0]], axis=-1), np.stack([sin, cos, xy[:, 1]], axis=-1)]
-    return np.stack(rows, axis=1)
+    centres, half_sides, degrees = (
+        torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64)) for a in (xy, mr_size * sigma, np.rad2deg(angle))
+    )
+    return lafs_from_similarity(centres, half_sides, degrees).numpy()
 
 
 def frame_scale(frames: np.ndarray) -> np.ndarray:

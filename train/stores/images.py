@@ -7,16 +7,26 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, missing_extra
 
 A = TypeVar("A")
 B = TypeVar("B")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def load_cv2() -> Any:
+    """OpenCV, or the error with the line that installs it."""
+    try:
+        import cv2
+    except ImportError:
+        raise missing_extra("opencv-python-headless", "train") from None
+    return cv2
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -42,10 +52,7 @@ def read_color(path: str | Path) -> np.ndarray:
         MissingFileError: the file is not there.
         DataError: it does not decode.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "train") from None
+    cv2 = load_cv2()
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"image {path} is not there")
@@ -56,9 +63,9 @@ def read_color(path: str | Path) -> np.ndarray:
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Read an image as uint8 gray (H, W): 0.299 R + 0.587 G + 0.114 B."""
-    rgb = read_color(path).astype(np.float32)
-    return np.rint(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)).astype(np.uint8)
+    """Read an image as uint8 gray (H, W): 0.299 R + 0.587 G + 0.114 B, rounded as Pillow's mode "L" is."""
+    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
+    return ((read_color(path) @ weights + 0x8000) >> 16).astype(np.uint8)
 
 
 def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
@@ -71,6 +78,7 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int
     if num_workers == 0:
         yield from map(function, items)
         return
+    load_cv2()  # a missing package is told here, not by a worker that dies
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_single_thread) as pool:
         waiting: deque[Future[B]] = deque()
@@ -81,6 +89,8 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise HardNet8Error("a worker process was killed (out of memory?): use fewer --num-workers") from None
         finally:
             for future in waiting:
                 future.cancel()
@@ -91,8 +101,4 @@ def _single_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    try:
-        import cv2
-    except ImportError:
-        return
-    cv2.setNumThreads(1)
+    load_cv2().setNumThreads(1)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from kornia_hardnet8._files import atomic_path
-from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, UsageError
+from train.stores.images import load_cv2
 from train.stores.store import PatchStore
 
 _GAP = 3  # pixels between the patches of a sheet
@@ -95,10 +96,7 @@ def write_sheet(store: PatchStore, path: str | Path, rows: int = 24, columns: in
         DataError: no label has two patches.
         UsageError: the file's extension is no picture format.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "train") from None
+    cv2 = load_cv2()
     rng = np.random.default_rng(seed)
     order, starts, counts = _groups(store)
     good = np.flatnonzero(counts >= 2)

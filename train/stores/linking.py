@@ -91,7 +91,7 @@ def group(keypoints: list[Keypoints], homographies: list[np.ndarray]) -> list[np
         for b in range(a + 1, len(keypoints)):
             between = homographies[b] @ np.linalg.inv(homographies[a])
             found = mutual_links(carry(keypoints[a], between), keypoints[b])
-            links.append(found + [offsets[a], offsets[b]])
+            links.append(found + offsets[[a, b]])
     pairs = np.concatenate([np.empty((0, 2), np.int64), *links])
     both = np.concatenate([pairs, pairs[:, ::-1]])
     both = both[np.lexsort((both[:, 1], both[:, 0]))]

@@ -81,7 +81,7 @@ def merge_stores(
                 part = slice(low, low + _BLOCK)
                 writer.append(np.asarray(store.patches[part]), **{name: row[part] for name, row in rows.items()})
             if store.pairs is not None:
-                pairs.append(np.asarray(store.pairs) + [patches_before, patches_before, 0])
+                pairs.append(np.asarray(store.pairs) + np.array([patches_before, patches_before, 0]))
             if store.collisions is None:
                 starts.append(np.full(len(names), starts[-1][-1]))
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kornia_hardnet8.errors import missing_extra
+from train.stores.images import load_cv2
 
 
 def detect_sift(
@@ -20,10 +20,7 @@ def detect_sift(
     Returns:
         xy (n, 2) with pixel centres at integers, sigma (n,) in pixels, angle (n,) in radians from x towards y.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "train") from None
+    cv2 = load_cv2()
     sift = cv2.SIFT_create(contrastThreshold=contrast, enable_precise_upscale=True)
     keypoints = sift.detect(image, None)
     rows = np.array([(*k.pt, k.size / 2, np.deg2rad(k.angle), k.response) for k in keypoints], dtype=np.float64)

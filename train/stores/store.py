@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ class _GrowingArray:
     """An ``.npy`` file that grows along its first axis: the header is written again, in place, at the end."""
 
     def __init__(self, path: Path, dtype: str, trailing: tuple[int, ...]) -> None:
-        self._file: IO[bytes] = open(path, "w+b")
+        self._file: IO[bytes] = open(path, "w+b")  # noqa: SIM115  (closed by close())
         self._dtype, self._trailing, self._count = np.dtype(dtype), trailing, 0
         self._write_header()
 
@@ -243,7 +244,7 @@ def _load_collisions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as data:
             return data["starts"], data["items"]
-    except (ValueError, EOFError, OSError, KeyError):
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):
         raise DataError(f"patch store {path}: collisions.npz is cut short or damaged") from None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kornia_hardnet8.errors import missing_extra
+from train.stores.images import load_cv2
 
 MAX_TILT_DEG = 60.0
 MAX_LOG2_SCALE = 1.0
@@ -22,11 +22,10 @@ class View:
 
 
 def random_homography(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A homography from a photo to a view of the same size: tilt up to 60 degrees seen in perspective, any rotation
-    in the image, scale 0.5 ... 2, and a shift that keeps the photo in sight.
+    """A random homography from a photo to a view of the same size.
 
-    Tilt is an out-of-plane rotation about a random axis, seen by a camera whose focal length is 0.8 to 2 times the
-    long side.
+    Tilt up to 60 degrees, any rotation in the image, scale 0.5 ... 2, and a shift that keeps the photo in sight. Tilt
+    is an out-of-plane rotation about a random axis, seen by a camera whose focal length is 0.8 to 2 long sides.
     """
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     focal = rng.uniform(0.8, 2.0) * max(width, height)
@@ -65,7 +64,7 @@ def gray_mix(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def warp(image: np.ndarray, homography: np.ndarray) -> np.ndarray:
     """Warp a float32 image (H, W) to its own size, sampled finely enough where the view is smaller than the photo."""
-    cv2 = _cv2()
+    cv2 = load_cv2()
     height, width = image.shape
     times = int(np.clip(np.ceil(_shrinking(homography, width, height)), 1, _MAX_OVERSAMPLING))
     finer = np.array([[times, 0, (times - 1) / 2], [0, times, (times - 1) / 2], [0, 0, 1.0]])
@@ -106,9 +105,11 @@ def jacobians(homography: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random light and camera on a gray image 0..255 (H, W): shading, exposure, contrast, gamma, defocus or motion
-    blur, noise, JPEG; uint8."""
-    cv2 = _cv2()
+    """Random light and camera on a gray image 0..255 (H, W), as uint8.
+
+    Shading, gamma, exposure and contrast, defocus or motion blur, noise, JPEG; each with its own probability.
+    """
+    cv2 = load_cv2()
     height, width = image.shape
     light = image / 255.0
     if rng.random() < 0.5:
@@ -157,13 +158,5 @@ def _motion_kernel(rng: np.random.Generator) -> np.ndarray:
     kernel = np.zeros((size, size), np.float32)
     for t in np.linspace(-length / 2, length / 2, 64):
         x, y = size // 2 + t * np.cos(angle), size // 2 + t * np.sin(angle)
-        kernel[int(round(y)), int(round(x))] += 1
+        kernel[round(y), round(x)] += 1
     return kernel / kernel.sum()
-
-
-def _cv2():  # type: ignore[no-untyped-def]
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "train") from None
-    return cv2

@@ -1,0 +1,153 @@
+"""The commands as typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kornia_hardnet8.errors import DataError, UsageError
+from train.cli import main
+from train.stores.info_command import correlations, describe, write_sheet
+from train.stores.store import PatchStore, create_store
+
+ROOT = Path(__file__).parents[3]
+
+
+def _run(*args: object, limit_blocks: int | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "train", *map(str, args)]
+    if limit_blocks is not None:
+        command = ["bash", "-c", f'ulimit -f {limit_blocks}; exec "$@"', "bash", *command]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def colmap_store(scene, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("commands") / "colmap"
+    done = _run("build", "colmap", "--images", scene.images, "--model", scene.model, "--out", out, "--num-workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: " in done.stdout
+    assert "left out:" in done.stderr
+    return out
+
+
+def test_build_says_how_it_was_made(colmap_store) -> None:
+    meta = json.loads((colmap_store / "meta.json").read_text())
+    assert meta["built"]["command"] == "build colmap"
+    assert meta["built"]["min_track"] == 2
+    assert str(colmap_store.parent) not in json.dumps(meta)  # a store names no other file's place
+
+
+def test_full_disk_leaves_nothing(scene, tmp_path: Path) -> None:
+    line = ["build", "colmap", "--images", scene.images, "--model", scene.model, "--num-workers", 0]
+    done = _run(*line, "--out", tmp_path / "s", limit_blocks=64)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_photos_merge_info_sheet(textures, colmap_store, tmp_path: Path, capsys) -> None:
+    (tmp_path / "photos").mkdir()
+    for seed in (1, 2):
+        cv2.imwrite(str(tmp_path / "photos" / f"{seed}.png"), textures(240, 320, seed=seed, finest=1.5))
+    out = str(tmp_path / "p")
+    line = ["build", "photos", str(tmp_path / "photos"), "--out", out, "--exclude", "2.*", "--num-workers", "0"]
+    assert main([*line, "--views", "3", "--max-labels", "50"]) == 0
+    assert main(["merge", out, str(colmap_store), "--out", str(tmp_path / "m"), "--same-place", out]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "m"), "--json", "--sheet", str(tmp_path / "sheet.png"), "--rows", "6"]) == 0
+    facts, _ = json.JSONDecoder().raw_decode(capsys.readouterr().out)
+    both = [PatchStore.open(out), PatchStore.open(colmap_store)]
+    assert facts["patches"] == sum(map(len, both))
+    assert facts["optional arrays"] == ["frames", "place_ids"]
+    assert facts["correlation, one label"] > facts["correlation, different labels"] + 0.3
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (6 * 67 + 3, 8 * 67 + 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        (
+            ["build", "colmap", "--images", "no/where", "--model", "x", "--out", "{}/s"],
+            1,
+            "image folder no/where is not",
+        ),
+        (["build", "photos", "no/where", "--out", "{}/s"], 1, "folder no/where is not there"),
+        (["build", "photos", ".", "--out", "{}/s", "--crop", "fixed"], 2, "no --crop fixed"),
+        (["build", "photos", ".", "--out", "{}/s", "--crop", "9"], 2, "--crop must be"),
+        (["build", "photos", ".", "--out", "{}/s", "--mr-size", "0"], 2, "--mr-size must be positive"),
+        (["merge", "{}/a", "{}/b", "--out", "{}/s"], 1, "/a is not there"),
+        (["info", "{}/a"], 1, "/a is not there"),
+        (["built", "photos"], 2, "did you mean build"),
+    ],
+)
+def test_wrong_use_gets_one_line(line, code, message, tmp_path: Path, capsys) -> None:
+    assert main([part.format(tmp_path) for part in line]) == code
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_kind(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["build", "photo", "x", "--out", "y"])
+    assert stop.value.code == 2
+    assert "photos" in capsys.readouterr().err
+
+
+def _store(path: Path, patches: np.ndarray, labels: list[int], crop: float) -> PatchStore:
+    ids = np.arange(len(labels))
+    with create_store(path, patches.shape[1], 3 if patches.ndim == 4 else 1) as writer:
+        writer.append(patches, labels=np.array(labels), image_ids=ids, cam_ids=ids)
+        writer.meta = {"crop": crop, "mr_size": 12.0, "built": {}, "sources": []}
+    return PatchStore.open(path)
+
+
+def test_correlations_look_at_the_plain_part(tmp_path: Path) -> None:
+    """Two labels: equal inside, inverted outside the plain square, so only the right inset gives exactly 1."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (2, 24, 24)).astype(np.uint8)
+    twins = 255 - base
+    twins[:, 4:-4, 4:-4] = base[:, 4:-4, 4:-4]
+    store = _store(tmp_path / "s", np.concatenate([base, twins]), [0, 1, 0, 1], crop=1.5)
+    same, other = correlations(store, count=50)
+    np.testing.assert_allclose(same, 1)
+    assert len(other) > 0
+    assert np.abs(other).max() < 0.3
+
+
+def test_sheet_rows_are_labels(tmp_path: Path) -> None:
+    patches = np.stack([np.full((16, 16), v, np.uint8) for v in (10, 20, 11, 30, 21, 12)])
+    store = _store(tmp_path / "s", patches, [0, 1, 0, 2, 1, 0], crop=2.0)
+    write_sheet(store, tmp_path / "sheet.png", rows=5, columns=3)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 19 + 3, 3 * 19 + 3, 3)  # label 2 has nothing to compare
+    assert [int(sheet[10, 3 + 19 * c + 8, 0]) for c in range(3)] == [10, 11, 12]
+    assert [int(sheet[29, 3 + 19 * c + 8, 0]) for c in range(3)] == [20, 21, 255]
+    # the plain half of a side is outlined just outside itself: cells 3 and 12
+    assert sheet[3 + 3, 3 + 8].tolist() == sheet[3 + 12, 3 + 8].tolist() == [0, 200, 255]
+    assert sheet[3 + 4, 3 + 8].tolist() == [10, 10, 10]
+
+
+def test_colour_sheet_and_nothing_to_show(tmp_path: Path) -> None:
+    color = np.zeros((2, 8, 8, 3), np.uint8)
+    color[..., 0] = 200  # red
+    store = _store(tmp_path / "c", color, [0, 0], crop=1.0)
+    write_sheet(store, tmp_path / "sheet.png")
+    assert cv2.imread(str(tmp_path / "sheet.png"))[7, 7].tolist() == [0, 0, 200]
+    with pytest.raises(UsageError, match=r"\.png or \.jpg"):
+        write_sheet(store, tmp_path / "sheet.txt")
+    single = _store(tmp_path / "single", color[:, :, :, 0], [0, 1], crop=1.0)
+    assert "correlation, one label" not in describe(single)
+    with pytest.raises(DataError, match="no label has two patches"):
+        write_sheet(single, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()

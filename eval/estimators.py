@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.geometry import as_matches, as_points
-from kornia_hardnet8.errors import UsageError, closest, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, closest, missing_extra
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -175,6 +175,7 @@ def estimate_fundamental(
     Raises:
         ValueError: the two point sets differ in shape, or the seed is out of range.
         MissingDependencyError: the library of the estimator is not installed.
+        UsageError: it is a version that does not know one of our options.
     """
     settings = settings or EstimatorSettings()
     if not 0 <= seed < 2**31:
@@ -191,6 +192,8 @@ def estimate_fundamental(
     run = {"degensac": _degensac, "poselib": _poselib}.get(settings.method, _opencv)
     try:
         model, mask = run(x0, x1, settings, seed)
+    except HardNet8Error:
+        raise
     except _LIBRARY_ERRORS as error:
         return Estimate(None, nothing, f"{settings.method} failed: {' '.join(str(error).split())}")
     return _checked(model, mask, settings, nothing)

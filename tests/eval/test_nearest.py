@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval import nearest as module
+from eval.nearest import nearest
+
+
+def brute_force(queries: np.ndarray, database: np.ndarray, k: int, distance: str) -> tuple[np.ndarray, np.ndarray]:
+    gaps = queries[:, None].astype(np.float64) - database[None]
+    if distance == "l2":
+        dists = np.sqrt((gaps**2).sum(2))
+    elif distance == "l1":
+        dists = np.abs(gaps).sum(2)
+    else:
+        dists = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2).astype(float)
+    order = np.argsort(dists, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(dists, order, 1), order
+
+
+# small integers: many exact ties, and every distance is exact in float32
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(["l2", "l1", "hamming"]), st.integers(1, 12))
+def test_same_as_brute_force_with_ties(data, distance, k):
+    shapes = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 30))
+    values = st.integers(0, 3)
+    dtype = np.uint8 if distance == "hamming" else np.float32
+    queries, database = (
+        np.array(data.draw(st.lists(st.lists(values, min_size=3, max_size=3), min_size=n, max_size=n)), dtype).reshape(
+            n, 3
+        )
+        for n in shapes
+    )
+    dists, idx = brute_force(queries, database, k, distance)
+    got = nearest(torch.tensor(queries), torch.tensor(database), k, distance)
+    assert got.idx.tolist() == idx.tolist()
+    np.testing.assert_allclose(got.dists.numpy(), dists, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])  # with an offset the matrix product loses all digits of the distance
+@pytest.mark.parametrize("block_bytes", [1, 1 << 12, 1 << 25])
+def test_rounding_and_blocks_change_nothing(offset, block_bytes, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(40, 16, generator=generator) * 0.01 + offset
+    database = torch.randn(300, 16, generator=generator) * 0.01 + offset
+    dists, idx = brute_force(queries.numpy(), database.numpy(), 3, "l2")
+    got = nearest(queries, database, 3)
+    assert got.idx.tolist() == idx.tolist()
+    np.testing.assert_allclose(got.dists.numpy(), dists, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "hamming"])
+def test_more_ties_than_candidates(distance):
+    database = torch.full((100, 4), 7, dtype=torch.uint8)
+    database[50:] = 9
+    got = nearest(torch.full((2, 4), 9, dtype=torch.uint8), database, 3, distance)
+    assert got.idx.tolist() == [[50, 51, 52]] * 2
+    assert got.dists.tolist() == [[0.0] * 3] * 2
+
+
+def test_same_as_opencv():
+    rng = np.random.default_rng(0)
+    queries, database = rng.random((50, 32), np.float32), rng.random((400, 32), np.float32)
+    found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries, database, k=4)
+    got = nearest(torch.tensor(queries), torch.tensor(database), 4)
+    assert got.idx.tolist() == [[m.trainIdx for m in row] for row in found]
+    np.testing.assert_allclose(got.dists.numpy(), [[m.distance for m in row] for row in found], rtol=1e-6)
+
+
+def test_empty_and_small():
+    assert nearest(torch.zeros(0, 8), torch.zeros(5, 8), 2).idx.shape == (0, 2)
+    assert nearest(torch.zeros(5, 8), torch.zeros(0, 8), 2).idx.shape == (5, 0)
+    assert nearest(torch.zeros(5, 8), torch.zeros(1, 8), 2).idx.tolist() == [[0]] * 5
+
+
+def test_other_dtypes_and_strides():
+    generator = torch.Generator().manual_seed(0)
+    queries, database = torch.rand(20, 8, generator=generator), torch.rand(60, 8, generator=generator)
+    expected = nearest(queries, database, 2)
+    strided = nearest(queries.double().T.contiguous().T, database.double().repeat(1, 2)[:, :8], 2)
+    assert strided.idx.tolist() == expected.idx.tolist()
+    assert strided.dists.dtype == torch.float32
+    half = nearest(queries.half(), database.half(), 2)
+    assert torch.equal(half.dists, nearest(queries.half().float(), database.half().float(), 2).dists)
+
+
+def test_wrong_input():
+    with pytest.raises(ValueError, match=r"\(2, 8\) and \(2, 4\)"):
+        nearest(torch.zeros(2, 8), torch.zeros(2, 4), 1)
+    with pytest.raises(ValueError, match="l2, l1 or hamming"):
+        nearest(torch.zeros(2, 8), torch.zeros(2, 8), 1, "cosine")  # type: ignore[arg-type]

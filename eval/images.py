@@ -46,3 +46,19 @@ def read_bgr(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise DataError(f"image {path} does not decode: it is damaged or of an unknown format")
     return np.asarray(image, np.uint8)
+
+
+def reduce_image(image: NDArray[np.uint8], max_side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Shrink an image so that its long side is at most ``max_side_px`` (area interpolation), and the factors (x, y).
+
+    A point moves to ``s (x + 0.5) - 0.5``. Smaller images are returned as they are, with factors of 1.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side_px:
+        return image, (1.0, 1.0)
+    import cv2
+
+    scale = max_side_px / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    smaller = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return smaller, (size[0] / width, size[1] / height)

@@ -43,13 +43,18 @@ def extract(
     Raises:
         DataError: the descriptor gave another number of rows or columns than it should.
     """
-    detected = _detector_configuration(image, detector)
-    stored = cache.compute("keypoints", detected, lambda: _detect(image, detector))
-    keypoints = Keypoints(*(stored[name] for name in FIELDS))
-    described = {"keypoints": cache.key("keypoints", detected), **descriptor.identity(mr_size)}
+    keypoints, keypoints_key = detect(image, detector, cache)
+    described = {"keypoints": keypoints_key, **descriptor.identity(mr_size)}
     arrays = cache.compute("descriptors", described, lambda: _describe(image, keypoints, descriptor, mr_size))
     descs = torch.from_numpy(arrays["descs"])
     return Features(keypoints, descs, cache.key("descriptors", described), float(arrays["seconds"]))
+
+
+def detect(image: NDArray[np.uint8], detector: DogSettings, cache: Cache) -> tuple[Keypoints, str]:
+    """Keypoints of a gray image (H, W), detected or from the cache, and their cache key."""
+    configuration = _detector_configuration(image, detector)
+    stored = cache.compute("keypoints", configuration, lambda: _detect(image, detector))
+    return Keypoints(*(stored[name] for name in FIELDS)), cache.key("keypoints", configuration)
 
 
 def _detector_configuration(image: NDArray[np.uint8], detector: DogSettings) -> dict[str, Any]:

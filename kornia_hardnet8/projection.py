@@ -16,8 +16,8 @@ class Projection:
 
     Attributes:
         mean: (D,).
-        components: (D, D), column k is the k-th principal axis: unit length, its largest entry positive.
-        eigenvalues: (D,) variances along the axes, descending.
+        components: (D, K), K = D when fitted here; column k is the k-th principal axis: unit length, its largest entry positive.
+        eigenvalues: (K,) variances along the axes, descending; NaN where a file does not say them.
     """
 
     mean: Tensor
@@ -26,7 +26,11 @@ class Projection:
 
     def __post_init__(self) -> None:
         dim = self.mean.shape[0] if self.mean.dim() == 1 else -1
-        if self.components.dim() != 2 or self.components.shape[0] != dim or self.eigenvalues.dim() != 1:
+        if (
+            self.components.dim() != 2
+            or self.components.shape[0] != dim
+            or self.eigenvalues.shape != self.components.shape[1:]
+        ):
             raise DataError(
                 f"a projection needs mean (D,), components (D, K), eigenvalues (K,); got {tuple(self.mean.shape)}, "
                 f"{tuple(self.components.shape)}, {tuple(self.eigenvalues.shape)}"

@@ -1,0 +1,284 @@
+"""``python -m eval sequences``: local features on homography sequences, by the field's three protocols."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.cache import Cache
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.features import Descriptor, Keypoints
+from eval.fingerprint import fingerprint
+from eval.homography import crop_homography, scale_homography
+from eval.homography_estimators import METHODS, HomographySettings
+from eval.images import read_gray
+from eval.metrics import auc
+from eval.results import Result, Score, environment, mean_score, run_folder
+from eval.sequences.data import CLASSES, ImageSequence, find_sequences, missing_official, without_large
+from eval.sequences.features import CROPS, DetectorSettings, Resize, SizedImage, describe, detect, resize_image
+from eval.sequences.protocols import (
+    AUC_THRESHOLDS_PX,
+    HA_THRESHOLDS_PX,
+    MMA_THRESHOLDS_PX,
+    SUPERPOINT_RANSAC,
+    LocalFeatures,
+    auc_interval,
+    glue_factory_pair,
+    match_pair,
+    superpoint_homography,
+    superpoint_repeatability,
+)
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import UsageError
+
+# task -> the size at which its images are judged, and the keypoints that are kept (None: --keypoints)
+TASKS: dict[str, tuple[Resize, int | None]] = {
+    "mma": ("original", None),
+    "homography": ("crop-640x480", 1000),
+    "auc": ("short-480", 1024),
+    "repeatability": ("crop-320x240", 300),
+}
+_DETECTED_FOR_HOMOGRAPHY = 1500  # strongest keypoints from which the 1000 shared ones come
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = DetectorSettings()
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="sequences: images 1, 2, … and H_1_2, …")
+    data.add_argument("--all", action="store_true", help="keep the 8 large HPatches sequences, too")
+    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of descriptors (default: RUN/cache)")
+    add_descriptor_flags(parser)
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
+    group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="strongest DoG keypoints for mma")
+    group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
+    group.add_argument("--estimator", choices=METHODS[:2], default="poselib", help="robust estimator of auc")
+    group.add_argument("--threshold", type=float, default=1.0, help="inlier threshold of auc's estimator, pixels")
+    add_run_flags(parser, "sequences")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
+    settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size)
+    robust = HomographySettings(args.estimator, args.threshold, 0.995, 3000)
+    sequences = find_sequences(args.data)
+    excluded: list[str] = []
+    if not args.all:
+        sequences, excluded = without_large(sequences)
+    if not sequences:
+        raise UsageError(f"{args.data} holds only sequences that the protocol leaves out: use --all")
+    descriptors = load_descriptors(args)
+    out = run_folder(args.out, "sequences")
+    cache = Cache(args.cache or out / "cache")
+    tasks = [name for name in TASKS if name in args.task]
+    pairs: list[list[dict[str, Any]]] = [[] for _ in descriptors]
+    seconds: list[dict[str, float]] = [defaultdict(float) for _ in descriptors]
+    for sequence in progress(sequences, what="sequences", unit="sequence"):
+        judge = _SequenceJudge(sequence, settings, robust, cache)
+        for k, descriptor in enumerate(descriptors):
+            start = time.perf_counter()
+            pairs[k] += judge.judge(descriptor, tasks)
+            seconds[k]["describe_match_estimate"] += time.perf_counter() - start
+    protocol = {
+        "tasks": tasks,
+        **settings.to_dict(),
+        "matcher": "mutual nearest neighbours (L2)",
+        "mma": {"size": "original", "thresholds_px": list(MMA_THRESHOLDS_PX)},
+        "homography": {"size": "640 x 480 (ratio kept, cropped)", "keypoints": 1000, **SUPERPOINT_RANSAC.to_dict()},
+        "auc": {"size": "short side 480", "keypoints": 1024, **robust.to_dict(), "pixel_origin": "corner"},
+        "repeatability": {"size": "320 x 240 (ratio kept, cropped)", "keypoints": 300, "radius_px": 3.0},
+        "excluded": excluded,
+        "missing": missing_official(sequences),
+        "seed": args.seed,
+    }
+    dataset = {
+        "name": args.data.resolve().name,
+        "sequences": [s.name for s in sequences],
+        "fingerprint": fingerprint(p for s in sequences for p in (s.reference, *(t[1] for t in s.targets))),
+    }
+    environment_ = environment()
+    results = [
+        _result(d, pairs[k], tasks, dict(seconds[k]), protocol, dataset, environment_, args.seed)
+        for k, d in enumerate(descriptors)
+    ]
+    if "mma" in tasks:
+        from eval.sequences.plots import plot_mma
+
+        plot_mma(results, out / "mma.png")
+    finish(out, results, args.json, _lines(results, excluded, protocol["missing"]))
+
+
+class _SequenceJudge:
+    """Images, sizes and keypoints of one sequence, shared by all descriptors."""
+
+    def __init__(
+        self, sequence: ImageSequence, settings: DetectorSettings, robust: HomographySettings, cache: Cache
+    ) -> None:
+        self.sequence, self.settings, self.robust, self.cache = sequence, settings, robust, cache
+        self.paths = {1: sequence.reference, **{k: path for k, path, _ in sequence.targets}}
+        self.images = {k: read_gray(path) for k, path in self.paths.items()}
+        self.hashes = {k: sha256_file(path) for k, path in self.paths.items()}
+        self._sized: dict[tuple[int, Resize], SizedImage] = {}
+        self._keypoints: dict[tuple[int, Resize], Keypoints] = {}
+
+    def judge(self, descriptor: Descriptor, tasks: Sequence[str]) -> list[dict[str, Any]]:
+        """One dictionary a pair (1, k)."""
+        rows = []
+        described: dict[tuple[int, str], LocalFeatures] = {}
+
+        def features(image: int, task: str) -> LocalFeatures:
+            if (image, task) not in described:
+                described[image, task] = self._features(image, task, descriptor)
+            return described[image, task]
+
+        for k, _, H in self.sequence.targets:
+            row: dict[str, Any] = {"scene": self.sequence.name, "class": self.sequence.kind, "pair": [1, k]}
+            for task in tasks:
+                row |= self._judge_pair(task, k, H, features(1, task), features(k, task))
+            rows.append(row)
+        return rows
+
+    def _judge_pair(
+        self, task: str, k: int, H: np.ndarray, first: LocalFeatures, second: LocalFeatures
+    ) -> dict[str, Any]:
+        if task == "mma":
+            return {"num_keypoints": [len(first.xy), len(second.xy)], **match_pair(first, second, H)}
+        how = TASKS[task][0]
+        one, other = self.sized(1, how), self.sized(k, how)
+        if task == "auc":
+            scores = glue_factory_pair(
+                first, second, scale_homography(H, one.scale, other.scale), one.size, self.robust
+            )
+            return {f"auc_{name}": value for name, value in scores.items()}
+        originals = [(i.shape[1], i.shape[0]) for i in (self.images[1], self.images[k])]
+        cropped = crop_homography(H, originals[0], originals[1], CROPS[how])
+        keep = TASKS[task][1]
+        assert keep is not None
+        if task == "homography":
+            outcome = superpoint_homography(first, second, cropped, one.size, other.size, keep)
+            return {"corner_error_px": outcome.corner_error_px, "ha_num_matches": len(outcome.matches)}
+        return {"repeatability": superpoint_repeatability(first, second, cropped, one.size, other.size, keep)}
+
+    def sized(self, image: int, how: Resize) -> SizedImage:
+        """An image at the size of a protocol."""
+        if (image, how) not in self._sized:
+            self._sized[image, how] = resize_image(self.images[image], how)
+        return self._sized[image, how]
+
+    def _features(self, image: int, task: str, descriptor: Descriptor) -> LocalFeatures:
+        how, budget = TASKS[task]
+        pixels = self.sized(image, how).image
+        if (image, how) not in self._keypoints:
+            self._keypoints[image, how] = detect(pixels, self.settings)
+        keypoints = self._keypoints[image, how]
+        if task == "repeatability":  # only positions count
+            return LocalFeatures(keypoints.xy, keypoints.response, _no_descriptors(len(keypoints)))
+        keypoints = keypoints[: _DETECTED_FOR_HOMOGRAPHY if task == "homography" else budget or self.settings.keypoints]
+        descs = describe(pixels, keypoints, descriptor, self.settings, self.hashes[image], how, self.cache)
+        return LocalFeatures(keypoints.xy, keypoints.response, descs)
+
+
+def _no_descriptors(count: int) -> torch.Tensor:
+    """(count, 0), for what only needs positions."""
+    return torch.empty(count, 0)
+
+
+def _result(
+    descriptor: Descriptor,
+    pairs: list[dict[str, Any]],
+    tasks: Sequence[str],
+    timing: dict[str, float],
+    protocol: dict[str, Any],
+    dataset: dict[str, Any],
+    environment_: dict[str, Any],
+    seed: int,
+) -> Result:
+    scores = pair_scores(pairs, tasks, seed)
+    kinds = [kind for kind in CLASSES if any(p["class"] == kind for p in pairs)]
+    if len(kinds) > 1:
+        for kind in kinds:
+            part = pair_scores([p for p in pairs if p["class"] == kind], tasks, seed)
+            scores |= {f"{kind}/{name}": score for name, score in part.items()}
+    by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for pair in pairs:
+        by_scene[pair["scene"]].append(pair)
+    return Result(
+        benchmark="sequences",
+        protocol=protocol,
+        dataset=dataset,
+        method={
+            "descriptor": descriptor.name,
+            "detector": "dog-opencv",
+            "matcher": "mnn",
+            "geometry": protocol["auc"]["method"],
+            "weights_sha256": descriptor.weights_sha256,
+        },
+        scores=scores,
+        per_scene={n: {k: s.value for k, s in pair_scores(p, tasks, seed).items()} for n, p in by_scene.items()},
+        per_pair=pairs,
+        timing=timing,
+        environment=environment_,
+    )
+
+
+def pair_scores(pairs: Sequence[dict[str, Any]], tasks: Sequence[str], seed: int = 0) -> dict[str, Score]:
+    """Scores of a set of pairs, every pair with the same weight.
+
+    ``MMA@t``, ``correct_nn``, ``num_matches``; ``HA@t``: share of pairs with a corner error <= t px; ``AUC@t`` of the
+    robust and ``AUC_dlt@t`` of the least-squares homography; ``precision@t`` of auc's matches; ``repeatability``.
+    A pair without a model has an infinite error; one without a shared keypoint is left out of ``correct_nn`` and
+    ``repeatability``.
+    """
+    scores: dict[str, Score] = {}
+
+    def mean(name: str, values: Sequence[float | None]) -> None:
+        scores[name] = mean_score([v for v in values if v is not None], seed)
+
+    if "mma" in tasks:
+        for t in MMA_THRESHOLDS_PX:
+            mean(f"MMA@{t}", [p[f"MMA@{t}"] for p in pairs])
+        mean("correct_nn", [p["correct_nn"] for p in pairs])
+        mean("num_matches", [float(p["num_matches"]) for p in pairs])
+    if "homography" in tasks:
+        for t in HA_THRESHOLDS_PX:
+            mean(f"HA@{t}", [float(p["corner_error_px"] <= t) for p in pairs])
+    if "auc" in tasks:
+        for label, key in (("AUC", "auc_error_robust"), ("AUC_dlt", "auc_error_dlt")):
+            errors = [p[key] for p in pairs]
+            for t, value, ci in zip(
+                AUC_THRESHOLDS_PX, auc(errors, AUC_THRESHOLDS_PX), auc_interval(errors, seed), strict=True
+            ):
+                scores[f"{label}@{t}"] = Score(value, ci, len(pairs))
+        for t in (1, 3):
+            mean(f"precision@{t}", [p[f"auc_precision@{t}"] for p in pairs])
+    if "repeatability" in tasks:
+        mean("repeatability", [p["repeatability"] for p in pairs])
+    return scores
+
+
+def _lines(results: Sequence[Result], excluded: Sequence[str], missing: Sequence[str]) -> str:
+    names = ["MMA@1", "MMA@3", "MMA@5", "MMA@10", "correct_nn", "HA@1", "HA@3", "HA@5", "AUC@1", "AUC@3", "AUC@5"]
+    names = [n for n in [*names, "AUC_dlt@5", "repeatability"] if n in results[0].scores]
+    rows: list[list[Any]] = []
+    for result in results:
+        rows.append([result.method["descriptor"], *(result.scores[n].value for n in names)])
+        for kind, title in CLASSES.items():
+            if f"{kind}/{names[0]}" in result.scores:
+                rows.append([f"  {title}", *(result.scores[f"{kind}/{n}"].value for n in names)])
+        if len(result.per_scene) <= 8:
+            rows += [[f"  {scene}", *(scores[n] for n in names)] for scene, scores in result.per_scene.items()]
+    lines = format_table(["descriptor", *names], rows)
+    if excluded:
+        lines += f"\nleft out as the protocol says: {', '.join(excluded)} (--all keeps them)"
+    if missing:
+        lines += f"\n{len(missing)} official sequences are not there: the figures are of a part of HPatches"
+    return lines

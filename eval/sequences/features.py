@@ -1,0 +1,116 @@
+"""Local features of the images of a sequence, at the sizes that the protocols ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.cache import Cache
+from eval.features import Descriptor, Keypoints
+from eval.features.detect import DogSettings, detect_dog
+from eval.homography import crop_geometry, short_side_size
+from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+
+Gray = NDArray[np.uint8]
+Resize = Literal["original", "crop-640x480", "crop-320x240", "short-480"]
+CROPS = {"crop-640x480": (640, 480), "crop-320x240": (320, 240)}
+SHORT_SIDE = 480
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """Difference-of-Gaussians keypoints with a budget for each protocol.
+
+    Attributes:
+        keypoints: strongest keypoints an image for MMA, at the original size.
+        contrast: OpenCV's contrastThreshold.
+        edge: OpenCV's edgeThreshold.
+        mr_size: half side of a patch / sigma.
+    """
+
+    keypoints: int = 2048
+    contrast: float = 0.002
+    edge: float = 10.0
+    mr_size: float = DEFAULT_MR_SIZE
+
+    def __post_init__(self) -> None:
+        if self.keypoints < 1:
+            raise UsageError(f"the number of keypoints must be at least 1, got {self.keypoints}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is stored and shown."""
+        return {"detector": "dog-opencv", **asdict(self)}
+
+
+class SizedImage(NamedTuple):
+    """A gray image after a protocol's resize; ``scale`` = (new width / width, new height / height)."""
+
+    image: Gray
+    scale: tuple[float, float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+def resize_image(image: Gray, how: Resize) -> SizedImage:
+    """Resize as a protocol does.
+
+    ``crop-…``: the ratio kept, bilinear without antialiasing, central crop. ``short-480``: short side 480, bilinear
+    with antialiasing.
+    """
+    height, width = image.shape
+    if how == "original":
+        return SizedImage(image, (1.0, 1.0))
+    if how in CROPS:
+        target = CROPS[how]
+        scale, left, top = crop_geometry(width, height, *target)
+        # The target is covered even where rounding down would leave it one pixel short.
+        size = (max(int(width * scale), target[0]), max(int(height * scale), target[1]))
+        resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        return SizedImage(np.ascontiguousarray(resized[top : top + target[1], left : left + target[0]]), (scale, scale))
+    new_width, new_height = short_side_size(width, height, SHORT_SIDE)
+    tensor = torch.from_numpy(image)[None, None].float()
+    smoothed = torch.nn.functional.interpolate(
+        tensor, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
+    )
+    pixels = smoothed[0, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    return SizedImage(pixels, (new_width / width, new_height / height))
+
+
+def detect(image: Gray, settings: DetectorSettings) -> Keypoints:
+    """All keypoints of an image, strongest first."""
+    return detect_dog(image, DogSettings(num=1 << 30, contrast=settings.contrast, edge=settings.edge))
+
+
+def describe(
+    image: Gray,
+    keypoints: Keypoints,
+    descriptor: Descriptor,
+    settings: DetectorSettings,
+    image_sha256: str,
+    how: Resize,
+    cache: Cache,
+) -> torch.Tensor:
+    """Descriptors (N, D) of keypoints, from the cache when they are there."""
+    configuration = {
+        "image_sha256": image_sha256,
+        "resize": how,
+        "num_keypoints": len(keypoints),
+        **settings.to_dict(),
+        **descriptor.identity(settings.mr_size),
+        "opencv": cv2.__version__,
+    }
+    arrays = cache.compute(
+        "sequence-descriptors",
+        configuration,
+        lambda: {"descriptors": descriptor.describe_image(image, keypoints, settings.mr_size).numpy()},
+    )
+    return torch.from_numpy(arrays["descriptors"])

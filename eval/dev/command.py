@@ -1,0 +1,75 @@
+"""``python -m eval dev``: the development judgement in one go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.cache import Cache
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.dev.evaluate import HEADLINES, SUMMARY, evaluate
+from eval.dev.settings import DevSettings
+from eval.features.detect import DogSettings
+from eval.results import Result, run_folder
+
+COLUMNS = (
+    SUMMARY,
+    "poses/mAA@5",
+    "poses/mAA@10",
+    "homography/MMA@3",
+    "homography/correct_nn",
+    "homography/HA@3",
+    "webcam/correct_nn",
+    "webcam/mAP",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = DevSettings()
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of GROUP/SCENE folders of the three kinds"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache that runs share (default: RUN/cache)")
+    add_descriptor_flags(parser)
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
+    group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
+    group.add_argument(
+        "--ransac-seeds", type=int, default=defaults.ransac_seeds, metavar="N", help="estimates a pair, averaged"
+    )
+    add_run_flags(parser, "dev")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge every descriptor; write and print the results."""
+    base = DevSettings()
+    settings = DevSettings(
+        detector=DogSettings(num=args.keypoints, contrast=base.detector.contrast, edge=base.detector.edge),
+        mr_size=args.mr_size,
+        ransac_seeds=args.ransac_seeds,
+        seed=args.seed,
+    )
+    descriptors = load_descriptors(args)
+    out = run_folder(args.out, "dev")
+    results = evaluate(args.data, descriptors, settings, Cache(args.cache or out / "cache"))
+    finish(out, results, args.json, table(results))
+
+
+def table(results: Sequence[Result]) -> str:
+    """Means with intervals, one line a descriptor; then each scene's headline numbers, one line a scene."""
+    columns = [name for name in COLUMNS if name in results[0].scores]
+    rows: list[Sequence[Any]] = [(r.method["descriptor"], *(r.scores[name] for name in columns)) for r in results]
+    lines = [format_table(("mean [95 %]", *columns), rows)]
+    first = results[0].per_scene
+    scenes = [
+        (name, metric, first[name][metric].n, *(r.per_scene[name][metric].value for r in results))
+        for name in first
+        for metric in (f"{task}/{metric}" for task, metric in HEADLINES.items())
+        if metric in first[name]
+    ]
+    lines.append(format_table(("scene", "metric", "n", *(r.method["descriptor"] for r in results)), scenes))
+    lines.append(f"{SUMMARY} = {results[0].protocol['summary']}")
+    return "\n\n".join(lines)

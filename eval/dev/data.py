@@ -1,0 +1,182 @@
+"""The development data on disk: scenes with poses, homography sequences, fixed cameras."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.images import SUFFIXES, read_gray, reduce_image
+from eval.imw.build import read_model
+from eval.imw.scene import Camera
+from eval.sequences.data import ImageSequence, find_sequences
+from kornia_hardnet8.errors import DataError, MissingFileError
+
+log = logging.getLogger(__name__)
+
+CAMERA_FILE = "cameras_KRt.txt"
+_CAMERA_FIELDS = 19  # name, width, height, fx, fy, cx, cy, 9 of R, 3 of t
+
+
+@dataclass(frozen=True)
+class PoseScene:
+    """A scene whose camera poses are known.
+
+    Attributes:
+        name: ``group/scene``.
+        images: path by image name.
+        cameras: calibration by image name, for the images as stored; pixel centres at integers.
+        sizes: (width, height) by image name.
+        pairs: the pairs that are judged, in order.
+    """
+
+    name: str
+    images: dict[str, Path]
+    cameras: dict[str, Camera]
+    sizes: dict[str, tuple[int, int]]
+    pairs: list[tuple[str, str]]
+
+    def load(self, name: str, max_side_px: int) -> tuple[NDArray[np.uint8], Camera]:
+        """The gray image, its long side at most ``max_side_px``, with the calibration that fits it.
+
+        Raises:
+            DataError: the image is not of the size that its calibration is for.
+        """
+        image = read_gray(self.images[name])
+        if image.shape[::-1] != self.sizes[name]:
+            wanted = "{} x {}".format(*self.sizes[name])
+            raise DataError(f"{self.images[name]} is {image.shape[1]} x {image.shape[0]}, its camera {wanted}")
+        image, (sx, sy) = reduce_image(image, max_side_px)
+        camera = self.cameras[name]
+        return image, Camera(resize_matrix(sx, sy) @ camera.K, camera.R, camera.t)
+
+
+@dataclass(frozen=True)
+class DevData:
+    """Everything below one folder, by kind; keys and names are ``group/scene``."""
+
+    poses: dict[str, Path]
+    homography: dict[str, ImageSequence]
+    webcam: dict[str, list[Path]]
+
+
+def resize_matrix(sx: float, sy: float) -> NDArray[np.float64]:
+    """Where a resize by (sx, sy) moves points, (3, 3); pixel centres at integers."""
+    return np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+
+
+def find_data(root: Path) -> DevData:
+    """Find the scenes of the three kinds in the folders ``root/<group>/<scene>`` (or ``root/<scene>``).
+
+    A folder with ``images/`` and ``sparse/`` or ``cameras_KRt.txt`` is a scene with poses, one with ``H_1_2`` a
+    homography sequence, any other one with two or more images a fixed camera. Folders of other things are left out.
+
+    Raises:
+        MissingFileError: no such folder.
+        DataError: nothing to judge in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"folder {root} is not there")
+    data = DevData({}, {}, {})
+    for folder in _folders(root):
+        if not _add(data, folder, folder.name):
+            for scene in _folders(folder):
+                if not _add(data, scene, f"{folder.name}/{scene.name}"):
+                    log.info("%s: left out, neither poses nor homographies nor a fixed camera", scene)
+    if not (data.poses or data.homography or data.webcam):
+        raise DataError(
+            f"{root} holds nothing to judge: expected GROUP/SCENE folders with images/ and sparse/, "
+            "with 1.png … and H_1_2 …, or with the pictures of one fixed camera"
+        )
+    return data
+
+
+def open_pose_scene(name: str, folder: Path, min_common: int, max_pairs: int, seed: int) -> PoseScene:
+    """Read cameras and choose pairs.
+
+    Pairs have at least ``min_common`` common 3-D points in ``sparse/`` (all pairs without a model); of more than
+    ``max_pairs``, that many are drawn.
+
+    Raises:
+        DataError: a model or camera file that does not read, distorted cameras, fewer than two images, no pair.
+        MissingFileError: an image that is not there.
+    """
+    if (folder / "sparse").is_dir():
+        views = read_model(folder / "images", folder / "sparse")
+        distorted = [view.source.name for view in views if view.distorted is not None]
+        if distorted:
+            raise DataError(f"scene {folder}: the camera of {distorted[0]} has distortion: undistort the images first")
+        images = {view.name: view.source for view in views}
+        cameras = {view.name: view.camera for view in views}
+        sizes = {view.name: view.size for view in views}
+        points = {view.name: view.points.keys() for view in views}
+        candidates = [(a, b) for a, b in combinations(sorted(images), 2) if len(points[a] & points[b]) >= min_common]
+    else:
+        images, cameras, sizes = _read_cameras(folder)
+        candidates = list(combinations(sorted(images), 2))
+    if not candidates:
+        raise DataError(f"scene {folder}: no two images have {min_common} common points")
+    if len(candidates) > max_pairs:
+        chosen = np.random.default_rng(seed).choice(len(candidates), max_pairs, replace=False)
+        candidates = [candidates[i] for i in sorted(chosen.tolist())]
+    return PoseScene(name, images, cameras, sizes, candidates)
+
+
+def _read_cameras(folder: Path) -> tuple[dict[str, Path], dict[str, Camera], dict[str, tuple[int, int]]]:
+    """Read ``cameras_KRt.txt``: corner-origin pixels, one image a line; see its first line."""
+    path = folder / CAMERA_FILE
+    images: dict[str, Path] = {}
+    cameras: dict[str, Camera] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        fields = line.split()
+        if not fields or line.startswith("#"):
+            continue
+        try:
+            width, height = int(fields[1]), int(fields[2])
+            values = np.array(fields[3:], np.float64)
+        except (ValueError, IndexError):
+            values = np.zeros(0)
+        if len(fields) != _CAMERA_FIELDS or not np.isfinite(values).all():
+            raise DataError(f"{path} line {number}: expected name, width, height and 16 finite numbers")
+        fx, fy, cx, cy = values[:4]
+        name = Path(fields[0]).stem
+        images[name] = folder / "images" / fields[0]
+        if not images[name].is_file():
+            raise MissingFileError(f"{path} line {number}: {images[name]} is not there")
+        K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+        cameras[name] = Camera(K, values[4:13].reshape(3, 3), values[13:])
+        sizes[name] = (width, height)
+    if len(images) < 2:
+        raise DataError(f"{path} names {len(images)} image(s), at least 2 are needed")
+    return images, cameras, sizes
+
+
+def _add(data: DevData, folder: Path, name: str) -> bool:
+    """Enter one folder under its kind; False when it is none of them."""
+    if (folder / "images").is_dir() and ((folder / "sparse").is_dir() or (folder / CAMERA_FILE).is_file()):
+        data.poses[name] = folder
+        return True
+    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
+    if any(p.stem.startswith("H_1_") for p in files):
+        data.homography[name] = find_sequences(folder)[0]
+        return True
+    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    if len(pictures) < 2 or _is_patch_strips(pictures):
+        return False
+    data.webcam[name] = pictures
+    return True
+
+
+def _is_patch_strips(pictures: list[Path]) -> bool:
+    """Strips of HPatches patches: ``ref`` and ``e1`` to ``t5``."""
+    return {"ref", "e1", "h1", "t1"} <= {p.stem for p in pictures}
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -1,0 +1,189 @@
+"""Judge descriptors on everything below one folder and sum it up."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.cache import Cache, canonical_json
+from eval.dev.data import DevData, find_data, open_pose_scene
+from eval.dev.planes import HA_THRESHOLDS_PX, judge_camera, judge_sequence, prepare_camera, prepare_sequence
+from eval.dev.poses import PreparedScene, choose_ratios, held_out, judge_scene, prepare_scene
+from eval.dev.settings import DevSettings
+from eval.features import Descriptor
+from eval.metrics import maa_per_pair
+from eval.results import Result, Score, environment, mean_over_scenes, mean_score
+from eval.sequences.protocols import MMA_THRESHOLDS_PX
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._shell import progress
+
+MAA_DEGREES = (5, 10)
+METRICS = {
+    "poses": [f"mAA@{degrees}" for degrees in MAA_DEGREES],
+    "homography": [*(f"MMA@{t}" for t in MMA_THRESHOLDS_PX), "correct_nn", *(f"HA@{t}" for t in HA_THRESHOLDS_PX)],
+    "webcam": ["correct_nn", "mAP"],
+}
+# The summary is the plain mean of these, of the kinds that the data holds.
+HEADLINES = {"poses": "mAA@10", "homography": "MMA@3", "webcam": "mAP"}
+SUMMARY = "dev"
+
+Rows = list[dict[str, Any]]
+
+
+def evaluate(
+    data: Path, descriptors: Sequence[Descriptor], settings: DevSettings | None = None, cache: Cache | None = None
+) -> list[Result]:
+    """Judge descriptors by the development protocol.
+
+    Args:
+        data: folder of ``GROUP/SCENE`` folders; see :func:`eval.dev.data.find_data`.
+        descriptors: see :func:`eval.features.load`.
+        settings: default: the protocol.
+        cache: of keypoints, matches and scores; what is there is not done again. Default: nothing is kept.
+
+    Returns:
+        One result a descriptor, in their order. ``per_pair`` holds one row a pair with its ``task`` (``poses``,
+        ``homography``, ``webcam``), ``scene``, ``pair`` and scores; ``scores`` are means over all pairs of a task;
+        the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``.
+
+    Raises:
+        DataError, MissingFileError: see :func:`eval.dev.data.find_data` and :func:`eval.dev.data.open_pose_scene`.
+    """
+    if cache is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            return evaluate(data, descriptors, settings, Cache(Path(folder)))
+    settings = settings or DevSettings()
+    found = find_data(data)
+    rows: list[Rows] = [[] for _ in descriptors]
+    timing: list[dict[str, float]] = [{} for _ in descriptors]
+    start = time.perf_counter()
+    scenes = [
+        prepare_scene(
+            open_pose_scene(name, folder, settings.min_common, settings.pose_pairs, settings.seed), settings, cache
+        )
+        for name, folder in progress(found.poses.items(), len(found.poses), "poses: keypoints", "scene")
+    ]
+    sequences = [prepare_sequence(name, sequence, settings, cache) for name, sequence in found.homography.items()]
+    cameras = [prepare_camera(name, files, settings, cache) for name, files in found.webcam.items()]
+    prepare_s = time.perf_counter() - start
+    protocol: list[dict[str, Any]] = []
+    for k, descriptor in enumerate(descriptors):
+        pose_rows, chosen = _judge_poses(scenes, descriptor, settings, cache, timing[k])
+        rows[k] += pose_rows
+        for sequence in progress(sequences, what=f"{descriptor.name}: homographies", unit="sequence"):
+            scored, seconds = judge_sequence(sequence, descriptor, settings, cache)
+            rows[k] += [{"task": "homography", "scene": sequence.name, **row} for row in scored]
+            _add_time(timing[k], {"homography": seconds})
+        for camera in progress(cameras, what=f"{descriptor.name}: webcams", unit="camera"):
+            scored, seconds = judge_camera(camera, descriptor, settings, cache)
+            rows[k] += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
+            _add_time(timing[k], {"webcam": seconds})
+        timing[k]["prepare"] = prepare_s
+        protocol.append({**settings.to_dict(), "chosen_ratios": chosen, "summary": _summary_text(found)})
+    about, dataset = environment(), _dataset(data, found)
+    return [
+        Result(
+            benchmark="dev",
+            protocol=protocol[k],
+            dataset=dataset,
+            method={
+                "descriptor": descriptor.name,
+                "detector": settings.detector.to_dict(),
+                "matcher": "mutual nearest neighbours, L2",
+                "geometry": settings.estimator.to_dict(),
+                "weights_sha256": descriptor.weights_sha256,
+            },
+            scores=scores_of(rows[k], settings.seed),
+            per_scene={
+                name: scores_of([row for row in rows[k] if row["scene"] == name], settings.seed, summary=False)
+                for name in dict.fromkeys(row["scene"] for row in rows[k])
+            },
+            per_pair=rows[k],
+            timing=timing[k],
+            environment=about,
+        )
+        for k, descriptor in enumerate(descriptors)
+    ]
+
+
+def scores_of(rows: Rows, seed: int, summary: bool = True) -> dict[str, Score]:
+    """Means over pairs with their intervals, by ``task/metric``, and the summary when every kind of it is asked for."""
+    scores: dict[str, Score] = {}
+    headlines = []
+    for task, metrics in METRICS.items():
+        chosen = [row for row in rows if row["task"] == task]
+        if not chosen:
+            continue
+        for metric in metrics:
+            scores[f"{task}/{metric}"] = mean_score([row[metric] for row in chosen], seed)
+        headlines.append([row[HEADLINES[task]] for row in chosen])
+    if summary:
+        scores = {SUMMARY: mean_over_scenes(headlines, seed), **scores}
+    return scores
+
+
+def _judge_poses(
+    scenes: Sequence[PreparedScene],
+    descriptor: Descriptor,
+    settings: DevSettings,
+    cache: Cache,
+    timing: dict[str, float],
+) -> tuple[Rows, dict[str, float]]:
+    """Rows of all pose pairs, and the ratio that judges each half."""
+    if not scenes:
+        return [], {}
+    found = []
+    for scene in progress(scenes, what=f"{descriptor.name}: poses", unit="scene"):
+        found.append(judge_scene(scene, descriptor, settings, cache))
+        _add_time(timing, found[-1].seconds)
+    errors = np.concatenate([f.errors_deg for f in found], axis=2)
+    chosen = choose_ratios(errors)
+    kept = held_out(errors, chosen)  # (S, P)
+    shares = {f"mAA@{degrees}": np.mean([maa_per_pair(e, degrees) for e in kept], axis=0) for degrees in MAA_DEGREES}
+    inliers = held_out(np.concatenate([f.num_inliers for f in found], axis=2), chosen).mean(axis=0)
+    matches = held_out(np.concatenate([f.num_matches for f in found], axis=1), chosen)
+    names = [(scene.scene.name, f"{a}-{b}") for scene in scenes for a, b in scene.scene.pairs]
+    rows = [
+        {
+            "task": "poses",
+            "scene": scene,
+            "pair": pair,
+            "error_deg": kept[:, k].tolist() if settings.ransac_seeds > 1 else float(kept[0, k]),
+            **{name: float(share[k]) for name, share in shares.items()},
+            "num_matches": int(matches[k]),
+            "num_inliers": float(inliers[k]),
+        }
+        for k, (scene, pair) in enumerate(names)
+    ]
+    return rows, {"even_pairs": settings.ratios[chosen[0]], "odd_pairs": settings.ratios[chosen[1]]}
+
+
+def _summary_text(found: DevData) -> str:
+    parts = {"poses": found.poses, "homography": found.homography, "webcam": found.webcam}
+    return "mean of " + ", ".join(f"{task}/{metric}" for task, metric in HEADLINES.items() if parts[task])
+
+
+def _dataset(root: Path, found: DevData) -> dict[str, Any]:
+    files = {name: sorted(p for p in folder.rglob("*") if p.is_file()) for name, folder in found.poses.items()}
+    for name, sequence in found.homography.items():
+        files[name] = [sequence.reference, *(path for _, path, _ in sequence.targets)]
+    files |= {name: list(paths) for name, paths in found.webcam.items()}
+    hashes = {name: [(p.name, sha256_file(p)) for p in paths] for name, paths in files.items()}
+    scenes = {name: hashlib.sha256(canonical_json(entry).encode()).hexdigest()[:16] for name, entry in hashes.items()}
+    return {
+        "name": Path(root).resolve().name,
+        "fingerprint": hashlib.sha256(canonical_json(scenes).encode()).hexdigest(),
+        "scenes": scenes,
+    }
+
+
+def _add_time(timing: dict[str, float], seconds: dict[str, float]) -> None:
+    for stage, value in seconds.items():
+        timing[stage] = timing.get(stage, 0.0) + value

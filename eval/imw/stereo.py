@@ -30,7 +30,7 @@ from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 # Co-visibility of the pairs that the headline numbers are about.
 HEADLINE = "0.1"
 # Pairs in one cached file: what an interrupted run loses at most.
-_BLOCK = 64
+_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, c
     judged: list[StereoPair] = []
     seconds = {"describe": sum(f.seconds for f in features.values()), "match": 0.0, "geometry": 0.0}
     blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
-    for block in progress(blocks, what=f"{scene.name} {descriptor.name}: match", unit=f"x {_BLOCK} pairs"):
+    for block in progress(blocks, what=f"{scene.name} {descriptor.name}: match", unit=f"block of {_BLOCK}"):
         configuration = _match_configuration(block, features, settings)
         matched = cache.compute("matches", configuration, partial(_match, block, features, settings.matcher))
         geometry = {

@@ -15,7 +15,11 @@ from kornia_hardnet8.errors import DataError, MissingFileError
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them; ``arch`` and ``features`` make it a weight file too."""
     with atomic_path(path) as temporary:
-        torch.save({"format": CHECKPOINT_FORMAT, **content}, temporary)
+        try:
+            torch.save({"format": CHECKPOINT_FORMAT, **content}, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(f"cannot write {path} (is the disk full?): {reason}") from None
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,266 @@
+"""The training command: what it writes, and that it goes on exactly after whatever stopped it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kornia_hardnet8 import HardNet8
+from train.checkpoint import load_checkpoint
+from train.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _assert_same(a: Any, b: Any) -> None:
+    """Equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            _assert_same(x, y)
+    else:
+        assert a == b
+
+
+def _state(path: Path) -> dict[str, Any]:
+    content = load_checkpoint(path)
+    return {key: content[key] for key in ("features", "optimizer", "step")}
+
+
+def _start(arguments: list[str], until_step: int, out: Path) -> subprocess.Popen[str]:
+    """Train in a process of its own, and return it when ``metrics.jsonl`` tells of that step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        file = out / "metrics.jsonl"
+        if file.is_file() and any(f'"step": {step},' in file.read_text() for step in range(until_step, until_step + 9)):
+            return process
+        time.sleep(0.01)
+    raise AssertionError(f"never came to step {until_step}: {process.stderr.read() if process.stderr else ''}")
+
+
+def test_a_run_learns_and_tells_everything(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:
+    out = tmp_path / "run"
+    arguments = ["--ds", f"{tiny_store}*2", "--steps", "12", "--save-every", "6", "--holdout", "0.2", "--seed", "3"]
+    assert main([*arguments, *fast, "--out", str(out)]) == 0
+    assert {f.name for f in out.iterdir()} == {"config.json", "metrics.jsonl", "last.ckpt", "best.ckpt"}
+    about = json.loads((out / "config.json").read_text())
+    assert about["config"]["bs"] == 12
+    assert about["config"]["seed"] == 3
+    assert about["data"][0]["weight"] == 2.0
+    assert about["environment"]["torch"] == torch.__version__
+    lines = _metrics(out)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    validations = [line for line in lines if "val_fpr95" in line]
+    assert [line["step"] for line in validations] == [6, 12]
+    # the checkpoint is a weight file too
+    model = HardNet8(out / "last.ckpt", output_dim=None)
+    assert model.arch == "h7nodrop"
+    assert torch.equal(
+        model.features.state_dict()["0.weight"], load_checkpoint(out / "last.ckpt")["features"]["0.weight"]
+    )
+
+
+def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:
+    """Epochs of 4 steps, so that the kill and the checkpoints fall on either side of their boundaries."""
+    common = ["--ds", f"{tiny_store}+{tiny_store}*2", *fast, "--arch", "h7", "--aug", "mild", "--tuples", "48"]
+    common += ["--steps", "23", "--save-every", "3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*common, "--out", str(whole)]) == 0
+    step = random.SystemRandom().randrange(4, 19)
+    print(f"killed after step {step}")
+    process = _start([*common, "--out", str(killed)], step // 3 * 3, killed)
+    time.sleep(random.SystemRandom().random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["--resume", str(killed), "--threads", "1", "-q"]) == 0
+    _assert_same(_state(whole / "last.ckpt"), _state(killed / "last.ckpt"))
+    timeless = ("step", "loss", "lr", "d_pos", "active", "val_fpr95")
+    kept = [[{k: line[k] for k in timeless if k in line} for line in _metrics(run)] for run in (whole, killed)]
+    assert kept[0] == kept[1]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    asked: list[float] = []
+
+    def stop() -> None:
+        while not (out / "metrics.jsonl").is_file() or '"step": 1,' not in (out / "metrics.jsonl").read_text():
+            time.sleep(0.01)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "100000", "--out", str(out)]) == 130
+    thread.join()
+    assert time.monotonic() - asked[0] < 10
+    assert f"go on with --resume {out}" in capsys.readouterr().err
+    assert load_checkpoint(out / "last.ckpt")["step"] >= 1
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["--ds", str(tiny_store), *fast, "--lr", "1e38", "--steps", "40", "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "lower --lr" in error
+    assert str(out / "last.ckpt") in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_run_is_not_overwritten(
+    tiny_checkpoint: Path, tiny_store: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--ds", str(tiny_store), *fast, "--out", str(tiny_checkpoint.parent)]) == 2
+    assert f"--resume {tiny_checkpoint.parent}" in capsys.readouterr().err
+
+
+def test_init_takes_weights_of_the_same_architecture_alone(
+    tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--ds", str(tiny_store), *fast, "--init", str(tiny_checkpoint), "--steps", "1", "--lr", "1e-30"]
+    assert main([*common, "--wd", "0", "--out", str(tmp_path / "same")]) == 0
+    before, after = load_checkpoint(tiny_checkpoint), load_checkpoint(tmp_path / "same" / "last.ckpt")
+    assert torch.equal(before["features"]["3.weight"], after["features"]["3.weight"])
+    assert after["step"] == 1
+    assert main([*common, "--arch", "h8", "--out", str(tmp_path / "other")]) == 2
+    assert "is h7nodrop, the run trains h8" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    damage: str, tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path, fast: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "weights.ckpt"
+    content = {"cut": tiny_checkpoint.read_bytes()[:100_000], "empty": b"", "text": b"hello", "missing": None}[damage]
+    if content is not None:
+        path.write_bytes(content)
+    arguments = ["--ds", str(tiny_store), *fast, "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--init", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--resume", str(tmp_path / "nowhere")]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"config": {"ds": "x", "colour": 3}}')
+    assert main(["--resume", str(tmp_path)]) == 1
+    assert "colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "h8E521"], "did you mean h8E512"),
+        (["--loss", "tripletmargin"], "did you mean tripletMargin"),
+        (["--schedule", "onecycl"], "onecycle"),
+        (["--aug", "mile"], "mild"),
+        (["--bs", "0"], "at least 2 tuples"),
+        (["--holdout", "0.7"], "--holdout must be"),
+        (["--device", "cuda:7"], "--device cuda:7 cannot be used"),
+    ],
+)
+def test_wrong_usage_is_answered_in_one_line(
+    arguments: list[str], message: str, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["--ds", str(tiny_store), "--steps", "1", "--out", str(tmp_path / "run"), *arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_sets_are_named_with_the_close_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mountains").mkdir()
+    arguments = ["--data-root", str(tmp_path), "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(["--ds", "montains", *arguments]) != 0
+    error = capsys.readouterr().err
+    assert "did you mean mountains" in error
+    assert str(tmp_path) in error
+    assert main(["--ds", "mountains*0", *arguments]) == 2
+    assert main(["--ds", "a+*2", *arguments]) == 2
+    assert main(arguments) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands for the disk."""
+    out = tmp_path / "run"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        code = main(["--ds", str(tiny_store), *fast, "--steps", "1", "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert "last.ckpt" in capsys.readouterr().err
+    assert {f.name for f in out.iterdir()} == {"config.json", "metrics.jsonl"}
+
+
+def test_pca_and_bundle(
+    tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The projection is that of the descriptors in eval mode; the bundle holds it and its support."""
+    from kornia_hardnet8.checkpoints import load_weights
+    from train.stores.store import PatchStore
+    from train.validate import describe_batch
+
+    monkeypatch.setattr("train.bundle_command.BUNDLED_DIR", tmp_path)
+    assert main(["bundle", str(tiny_checkpoint), "--name", "tiny"]) == 1
+    assert "train pca" in capsys.readouterr().err
+    out = tmp_path / "pca.ckpt"
+    assert main(["pca", str(tiny_checkpoint), "--ds", str(tiny_store), "--out", str(out)]) == 0
+    weights = load_weights(out)
+    assert weights.projection is not None
+    store = PatchStore.open(tiny_store)
+    model = HardNet8(tiny_checkpoint, output_dim=None)
+    descs = describe_batch(model, torch.tensor(store.patches), 1.5, torch.device("cpu")).double()
+    centred = descs - descs.mean(0)
+    values = torch.linalg.eigvalsh(centred.T @ centred / (len(descs) - 1)).flip(0)
+    torch.testing.assert_close(weights.projection.eigenvalues[:20].double(), values[:20], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(weights.projection.mean.double(), descs.mean(0), atol=1e-5, rtol=0)
+    assert main(["bundle", str(out), "--name", "tiny"]) == 0
+    bundled = load_weights(tmp_path / "tiny.safetensors")
+    assert bundled.arch == "h7nodrop"
+    assert bundled.metadata["mr_size"] == 12.0
+    assert main(["bundle", str(out), "--name", "../tiny"]) == 2

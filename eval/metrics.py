@@ -74,13 +74,13 @@ def evaluate_R_t(R_gt: ArrayLike, t_gt: ArrayLike, R: ArrayLike, t: ArrayLike) -
     q = q / (np.linalg.norm(q) + _EPS)
     q_gt = q_gt / (np.linalg.norm(q_gt) + _EPS)
     loss_q = max(_EPS, 1.0 - float(q @ q_gt) ** 2)
-    err_q = math.acos(max(-1.0, 1.0 - 2.0 * loss_q))
+    err_q = math.acos(1.0 - 2.0 * loss_q)
 
     direction_gt, direction = values[1].ravel(), values[3].ravel()
     direction = direction / (np.linalg.norm(direction) + _EPS)
     direction_gt = direction_gt / (np.linalg.norm(direction_gt) + _EPS)
     loss_t = max(_EPS, 1.0 - float(direction @ direction_gt) ** 2)
-    err_t = math.acos(math.sqrt(max(0.0, 1.0 - loss_t)))
+    err_t = math.acos(math.sqrt(1.0 - loss_t))
     return err_q, err_t
 
 
@@ -311,7 +311,7 @@ def fpr_at_recall(distances: ArrayLike, is_match: ArrayLike, recall: float = 0.9
     positives, negatives = values[match], values[~match]
     if positives.size == 0 or negatives.size == 0:
         return math.nan
-    rank = math.ceil(round(recall * positives.size, 9))  # 0.95 * n may be a rounding error above an integer
+    rank = math.ceil(round(recall * positives.size, 9))  # 0.55 * 100 is a rounding error above 55
     threshold = np.partition(positives, rank - 1)[rank - 1]
     return float(np.mean(negatives <= threshold))
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.metrics import (
@@ -76,6 +76,9 @@ class TestPoseError:
 
 class TestAccuracy:
     @given(errors_deg, st.sampled_from([1, 5, 10, 20]))
+    @example([5, 10, 20], 5)
+    @example([5, 10, 20], 10)
+    @example([5, 10, 20], 20)
     def test_mean_of_pairs_is_the_maa(self, errors, max_deg):
         # by hand: strictly below, but the last threshold of the histogram is closed
         last = max(max_deg, 10)
@@ -143,6 +146,7 @@ class TestRankings:
     def test_95_percent_of_20(self):
         distances = [*range(20), 18.0, 18.5, 19.5]
         assert fpr95(distances, [1] * 20 + [0] * 3) == pytest.approx(1 / 3)  # the 19th of 20, at distance 18
+        assert fpr_at_recall([*range(100), 54.5], [1] * 100 + [0], 0.55) == 0.0  # the 55th of 100, at distance 54
 
     def test_false_positive_rate_of_bad_input(self):
         assert fpr95([math.nan, 1.0, 2.0], [1, 0, 0]) == 1.0

@@ -1,0 +1,209 @@
+"""``python -m eval compare RUN_A RUN_B``: differences between methods, pair by pair, and which of them are real."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eval.command_line import format_table
+from eval.metrics import maa_per_pair
+from eval.results import Score, mean_over_scenes, read_results, strict
+from kornia_hardnet8._files import write_json
+from kornia_hardnet8.errors import DataError, UsageError, closest
+
+Entry = dict[str, Any]
+# Benchmarks whose numbers are means over scenes of the mean over pairs; the others are means over all pairs.
+_MEAN_OVER_SCENES = {"imw", "webcam"}
+_LOWER_IS_BETTER = {"FPR95"}
+
+
+class MetricDifference(NamedTuple):
+    """One metric of two methods on the pairs that both were judged on."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    """a minus b."""
+    ci95: tuple[float, float]
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """``A``, ``B``: the one that is better; ``-``: the interval holds zero."""
+        low, high = self.ci95
+        if low <= 0.0 <= high:
+            return "-"
+        lower_wins = self.metric.rpartition("/")[2] in _LOWER_IS_BETTER
+        return "A" if (low > 0.0) != lower_wins else "B"
+
+
+def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]:
+    """Differences of two entries of results files, by metric, with bootstrap intervals over pairs.
+
+    Metrics are those of ``scores`` that every pair has a value of its own for. The summary of ``dev`` (the mean of the
+    means of its tasks) is compared as such.
+
+    Raises:
+        DataError: different benchmarks, data sets or choices of pairs, or nothing to compare pair by pair.
+    """
+    for what, first, second in (
+        ("benchmark", a["benchmark"], b["benchmark"]),
+        ("data set", a["dataset"].get("fingerprint"), b["dataset"].get("fingerprint")),
+    ):
+        if first != second:
+            raise DataError(f"the runs cannot be compared: {what} {first} against {second}")
+    values_a, values_b = values_by_pair(a), values_by_pair(b)
+    found = []
+    for metric in values_a.keys() & values_b.keys():
+        if values_a[metric].keys() != values_b[metric].keys():
+            raise DataError(
+                f"the runs cannot be compared: {metric} has {len(values_a[metric])} pairs in one, "
+                f"{len(values_b[metric])} in the other, or others"
+            )
+        found.append(_difference(metric, values_a[metric], values_b[metric], a["benchmark"], seed))
+    if not found:
+        raise DataError(f"the results of {a['benchmark']} hold no values by pair to compare")
+    order = list(a["scores"])
+    found.sort(key=lambda d: order.index(d.metric))
+    if a["benchmark"] == "dev":
+        found.insert(0, _summary(values_a, values_b, seed))
+    return found
+
+
+def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
+    """Value of each score by (scene, pair): a number that the pair holds, or its share of an mAA.
+
+    Pairs of the IMW benchmark below co-visibility 0.1 are left out, as in its headline numbers.
+    """
+    least = entry["protocol"].get("covisibility", 0.0)
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for name in entry["scores"]:
+        task, _, metric = name.rpartition("/")
+        values = {}
+        for row in entry["per_pair"]:
+            kinds = ("", row.get("class")) if "task" not in row else (row["task"],)
+            if task not in kinds or row.get("covisibility", 1.0) < least:
+                continue
+            value = _value(row, metric)
+            if value is not None:
+                pair = row["pair"] if isinstance(row["pair"], str) else "-".join(map(str, row["pair"]))
+                values[str(row.get("scene", "")), pair] = value
+        if values:
+            found[name] = values
+    return found
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    for name in ("a", "b"):
+        parser.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="a run, or its results.json")
+    parser.add_argument("--desc-a", nargs="+", metavar="TOKEN", help="methods of RUN_A (default: all)")
+    parser.add_argument("--desc-b", nargs="+", metavar="TOKEN", help="methods of RUN_B (default: all)")
+    parser.add_argument("--metric", nargs="+", metavar="NAME", help="only these, e.g. poses/mAA@10")
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the differences to a file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare the methods of two runs."""
+    entries_a, entries_b = _entries(args.run_a, args.desc_a), _entries(args.run_b, args.desc_b)
+    reports, tables = [], []
+    for a, b in choose_methods(entries_a, entries_b, explicit=bool(args.desc_a or args.desc_b)):
+        found = compare_entries(a, b, args.seed)
+        if args.metric:
+            known = [d.metric for d in found]
+            for name in args.metric:
+                if name not in known:
+                    raise UsageError(f"no metric {name!r}{closest(name, known)}")
+            found = [d for d in found if d.metric in args.metric]
+        names = [entry["method"]["descriptor"] for entry in (a, b)]
+        reports.append(
+            {"a": names[0], "b": names[1], "differences": [{**d._asdict(), "better": d.verdict} for d in found]}
+        )
+        tables.append(_table(names, found))
+    if args.out is not None:
+        write_json(args.out, strict({"schema": "compare/1", "comparisons": reports}))
+    print(json.dumps(strict(reports), indent=1) if args.json else "\n\n".join(tables))
+
+
+def choose_methods(a: Sequence[Entry], b: Sequence[Entry], explicit: bool = False) -> list[tuple[Entry, Entry]]:
+    """Which methods to compare: each of A with each of B; where both runs hold several, those of one name.
+
+    Raises:
+        DataError: both runs hold several methods and no name is common.
+    """
+    pairs = [(x, y) for x in a for y in b]
+    if len(a) > 1 and len(b) > 1 and not explicit:
+        pairs = [(x, y) for x, y in pairs if x["method"]["descriptor"] == y["method"]["descriptor"]]
+        if not pairs:
+            raise DataError("the runs have no method in common: choose with --desc-a and --desc-b")
+    return pairs
+
+
+def _entries(run: Path, tokens: Sequence[str] | None) -> list[Entry]:
+    path = run if run.suffix == ".json" else run / "results.json"
+    entries = read_results(path)
+    if tokens is None:
+        return entries
+    by_name = {entry["method"]["descriptor"]: entry for entry in entries}
+    for token in tokens:
+        if token not in by_name:
+            raise UsageError(f"{path} has no method {token!r}{closest(token, by_name)}: it has {', '.join(by_name)}")
+    return [by_name[token] for token in tokens]
+
+
+def _value(row: Mapping[str, Any], metric: str) -> float | None:
+    """The number of a pair for a metric, None when it has none."""
+    for key in (metric, {"mAP": "ap"}.get(metric, metric)):
+        if isinstance(row.get(key), (int, float)):
+            return float(row[key])
+    if metric.startswith("mAA@") and "error_deg" in row:
+        error = row["error_deg"]  # null: no pose
+        return float(maa_per_pair([np.inf if error is None else error], int(metric[4:]))[0])
+    return None
+
+
+def _difference(
+    metric: str, a: Mapping[tuple[str, str], float], b: Mapping[tuple[str, str], float], benchmark: str, seed: int
+) -> MetricDifference:
+    keys = sorted(a)
+    scenes = sorted({scene for scene, _ in keys}) if benchmark in _MEAN_OVER_SCENES else [None]
+    groups = [[key for key in keys if scene is None or key[0] == scene] for scene in scenes]
+    score = mean_over_scenes([[a[key] - b[key] for key in group] for group in groups], seed)
+    mean_a, mean_b = (float(np.mean([np.mean([x[key] for key in group]) for group in groups])) for x in (a, b))
+    return _found(metric, mean_a, mean_b, score)
+
+
+def _summary(
+    a: Mapping[str, Mapping[tuple[str, str], float]], b: Mapping[str, Mapping[tuple[str, str], float]], seed: int
+) -> MetricDifference:
+    """The summary of ``dev``: mean over tasks, each resampled by itself."""
+    from eval.dev.evaluate import HEADLINES, SUMMARY
+
+    metrics = [f"{task}/{metric}" for task, metric in HEADLINES.items() if f"{task}/{metric}" in a]
+    differences = [[a[m][key] - b[m][key] for key in sorted(a[m])] for m in metrics]
+    score = mean_over_scenes(differences, seed)
+    mean_a, mean_b = (float(np.mean([np.mean(list(x[m].values())) for m in metrics])) for x in (a, b))
+    return _found(SUMMARY, mean_a, mean_b, score)
+
+
+def _found(metric: str, a: float, b: float, difference: Score) -> MetricDifference:
+    assert difference.value is not None
+    assert difference.ci95 is not None
+    return MetricDifference(metric, a, b, difference.value, difference.ci95, difference.n)
+
+
+def _table(names: Sequence[str], found: Sequence[MetricDifference]) -> str:
+    rows = [
+        (d.metric, d.a, d.b, f"{d.difference:+.3f}", f"[{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]", d.n, d.verdict)
+        for d in found
+    ]
+    head = ("metric", "A", "B", "A - B", "95 %", "pairs", "better")
+    return f"A = {names[0]}\nB = {names[1]}\n" + format_table(head, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from kornia_hardnet8.errors import UsageError
 
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="HDF5 with x, y, sigma, orientation for each 2-D point (default: features.h5 in or beside the model "
         "folder; without one, SIFT is detected again)",
     )
-    _common(colmap)
+    _common(colmap, fixed="; 'fixed' = the axis-aligned 64-pixel windows of 2020")
     colmap.add_argument("--min-track", type=int, default=2, metavar="N", help="images that must see a point")
 
     photos = kinds.add_parser(
@@ -38,46 +39,126 @@ def configure(parser: argparse.ArgumentParser) -> None:
     photos.add_argument("--max-labels", type=int, default=700, metavar="N", help="labels kept of each photograph")
     photos.add_argument("--seed", type=int, default=0, help="seed of the views")
 
+    amos = kinds.add_parser(
+        "amos", help="fixed cameras: a folder of views, each a folder of photographs", allow_abbrev=False
+    )
+    amos.add_argument(
+        "folder", type=Path, metavar="DIR", help="DIR/<camera>[_...]/ with images, and homographies where they moved"
+    )
+    amos.add_argument("--masks", type=Path, metavar="DIR", help="DIR/<camera>.png, non-zero where usable")
+    amos.add_argument(
+        "--detector",
+        choices=("hessian", "sift"),
+        default="hessian",
+        help="hessian: the places of 2020, cut alike in all images (96-pixel patches, own crop and support); "
+        "sift: keypoints detected again in each image",
+    )
+    _common(amos, of_keypoints="with --detector sift: ")
+    amos.add_argument("--max-sets", type=int, default=2000, metavar="N", help="places kept of each view")
+    amos.add_argument("--seed", type=int, default=0, help="seed of angles and choices")
+    hessian = amos.add_argument_group("hessian detector")
+    hessian.add_argument("--base", type=float, default=30.0, metavar="PIXELS", help="half side of the smallest places")
+    hessian.add_argument("--threshold", type=float, default=0.00016, help="least response; doubled above --max-sets")
+    hessian.add_argument("--reference", choices=("mean", "median"), default="mean", help="image it runs on")
+    hessian.add_argument(
+        "--patch-mask", action="store_true", help="a place is visible only where the detector finds it again"
+    )
+
 
 def run(args: argparse.Namespace) -> None:
     """Build the store that ``args`` asks for."""
+    if args.mr_size <= 0 or (args.patch_size is not None and args.patch_size < 8):
+        raise UsageError("--mr-size must be positive and --patch-size at least 8")
+    print(f"{args.out}: {_KINDS[args.kind](args)}")
+
+
+def _colmap(args: argparse.Namespace) -> str:
     from train.stores.colmap import build_colmap, parse_crop
 
-    crop = parse_crop(args.crop)
-    how = {
-        "command": f"build {args.kind}",
-        **{k: v for k, v in vars(args).items() if isinstance(v, int | float | str | list) and k not in _NOT_SETTINGS},
-    }
-    if args.mr_size <= 0 or args.patch_size < 8:
-        raise UsageError("--mr-size must be positive and --patch-size at least 8")
-    settings = {"mr_size": args.mr_size, "patch_size": args.patch_size, "num_workers": args.num_workers, "how": how}
-    if args.kind == "colmap":
-        colmap = build_colmap(
-            args.images, args.model, args.out, features=args.features, crop=crop, min_track=args.min_track, **settings
+    built = build_colmap(
+        args.images,
+        args.model,
+        args.out,
+        features=args.features,
+        crop=parse_crop(args.crop),
+        min_track=args.min_track,
+        **_settings(args),
+    )
+    return f"{built.patches} patches, {built.labels} labels, {built.images} images"
+
+
+def _photos(args: argparse.Namespace) -> str:
+    from train.stores.photos import build_photos
+
+    built = build_photos(
+        args.folder,
+        args.out,
+        crop=_number_crop(args),
+        exclude=args.exclude,
+        num_views=args.views,
+        max_labels=args.max_labels,
+        seed=args.seed,
+        **_settings(args),
+    )
+    return f"{built.patches} patches, {built.labels} labels, {built.photos} photographs"
+
+
+def _amos(args: argparse.Namespace) -> str:
+    crop = _number_crop(args)
+    settings = {"masks": args.masks, "max_sets": args.max_sets, "seed": args.seed, **_settings(args)}
+    if args.detector == "sift":
+        from train.stores.redetected import build_redetected
+
+        built = build_redetected(args.folder, args.out, crop=crop, **settings)
+    else:
+        from train.stores.amos import PATCH_SIZE, build_amos
+
+        settings = {**settings, "patch_size": args.patch_size or PATCH_SIZE}
+        del settings["mr_size"]
+        built = build_amos(
+            args.folder,
+            args.out,
+            base=args.base,
+            threshold=args.threshold,
+            reference=args.reference,
+            patch_mask=args.patch_mask,
+            **settings,
         )
-        print(f"{args.out}: {colmap.patches} patches, {colmap.labels} labels, {colmap.images} images")
-    elif args.kind == "photos":
-        from train.stores.photos import build_photos
-
-        if crop == "fixed":
-            raise UsageError("build photos has no --crop fixed: its patches are cut in the keypoints' frames")
-        photos = build_photos(
-            args.folder, args.out, crop=crop, exclude=args.exclude, num_views=args.views,
-            max_labels=args.max_labels, seed=args.seed, **settings,
-        )  # fmt: skip
-        print(f"{args.out}: {photos.patches} patches, {photos.labels} labels, {photos.photos} photographs")
+    return f"{built.patches} patches, {built.labels} labels, {len(built.places)} views"
 
 
+_KINDS = {"colmap": _colmap, "photos": _photos, "amos": _amos}
 _NOT_SETTINGS = ("verbose", "quiet", "debug", "num_workers", "kind")
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    how = {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | list) and k not in _NOT_SETTINGS}
+    return {
+        "mr_size": args.mr_size,
+        "patch_size": args.patch_size or 64,
+        "num_workers": args.num_workers,
+        "how": {"command": f"build {args.kind}", **how},
+    }
+
+
+def _number_crop(args: argparse.Namespace) -> float:
+    from train.stores.colmap import parse_crop
+
+    crop = parse_crop(args.crop)
+    if crop == "fixed":
+        raise UsageError(f"build {args.kind} has no --crop fixed: its patches are cut in the keypoints' frames")
+    return crop
+
+
+def _common(parser: argparse.ArgumentParser, of_keypoints: str = "", fixed: str = "") -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
+    parser.add_argument("--crop", default="1.5", help=f"{of_keypoints}stored side / plain side of a patch{fixed}")
     parser.add_argument(
-        "--crop", default="1.5", help="stored side / plain side of a patch; colmap: 'fixed' = 64-pixel windows of 2020"
+        "--mr-size", type=float, default=12.0, help=f"{of_keypoints}half side of the plain patch / sigma"
     )
-    parser.add_argument("--mr-size", type=float, default=12.0, help="half side of the plain patch / sigma")
-    parser.add_argument("--patch-size", type=int, default=64, metavar="PIXELS", help="side of a stored patch")
+    parser.add_argument(
+        "--patch-size", type=int, metavar="PIXELS", help="side of a stored patch (default: 64; 96 for hessian places)"
+    )
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; 0 = only this one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections import deque
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -68,32 +69,75 @@ def read_gray(path: str | Path) -> np.ndarray:
     return ((read_color(path) @ weights + 0x8000) >> 16).astype(np.uint8)
 
 
-def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
-    """Results of ``function`` in the order of ``items``, from ``num_workers`` processes (0: this one).
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image, read from its header.
+
+    Raises:
+        DataError: no image.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise missing_extra("Pillow", "train") from None
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError):
+        raise DataError(f"image {path} does not decode") from None
+
+
+class Map(Protocol):
+    """``map`` whose results come in the order of the items."""
+
+    def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """Results in order."""
+
+
+@contextlib.contextmanager
+def worker_map(num_workers: int) -> Iterator[Map]:
+    """Yield a :class:`Map` that runs in ``num_workers`` processes (0: in this one).
 
     At most two results a worker wait in memory. The results do not depend on ``num_workers``.
+
+    Raises:
+        UsageError: a negative number.
+        HardNet8Error: a worker was killed.
     """
     if num_workers < 0:
         raise UsageError(f"--num-workers must not be negative, got {num_workers}")
     if num_workers == 0:
-        yield from map(function, items)
+        yield _map_here
         return
     load_cv2()  # a missing package is told here, not by a worker that dies
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_single_thread) as pool:
-        waiting: deque[Future[B]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * num_workers:
+
+        def run(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+            waiting: deque[Future[B]] = deque()
+            try:
+                for item in items:
+                    waiting.append(pool.submit(function, item))
+                    if len(waiting) >= 2 * num_workers:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise HardNet8Error("a worker process was killed (out of memory?): use fewer --num-workers") from None
-        finally:
-            for future in waiting:
-                future.cancel()
+            except BrokenProcessPool:
+                raise HardNet8Error("a worker process was killed (out of memory?): use fewer --num-workers") from None
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+        yield run
+
+
+def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
+    """Results of ``function`` in the order of ``items``, by a :func:`worker_map` of its own."""
+    with worker_map(num_workers) as run:
+        yield from run(function, items)
+
+
+def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    yield from map(function, items)
 
 
 def _single_thread() -> None:

@@ -57,7 +57,7 @@ def merge_stores(
     with_visible = any(store.visible is not None for store in stores)
     with_places = bool(groups) or any(store.place_ids is not None for store in stores)
     places = _Places()
-    labels_before = images_before = cams_before = patches_before = 0
+    labels_before = images_before = cams_before = patches_before = collided = 0
     parts, pairs, starts, items = [], [], [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
     first = stores[0]
     channels = 1 if first.patches.ndim == 3 else first.patches.shape[3]
@@ -83,10 +83,11 @@ def merge_stores(
             if store.pairs is not None:
                 pairs.append(np.asarray(store.pairs) + np.array([patches_before, patches_before, 0]))
             if store.collisions is None:
-                starts.append(np.full(len(names), starts[-1][-1]))
+                starts.append(np.full(len(names), collided))
             else:
                 own, others = store.collisions
-                starts.append(own[1:] + starts[-1][-1])
+                starts.append(own[1:] + collided)
+                collided += len(others)
                 items.append(np.searchsorted(names, others) + labels_before)
             parts.append(
                 {

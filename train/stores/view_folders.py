@@ -1,0 +1,130 @@
+"""Folders of views: many photographs of one fixed camera each, with masks and registration homographies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from train.stores.images import EXTENSIONS, image_size, read_gray
+
+_IDENTITY_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class ViewImage:
+    """One image of a view: ``homography`` (3, 3) maps positions in the reference to the file; None = as it is.
+
+    Positions count from the corner of the first pixel. ``size`` is the reference's (width, height), ``file_size`` the
+    file's.
+    """
+
+    path: Path
+    homography: np.ndarray | None
+    size: tuple[int, int]
+    file_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ViewFolder:
+    """One view: the images, the first of which is the reference, and the usable pixels of it (None = all)."""
+
+    name: str
+    images: list[ViewImage]
+    mask: np.ndarray | None
+
+
+def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFolder]:
+    """Read the layout ``root/<camera>[_<anything>]/<images and homographies>``.
+
+    Views and images are sorted by name. A view has no homography files or one for each image but the first: files
+    without an image's extension, sorted by name, of nine numbers. The mask of a view is ``masks/<camera>.png``,
+    non-zero where usable, and is brought to the size of the images.
+
+    Raises:
+        MissingFileError: a folder or a mask is not there.
+        DataError: no view, a view of fewer than two images, a wrong count of homographies or a damaged one, or
+            images of different sizes without homographies.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"folder {root} is not there")
+    if masks is not None and not Path(masks).is_dir():
+        raise MissingFileError(f"mask folder {masks} is not there")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataError(f"{root} holds no view folder")
+    return [_read_view(folder, None if masks is None else Path(masks)) for folder in folders]
+
+
+def read_view_image(image: ViewImage) -> np.ndarray:
+    """The gray image, uint8 (H, W), in the frame of the reference; 0 where the homography leaves the file."""
+    gray = read_gray(image.path)
+    return gray if image.homography is None else warp_to_reference(gray, image.homography, image.size)
+
+
+def warp_to_reference(gray: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample an image, bicubic, so that its pixel p shows what ``homography @ p`` shows in ``gray``."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise missing_extra("Pillow", "train") from None
+    coefficients = (homography / homography[2, 2]).ravel()[:8].tolist()
+    warped = Image.fromarray(gray).transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
+    return np.array(warped)
+
+
+def read_homography(path: Path) -> np.ndarray | None:
+    """The homography (3, 3) of a text file, its last entry 1; None when it is the identity.
+
+    Raises:
+        DataError: not nine finite numbers, or the last one is 0.
+    """
+    try:
+        matrix = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), dtype=np.float64)
+    except (UnicodeDecodeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.size != 9 or not np.isfinite(matrix).all() or matrix[8] == 0:
+        raise DataError(f"{path}: a homography is nine numbers, the last one not 0")
+    matrix = matrix.reshape(3, 3) / matrix[8]
+    return None if np.abs(matrix - np.eye(3)).max() <= _IDENTITY_TOLERANCE else matrix
+
+
+def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    images = [p for p in files if p.suffix.lower() in EXTENSIONS]
+    others = [p for p in files if p.suffix.lower() not in EXTENSIONS]
+    if len(images) < 2:
+        raise DataError(f"view {folder} has {len(images)} image(s), at least 2 are needed")
+    if others and len(others) != len(images) - 1:
+        raise DataError(
+            f"view {folder} has {len(images)} images and {len(others)} other files: expected no other file, or "
+            f"{len(images) - 1} homographies"
+        )
+    homographies = [None, *map(read_homography, others)] if others else [None] * len(images)
+    sizes = [image_size(path) for path in images]
+    listed = [ViewImage(p, h, sizes[0], size) for p, h, size in zip(images, homographies, sizes, strict=True)]
+    for image in listed:
+        if image.homography is None and image.file_size != image.size:
+            raise DataError(
+                f"{image.path} is {'{} x {}'.format(*image.file_size)} pixels, the first image of its view "
+                f"{'{} x {}'.format(*image.size)}: without a homography they must agree"
+            )
+    mask = None if masks is None else _read_mask(masks / f"{folder.name.split('_')[0]}.png", *sizes[0])
+    return ViewFolder(folder.name, listed, mask)
+
+
+def _read_mask(path: Path, width: int, height: int) -> np.ndarray:
+    mask = read_gray(path)
+    if mask.shape != (height, width):
+        if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02 * width / height:
+            raise DataError(
+                f"mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels, the images are {width} x {height}: "
+                f"another aspect"
+            )
+        rows = (np.arange(height) * mask.shape[0] // height).astype(int)
+        columns = (np.arange(width) * mask.shape[1] // width).astype(int)
+        mask = mask[rows][:, columns]
+    return mask > 0

@@ -217,7 +217,8 @@ def _view(name: str, source: Path, image: Any, pycolmap: Any) -> View:
     camera, pose = image.camera, image.cam_from_world()
     rows = [(p.point3D_id, p.xy) for p in image.points2D if p.has_point3D()]
     xy = np.array([row[1] for row in rows], np.float64).reshape(-1, 2)
-    distorted = None if camera.is_undistorted() else camera
+    # a copy: the model owns its cameras, and is gone when the images are written
+    distorted = None if camera.is_undistorted() else pycolmap.Camera(camera.todict())
     if distorted is not None:
         camera = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), distorted)
         rays = distorted.cam_from_img(xy)

@@ -5,6 +5,8 @@ import sys
 
 import cv2
 import numpy as np
+import poselib
+import pydegensac
 import pytest
 
 from eval.estimators import METHODS, OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental, matched_points
@@ -105,6 +107,48 @@ def test_thresholds_reach_the_libraries():
         assert counts[0] < 0.9 * counts[1], method
 
 
+def test_every_option_reaches_its_library(monkeypatch):
+    """By the call: most options hardly move the result of one scene."""
+    p0, p1, _ = scene(20, 0)
+    options = {"threshold_px": 0.7, "confidence": 0.97, "max_iters": 321}
+    calls = []
+
+    def record(result):
+        def call(*args, **kwargs):
+            calls.append((args, kwargs))
+            return result
+
+        return call
+
+    monkeypatch.setattr(pydegensac, "findFundamentalMatrix", record((np.zeros((3, 3)), np.zeros(20, bool))))
+    degensac = EstimatorSettings(error_type="symm_epipolar", degeneracy_check=False, **options)
+    estimate_fundamental(p0, p1, degensac, seed=5)
+    assert calls.pop()[1] == {
+        "px_th": 0.7,
+        "conf": 0.97,
+        "max_iters": 321,
+        "laf_consistensy_coef": 0.0,
+        "error_type": "symm_epipolar",
+        "symmetric_error_check": True,
+        "enable_degeneracy_check": False,
+        "seed": 5,
+    }
+    monkeypatch.setattr(poselib, "estimate_fundamental", record((np.zeros((3, 3)), {"inliers": [False] * 20})))
+    estimate_fundamental(p0, p1, EstimatorSettings("poselib", **options), seed=5)
+    assert calls.pop()[0][2] == {
+        "max_epipolar_error": 0.7,
+        "success_prob": 0.97,
+        "max_iterations": 321,
+        "min_iterations": 321,
+        "seed": 5,
+    }
+    monkeypatch.setattr(cv2, "findFundamentalMat", record((None, None)))
+    estimate_fundamental(p0, p1, EstimatorSettings("usac-magsac", **options))
+    args, kwargs = calls.pop()
+    assert args[2] == cv2.USAC_MAGSAC
+    assert kwargs == {"ransacReprojThreshold": 0.7, "confidence": 0.97, "maxIters": 321}
+
+
 def test_degensac_options():
     p0, p1, _ = scene(noise=1.0)
     sampson, symmetric = (
@@ -179,7 +223,6 @@ def test_missing_library(method, package, monkeypatch):
 
 
 def test_unknown_option_of_poselib_is_not_swallowed(monkeypatch):
-    poselib = pytest.importorskip("poselib")
     monkeypatch.setattr(poselib, "RansacOptions", lambda: {"max_iterations": 1})
     p0, p1, _ = scene(20, 0)
     with pytest.raises(UsageError, match="max_epipolar_error"):

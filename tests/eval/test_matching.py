@@ -42,7 +42,7 @@ class TestMutual:
         _, matches = KF.match_mnn(descs0, descs1)
         assert as_set(mutual_nn(descs0, descs1).matches) == as_set(matches)
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 20), st.floats(0.2, 1.0))
     def test_a_threshold_can_wait(self, seed, n0, n1, max_ratio):
         descs0, descs1, *_ = two_views(n0, n1, 4, 0.5, seed)
@@ -125,7 +125,7 @@ def plain_official(descs0, descs1, kpts0, kpts1, threshold: float) -> list[list[
 
 
 class TestOfficial:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.5, 0.8, 0.95, 1.0]))
     def test_default_by_definition(self, seed, n0, n1, threshold):
         descs0, descs1, kpts0, kpts1 = two_views(n0, n1, 3, 0.5, seed)

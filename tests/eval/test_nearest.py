@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eval import nearest as module
@@ -24,7 +24,6 @@ def brute_force(queries: np.ndarray, database: np.ndarray, k: int, distance: str
 
 
 # small integers: many exact ties, and every distance is exact in float32
-@settings(deadline=None)
 @given(st.data(), st.sampled_from(["l2", "l1", "hamming"]), st.integers(1, 12))
 def test_same_as_brute_force_with_ties(data, distance, k):
     shapes = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 30))

@@ -21,6 +21,8 @@ from train.stores.sift import detect_sift
 from train.stores.store import create_store
 from train.stores.view_folders import ViewImage, list_views, read_view_image
 
+MIN_IMAGES = 3  # between two images 8 to 23 % of coincidences are chance (counted on real cameras, one image shifted)
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,8 @@ def build_redetected(
     """Build a store of kind ``tuples`` from a folder of views (see :func:`list_views` for the layout).
 
     SIFT is detected in every image of a view on its own; detections that coincide in place, scale and direction are
-    one label: what a detector finds again in other light and seasons, with its errors. Patches are cut in the
+    one label, where three images (both of a view of two) have it: what a detector finds again in other light and
+    seasons, with its errors. Patches are cut in the
     detected similarity frames. At most ``max_sets`` labels a view, spread over the octaves of scale; of near-twins
     one stays. ``image_ids`` and ``cam_ids`` number the images.
 
@@ -62,7 +65,9 @@ def build_redetected(
             keypoints = [k for k, _ in zip(run(job, view.images), steps, strict=False)]
             same = [np.eye(3)] * len(keypoints)
             rng = np.random.default_rng((seed, *view.name.encode()))
-            groups = select(group(keypoints, same), keypoints, same, max_sets, rng)
+            enough = min(MIN_IMAGES, len(view.images))
+            groups = [g for g in group(keypoints, same) if len(g) >= enough]
+            groups = select(groups, keypoints, same, max_sets, rng)
             rows = np.concatenate([np.empty((0, 2), np.int64), *groups])
             labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
             mine = [np.flatnonzero(rows[:, 0] == index) for index in range(len(keypoints))]

@@ -281,6 +281,9 @@ def test_redetected_keypoints(root, tmp_path: Path, correlate) -> None:
     first, second = np.nonzero(np.triu(labels[:, None] == labels[None], k=1))
     assert len(first) > 60
     assert (store.image_ids[first] != store.image_ids[second]).all()
+    per_label = np.bincount(labels)
+    assert set(per_label[: counts.places["0001_street"]]) == {3}
+    assert set(per_label[counts.places["0001_street"] :]) == {2}
     centre = np.asarray(store.frames)[:, :, 2]
     assert np.median(np.linalg.norm(centre[first] - centre[second], axis=1)) < 0.3
     assert np.median(correlate(store.patches[first], store.patches[second])) > 0.98

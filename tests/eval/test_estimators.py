@@ -171,6 +171,15 @@ def test_degensac_compares_affine_shapes():
     assert estimate_fundamental(frames0, frames1, with_shapes).inliers.sum() < 0.5 * alike.inliers.sum()
 
 
+def test_degensac_needs_eight_inliers():
+    rng = np.random.default_rng(0)
+    p0 = rng.uniform(0, 1000, (8, 2))  # unrelated points: seven of them always fit some matrix
+    found = estimate_fundamental(p0, rng.uniform(0, 1000, (8, 2)))
+    assert found.F is None
+    assert found.reason == "degensac: 7 inliers, 8 needed"
+    assert not found.inliers.any()
+
+
 def test_matched_points():
     kpts = np.arange(12.0).reshape(4, 3)
     found = matched_points([[0, 3], [2, 1]], kpts, kpts, 2)

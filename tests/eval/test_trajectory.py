@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.trajectory import (
+    Alignment,
+    RansacAlignment,
     align,
     camera_centre,
     half_diagonal,
@@ -57,7 +59,13 @@ def test_least_squares_beats_its_neighbours():
 
 def test_no_reflection():
     x, *_ = cameras(2)
-    assert np.linalg.det(align(x, x * [1, 1, -1]).R) == pytest.approx(1.0)
+    y = x * [1, 1, -1]
+    best = align(x, y)
+    assert np.linalg.det(best.R) == pytest.approx(1.0)
+    least = np.sum((best(x) - y) ** 2)
+    for scale in (0.99 * best.scale, 1.01 * best.scale):
+        t = y.mean(axis=0) - scale * best.R @ x.mean(axis=0)
+        assert np.sum((Alignment(best.R, t, scale)(x) - y) ** 2) > least
 
 
 def test_one_lost_camera_is_no_inlier():
@@ -67,16 +75,24 @@ def test_one_lost_camera_is_no_inlier():
     assert trajectory_error(x, y, np.random.RandomState(0)) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_useless_model_costs_half_the_box():
-    rng = np.random.default_rng(0)
-    y = rng.normal(0, 1, (12, 3))
-    scattered = rng.normal(0, 1, (12, 3)) * np.logspace(0, 4, 12)[:, None]
-    error = trajectory_error(scattered, y, np.random.RandomState(0))
-    assert error is not None
-    assert error <= half_diagonal(y)
-    assert half_diagonal([[0, 0, 0], [2, 4, 4]]) == 3.0
-    same = np.zeros((4, 3))  # all cameras at one place: the alignment is the identity
-    assert trajectory_error(same, y[:4] + 100.0, np.random.RandomState(0)) == pytest.approx(half_diagonal(y[:4]))
+@pytest.mark.parametrize(
+    ("mean_error", "num_inliers", "expected"),
+    [(0.1, 3, 3.0), (0.1, 4, 0.1), (2.9, 12, 2.9), (3.1, 12, 3.0), (math.nan, 12, 3.0)],
+)
+def test_a_useless_model_costs_half_the_box(monkeypatch, mean_error, num_inliers, expected):
+    true = np.zeros((12, 3))
+    true[0] = [2.0, 4.0, 4.0]  # the box has a diagonal of 6
+    assert half_diagonal(true) == 3.0
+    found = RansacAlignment(align(true, true), mean_error, num_inliers)
+    monkeypatch.setattr("eval.trajectory.align_ransac", lambda *args: found)
+    assert trajectory_error(true, true, np.random.RandomState(0)) == expected
+
+
+def test_cameras_at_one_place():
+    y = np.random.default_rng(0).normal(0, 1, (4, 3))
+    assert align(np.zeros((4, 3)), y).scale == 1.0
+    error = trajectory_error(np.zeros((4, 3)), y + 100.0, np.random.RandomState(0))
+    assert error == pytest.approx(half_diagonal(y))
 
 
 def test_few_cameras_and_failed_bags():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eval.features import Descriptor, known_names, load
 from eval.results import Result, Score, write_results
 from kornia_hardnet8.errors import UsageError
@@ -40,12 +42,26 @@ def load_descriptors(args: argparse.Namespace) -> list[Descriptor]:
     Raises:
         UsageError: a descriptor named twice, or see :func:`eval.features.load`.
     """
-    from eval.imw.commands import choose_device
-
     if len(set(args.desc)) < len(args.desc):
         raise UsageError(f"--desc names a descriptor twice: {' '.join(args.desc)}")
     device = choose_device(args.device)
     return [load(token).to(device) for token in args.desc]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU when there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def finish(out: Path, results: Sequence[Result], as_json: bool, lines: str) -> None:

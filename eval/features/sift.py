@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class _Sift(Descriptor):
             np.zeros(1, np.float32),
             np.zeros(1, np.int32),
         )
-        images = (patches[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        images = (patches[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         rows = [self.describe_image(np.ascontiguousarray(image), centre) for image in images]
         return torch.cat(rows) if rows else torch.zeros(0, self.dim)
 
@@ -70,6 +71,12 @@ class _Sift(Descriptor):
         descs = np.empty((len(keypoints), self.dim), np.float32)
         descs[order] = rows
         return torch.from_numpy(root_normalise(descs) if self.root else descs)
+
+    def identity(self, mr_size: float) -> dict[str, Any]:
+        """Nothing but the name and OpenCV's version: the support is fixed."""
+        import cv2
+
+        return {"descriptor": self.token.name, "opencv": cv2.__version__}
 
 
 def root_normalise(descs: NDArray[np.float32]) -> NDArray[np.float32]:

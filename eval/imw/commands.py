@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eval.cache import Cache, canonical_json
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
 from eval.estimators import METHODS, EstimatorSettings
-from eval.features import Descriptor, known_names, load
+from eval.features import Descriptor
 from eval.features.detect import DogSettings
 from eval.imw.scene import find_scenes
 from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, run_stereo
-from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.imw.stereo_results import MAA_DEGREES, stereo_pairs, stereo_scene, stereo_scores
 from eval.matching import Filter, MatcherSettings
-from eval.results import Result, Score, environment, run_folder, strict, write_results
-from kornia_hardnet8.errors import UsageError
+from eval.results import Result, Score, environment, run_folder, strict
 
 TASKS = ("stereo",)
 # Field's name of a rule -> filter and symmetric step of the benchmark's matcher.
@@ -37,19 +35,14 @@ _FGINN_RADIUS_PX = 10.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     defaults = StereoSettings()
-    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names())}"
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="DIR", help="a scene, or a folder of scenes; none: the built-in one")
-    data.add_argument("--out", type=Path, metavar="RUN", help="folder of the results (default: runs/<date>-imw)")
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
-    method = parser.add_argument_group("features")
-    method.add_argument(
-        "--desc", nargs="+", default=["h8E512", "rootsift"], metavar="TOKEN", help="descriptors, listed below"
-    )
-    method.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
-    method.add_argument("--upright", action="store_true", help="angle 0, every position once")
-    method.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
-    method.add_argument("--device", default="auto", help="of networks: cpu, cuda, or auto")
+    add_descriptor_flags(parser)
+    points = parser.add_argument_group("keypoints")
+    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
+    points.add_argument("--upright", action="store_true", help="angle 0, every position once")
+    points.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     matching = parser.add_argument_group("matching")
     matching.add_argument("--matcher", choices=MATCHERS, default="smnn", help="rule; smnn: mutual, ratio both ways")
     matching.add_argument("--ratio", type=float, default=defaults.matcher.threshold, help="largest ratio that passes")
@@ -58,25 +51,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pose.add_argument("--threshold", type=float, default=defaults.estimator.threshold_px, help="of inliers, pixels")
     pose.add_argument("--confidence", type=float, default=defaults.estimator.confidence, help="of the estimator")
     pose.add_argument("--max-iters", type=int, default=defaults.estimator.max_iters, help="of the estimator")
-    run_group = parser.add_argument_group("run")
-    run_group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
-    run_group.add_argument("--seed", type=int, default=0, help="of the estimator and of the intervals")
-    run_group.add_argument("--viz", type=int, default=1, metavar="N", help="pairs to draw (best, median and worst)")
-    run_group.add_argument("--json", action="store_true", help="print the results file instead of the table")
-    run_group.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
+    add_run_flags(parser, "imw")
+    tasks = parser.add_argument_group("tasks and pictures")
+    tasks.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
+    tasks.add_argument("--viz", type=int, default=1, metavar="N", help="pairs to draw, from the easiest to the hardest")
+    tasks.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every scene; write and print the results."""
     settings = settings_from(args)
     if args.print_config:
         config = {"data": args.data, "desc": args.desc, "task": args.task, **settings.to_dict()}
         print(json.dumps(strict(config), indent=1))
-        return 0
-    if len(set(args.desc)) < len(args.desc):
-        raise UsageError(f"--desc names a descriptor twice: {' '.join(args.desc)}")
-    device = choose_device(args.device)
-    descriptors = [load(token).to(device) for token in args.desc]
+        return
+    descriptors = load_descriptors(args)
     if args.data is None:
         from eval.demo import cached_scene
 
@@ -88,14 +77,13 @@ def run(args: argparse.Namespace) -> int:
     found = [[run_stereo(scene, descriptor, settings, cache) for scene in scenes] for descriptor in descriptors]
     about = environment()
     results = [_result(d, stereo, settings, about) for d, stereo in zip(descriptors, found, strict=True)]
-    path = out / "results.json"
-    write_results(path, results)
-    if args.json:
-        print(path.read_text(encoding="utf-8"), end="")
-        return 0
-    print(table(results))
-    print(f"results: {path}")
-    return 0
+    lines = [table(results)]
+    if args.viz > 0:
+        from eval.imw.pictures import draw_pairs
+
+        pictures = draw_pairs(out / "matches", args.desc, [stereo[0] for stereo in found], args.viz)
+        lines += [f"picture: {path}" for path in pictures]
+    finish(out, results, args.json, "\n".join(lines))
 
 
 def settings_from(args: argparse.Namespace) -> StereoSettings:
@@ -120,46 +108,28 @@ def settings_from(args: argparse.Namespace) -> StereoSettings:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU when there is one.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def table(results: Sequence[Result]) -> str:
-    """Lines for people: descriptors below each other, scenes one after the other when there are several."""
-    rows = [("all scenes", result.method["descriptor"], result.scores) for result in results]
-    names = list(results[0].per_scene)
-    if len(names) > 1:
-        rows += [(name, r.method["descriptor"], r.per_scene[name]) for name in names for r in results]
-    else:
-        rows = [(names[0], descriptor, scores) for _, descriptor, scores in rows]
-    head = ("scene", "descriptor", "mAA@5", "95 %", "mAA@10", "95 %", "matches", "inliers", "pairs")
-    lines = [head]
-    for scene, descriptor, scores in rows:
-        cells = [scene, descriptor]
-        for degrees in (5, 10):
-            cells += _percent(scores[f"stereo/mAA@{degrees}"])
-        cells += [_count(scores["stereo/num_matches"]), _count(scores["stereo/num_inliers"])]
-        lines.append((*cells, str(scores["stereo/mAA@10"].n)))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    """One line a descriptor: means over scenes with 95 % intervals; then the mAA of each scene, if there are more."""
+    rows = [
+        (
+            result.method["descriptor"],
+            *(result.scores[f"stereo/mAA@{degrees}"] for degrees in MAA_DEGREES),
+            *(_count(result.scores[f"stereo/{name}"]) for name in ("num_matches", "num_inliers")),
+            result.scores["stereo/mAA@10"].n,
+        )
+        for result in results
+    ]
+    text = format_table(("stereo", "mAA@5 [95 %]", "mAA@10 [95 %]", "matches", "inliers", "pairs"), rows)
+    scenes = list(results[0].per_scene)
+    if len(scenes) < 2:
+        return text
+    metric = "stereo/mAA@10"
+    by_scene = [
+        (name, results[0].per_scene[name][metric].n, *(result.per_scene[name][metric] for result in results))
+        for name in scenes
+    ]
+    head = ("mAA@10 [95 %]", "pairs", *(result.method["descriptor"] for result in results))
+    return f"{text}\n\n{format_table(head, by_scene)}"
 
 
 def _result(
@@ -190,12 +160,5 @@ def _result(
     )
 
 
-def _percent(score: Score) -> list[str]:
-    if score.value is None or score.ci95 is None:
-        return ["-", "-"]
-    low, high = score.ci95
-    return [f"{100 * score.value:.1f}", f"{100 * low:.1f}-{100 * high:.1f}"]
-
-
-def _count(score: Score) -> str:
-    return "-" if score.value is None else f"{score.value:.0f}"
+def _count(score: Score) -> int | None:
+    return None if score.value is None else round(score.value)

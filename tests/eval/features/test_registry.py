@@ -141,6 +141,13 @@ def test_other_packages_add_descriptors_by_entry_point(monkeypatch: pytest.Monke
         load("mean-gray:dim=2")
 
 
+def test_the_support_belongs_to_the_identity_of_patch_descriptors_alone() -> None:
+    network, sift = load("h7:untrained=true"), load("sift")
+    assert network.identity(6.0) != network.identity(12.0)
+    assert network.identity(12.0) != load("h7:untrained=true,dim=64").identity(12.0)
+    assert sift.identity(6.0) == sift.identity(12.0) != load("rootsift").identity(12.0)
+
+
 def test_describing_nothing_gives_no_rows() -> None:
     image = np.zeros((40, 40), np.uint8)
     for token in ("rootsift", "h7:untrained=true"):

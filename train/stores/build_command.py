@@ -13,10 +13,14 @@ from kornia_hardnet8.errors import UsageError
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add one sub-parser for each kind of source."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    shared = argparse.ArgumentParser(add_help=False)  # the flags of every command, after the kind too
+    group = shared.add_argument_group("messages")
+    group.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS, help="say more on stderr")
+    group.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="say less on stderr")
+    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    form: dict[str, Any] = {"allow_abbrev": False, "formatter_class": parser.formatter_class, "parents": [shared]}
 
-    colmap = kinds.add_parser(
-        "colmap", help="images and a COLMAP model: one label for each 3-D point", allow_abbrev=False
-    )
+    colmap = kinds.add_parser("colmap", help="images and a COLMAP model: one label for each 3-D point", **form)
     colmap.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the model's images")
     colmap.add_argument("--model", required=True, type=Path, metavar="DIR", help="COLMAP model, binary or text")
     colmap.add_argument(
@@ -29,9 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _common(colmap, fixed="; 'fixed' = the axis-aligned 64-pixel windows of 2020")
     colmap.add_argument("--min-track", type=int, default=2, metavar="N", help="images that must see a point")
 
-    photos = kinds.add_parser(
-        "photos", help="single photographs under random homographies and light", allow_abbrev=False
-    )
+    photos = kinds.add_parser("photos", help="single photographs under random homographies and light", **form)
     photos.add_argument("folder", type=Path, metavar="DIR", help="folder of photographs")
     _common(photos)
     photos.add_argument("--exclude", nargs="+", default=[], metavar="GLOB", help="file names to leave out")
@@ -39,9 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     photos.add_argument("--max-labels", type=int, default=700, metavar="N", help="labels kept of each photograph")
     photos.add_argument("--seed", type=int, default=0, help="seed of the views")
 
-    amos = kinds.add_parser(
-        "amos", help="fixed cameras: a folder of views, each a folder of photographs", allow_abbrev=False
-    )
+    amos = kinds.add_parser("amos", help="fixed cameras: a folder of views, each a folder of photographs", **form)
     amos.add_argument(
         "folder", type=Path, metavar="DIR", help="DIR/<camera>[_...]/ with images, and homographies where they moved"
     )

@@ -105,12 +105,23 @@ def test_build_amos(detector: str, side: int, kind: str, textures, tmp_path: Pat
     for name, light in (("a", 1.0), ("b", 0.6)):
         cv2.imwrite(str(tmp_path / "views" / "1" / f"{name}.png"), light * image)
     line = ["build", "amos", str(tmp_path / "views"), "--out", str(tmp_path / "s"), "--num-workers", "0"]
-    assert main([*line, "--detector", detector, "--base", "6"]) == 0
-    assert "1 views" in capsys.readouterr().out
+    assert main([*line, "--detector", detector, "--base", "6", "-q"]) == 0
+    printed = capsys.readouterr()
+    assert "1 views" in printed.out
+    assert printed.err == ""
     store = PatchStore.open(tmp_path / "s")
     assert (store.patch_size, store.meta["kind"]) == (side, kind)
     assert len(store) > 20
     assert store.meta["built"]["detector"] == detector
+
+
+def test_help_shows_defaults(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["build", "colmap", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 1.5)" in text
+    assert "(default: 12.0)" in text
 
 
 def test_unknown_kind(capsys) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from eval.estimators import METHODS, EstimatorSettings
+from eval.geometry import eval_essential, normalize_keypoints
 from eval.metrics import FAILED_POSE
 from eval.poses import score_pair
 
 K0 = np.array([[800.0, 0.0, 510.0], [0.0, 820.0, 390.0], [0.0, 0.0, 1.0]])
-K1 = np.array([[2000.0, 0.0, 7000.0], [0.0, 2000.0, -6000.0], [0.0, 0.0, 1.0]])  # nothing like K0: no mix-up passes
+K1 = np.array([[2000.0, 0.0, 7000.0], [0.0, 2000.0, -6000.0], [0.0, 0.0, 1.0]])
 
 
 def pair(num: int = 200, num_outliers: int = 40, noise: float = 0.1):
@@ -50,6 +51,26 @@ def test_the_error_is_against_the_given_pose():
     turned = cv2.Rodrigues(np.array([0.0, 0.0, math.radians(5.0)]))[0] @ dR
     assert score_pair(*rest, turned, dt).err_q == pytest.approx(math.radians(5.0), abs=1e-3)
     assert score_pair(*rest, dR, -7.0 * dt).error_deg < 0.1  # sign and length do not count
+
+
+def test_every_image_has_its_own_calibration(monkeypatch):
+    # by the call: the sign of a translation does not count, and a wrong calibration rarely changes more than that
+    calls = []
+
+    def record(*args):
+        calls.append(args)
+        return eval_essential(*args)
+
+    monkeypatch.setattr("eval.poses.eval_essential", record)
+    kpts0, kpts1, matches, *cameras = pair()
+    score = score_pair(kpts0, kpts1, matches, *cameras)
+    x0, x1, E, dR, dt = calls.pop()
+    good = matches[score.inliers]
+    assert np.array_equal(x0, normalize_keypoints(kpts0[good[:, 0]], K0))
+    assert np.array_equal(x1, normalize_keypoints(kpts1[good[:, 1]], K1))
+    assert E is score.E
+    assert dR is cameras[2]
+    assert dt is cameras[3]
 
 
 def test_one_seed_one_result():

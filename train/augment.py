@@ -181,7 +181,7 @@ def _halve(images: Tensor) -> Tensor:
     return torch.add(left, right, alpha=3.0).div_(weight)
 
 
-def _random_window(settings: Augmentation, uniform) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def _random_window(settings: Augmentation, uniform) -> tuple[Tensor, Tensor]:
     """Half width and half height (N, 2) of a window in [-1, 1]², and its centre (N, 2)."""
     area, aspect = uniform(*settings.crop_area), torch.exp(uniform(*settings.crop_log_aspect))
     sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1.0)

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from kornia_hardnet8.errors import DataError
 from train.config import TrainConfig
-from train.sampling import LabelIndex, dataset_sequence, index_labels, plan_batch
+from train.sampling import (
+    LabelIndex,
+    ViewIndex,
+    dataset_sequence,
+    index_labels,
+    index_views,
+    label_offsets,
+    plan_batch,
+    plan_view_batch,
+)
 from train.stores.store import PatchStore
 
 # First entries of the seed sequences, so that the streams of randomness of one run are independent.
@@ -20,52 +29,196 @@ _MAX_HELD_OUT = 2000
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Stored patches of one batch.
+class Part:
+    """Stored patches of one set in a batch, or those of them that this process takes.
 
     Attributes:
-        patches: uint8 (T * npos, P, P), the patches of a tuple in adjacent rows.
-        labels: int64 (T * npos,).
-        exclude: bool (T, T), tuples that are no negatives of each other, or None.
+        patches: uint8 (n, P, P), the patches of a tuple in adjacent rows.
+        rows: (first, total), where they lie among the patches that all processes take from the set.
         crop: stored side / plain side.
+        kind: of the store, ``tuples`` or ``views``.
     """
 
     patches: Tensor
+    rows: tuple[int, int]
+    crop: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        parts: patches by set, one unless sets are combined in the batch.
+        labels: int64 (T * npos,) of the whole batch, in the order in which the processes' descriptors are joined.
+        exclude: bool (T, T), tuples that are no negatives of each other, or None.
+    """
+
+    parts: tuple[Part, ...]
     labels: Tensor
     exclude: Tensor | None
-    crop: float
 
 
 class BatchSource:
-    """Draws the batches of a run from its stores, less the labels held out for validation."""
+    """Draws the batches of a run from its stores, less the labels held out for validation.
 
-    def __init__(self, stores: list[tuple[PatchStore, float]], config: TrainConfig) -> None:
+    Args:
+        stores: opened stores with their weights.
+        config: the settings.
+        shard: (number of this process, number of processes): it takes its share of the tuples of each batch.
+    """
+
+    def __init__(
+        self, stores: list[tuple[PatchStore, float]], config: TrainConfig, shard: tuple[int, int] = (0, 1)
+    ) -> None:
         self.stores = [store for store, _ in stores]
         self.weights = [weight for _, weight in stores]
-        self.config = config
-        self.indices: list[LabelIndex] = []
+        self.config, self.shard = config, shard
+        self.indices: list[LabelIndex | ViewIndex] = []
         self.held_out: list[NDArray[np.int64]] = []
+        self.offsets = label_offsets([int(np.max(store.labels, initial=0)) for store in self.stores])
         for number, store in enumerate(self.stores):
             if store.patches.ndim != 3:
                 raise DataError(f"{store.path} holds colour patches: networks here take gray ones")
-            train_rows, held_pairs = _split(store, config, number)
-            index = index_labels(np.asarray(store.labels)[train_rows], np.asarray(store.cam_ids)[train_rows])
-            self.indices.append(_on_rows(index, train_rows))
+            rows, held_pairs = _split(store, config, number)
+            try:
+                self.indices.append(_index(store, rows))
+            except DataError as error:
+                raise DataError(f"{store.path}: {error}") from None
             self.held_out.append(held_pairs)
+
+    @property
+    def num_single(self) -> list[int]:
+        """For each store the labels left out because they have a single patch."""
+        return [index.num_single if isinstance(index, LabelIndex) else 0 for index in self.indices]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step (counted from 0)."""
-        config = self.config
+        rng = np.random.default_rng([self.config.seed, _PLAN, step])
+        return self._gather([(number, self._plan(number, rng)) for number in self.sets(step)])
+
+    def sets(self, step: int) -> list[int]:
+        """Which stores the batch of a step is taken from."""
+        config, count = self.config, len(self.stores)
+        if config.combine == "inbatch":
+            return list(range(count))
         epoch, position = divmod(step, max(1, config.steps_per_epoch))
-        draw = np.random.default_rng([config.seed, _SEQUENCE, epoch])
-        which = int(dataset_sequence(self.weights, max(1, config.steps_per_epoch), draw)[position])
-        rng = np.random.default_rng([config.seed, _PLAN, step])
-        rows = plan_batch(self.indices[which], config.sampling, rng)
-        return _gather(self.stores[which], rows)
+        if config.combine == "epoch":
+            return [min(position * count // max(1, config.steps_per_epoch), count - 1)]
+        rng = np.random.default_rng([config.seed, _SEQUENCE, epoch])
+        return [int(dataset_sequence(self.weights, max(1, config.steps_per_epoch), rng)[position])]
 
     def validation(self) -> list[Batch]:
         """Pairs of labels that are never trained on, one batch a store."""
-        return [_gather(store, rows) for store, rows in zip(self.stores, self.held_out, strict=True) if len(rows)]
+        pairs = enumerate(self.held_out)
+        return [self._gather([(number, rows)], (0, 1)) for number, rows in pairs if len(rows)]
+
+    def _plan(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        index, sampling = self.indices[number], self.config.sampling
+        if isinstance(index, ViewIndex):
+            rows = plan_view_batch(index, sampling.batch_size, sampling.npos, rng)
+        else:
+            rows = plan_batch(index, sampling, rng)
+        share = len(rows) // self.shard[1]  # every process needs as many tuples
+        if not share:
+            raise DataError(f"{self.stores[number].path}: fewer labels than processes")
+        return rows[: share * self.shard[1]]
+
+    def _gather(self, plans: list[tuple[int, NDArray[np.int64]]], shard: tuple[int, int] | None = None) -> Batch:
+        rank, world = shard or self.shard
+        parts, labels, places = [], [], []
+        for number, rows in plans:
+            store, share = self.stores[number], len(rows) // world
+            npos = rows.shape[1]
+            own = rows[rank * share : (rank + 1) * share].reshape(-1)
+            first = rank * share * npos
+            parts.append(
+                Part(_read(store, own), (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
+            )
+            labels.append(np.asarray(store.labels)[rows] + self.offsets[number])
+            places.append(_Places.of(store, rows[:, 0], number))
+        # joined by process first, then by set
+        order = _joined_order([len(rows) for _, rows in plans], world)
+        joined = np.concatenate(labels)[order].reshape(-1)
+        return Batch(tuple(parts), torch.from_numpy(joined), _exclusion(places, order))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What is known of tuples that must not be negatives of each other: place and source, -1 where nothing is."""
+
+    place: NDArray[np.int64]
+    source: NDArray[np.int64]
+    collides: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, store: PatchStore, rows: NDArray[np.int64], number: int) -> _Places:
+        """Of the tuples whose first patches are ``rows``; places of different stores are different."""
+        labels = np.asarray(store.labels)[rows]
+        place = source = np.full(len(rows), -1, dtype=np.int64)
+        if store.place_ids is not None and "parts" in store.meta:
+            place = np.asarray(store.place_ids)[rows].astype(np.int64)
+            place = np.where(place >= 0, place + (number << 32), -1)
+            starts = [part["labels"][0] for part in store.meta["parts"]]
+            source = np.searchsorted(starts, labels, side="right")
+        return cls(place, source, _collisions(store, labels) if store.collisions is not None else None)
+
+
+def _collisions(store: PatchStore, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(T, T) labels that the store says must not be negatives of each other."""
+    assert store.collisions is not None
+    starts, items = store.collisions
+    names = np.unique(store.labels)
+    lines = np.searchsorted(names, labels)
+    counts = starts[lines + 1] - starts[lines]
+    offsets = np.repeat(starts[lines] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    other = items[offsets]
+    order = np.argsort(labels, kind="stable")
+    place = np.searchsorted(labels, other, sorter=order).clip(max=len(labels) - 1)
+    found = labels[order[place]] == other
+    out = np.zeros((len(labels), len(labels)), dtype=bool)
+    out[np.repeat(np.arange(len(labels)), counts)[found], order[place[found]]] = True
+    np.fill_diagonal(out, False)
+    return out | out.T
+
+
+def _exclusion(places: list[_Places], order: NDArray[np.int64]) -> Tensor | None:
+    """(T, T) tuples that are no negatives of each other: colliding, or of one place and different sources."""
+    place, source = (np.concatenate([getattr(p, name) for p in places]) for name in ("place", "source"))
+    exclude: NDArray[np.bool_] | None = None
+    if (place >= 0).any():
+        exclude = (place[:, None] == place) & (place[:, None] >= 0) & (source[:, None] != source)
+    if any(p.collides is not None for p in places):
+        exclude = np.zeros((len(place), len(place)), dtype=bool) if exclude is None else exclude
+        first = 0
+        for part in places:
+            here = slice(first, first + len(part.place))
+            if part.collides is not None:
+                exclude[here, here] |= part.collides
+            first = here.stop
+    return None if exclude is None else torch.from_numpy(exclude[np.ix_(order, order)])
+
+
+def _joined_order(counts: list[int], world: int) -> NDArray[np.int64]:
+    """Positions of tuples, numbered set by set, in the order process by process, set by set within each."""
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    pieces = [
+        start + np.arange(rank * (count // world), (rank + 1) * (count // world))
+        for rank in range(world)
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    return np.concatenate(pieces).astype(np.int64)
+
+
+def _index(store: PatchStore, rows: NDArray[np.int64]) -> LabelIndex | ViewIndex:
+    """The index of a store's training rows, with patches numbered as in the whole store."""
+    labels, cams = np.asarray(store.labels)[rows], np.asarray(store.cam_ids)[rows]
+    if store.meta["kind"] == "views":
+        index = index_views(labels, np.asarray(store.image_ids)[rows], cams, store.collisions, np.unique(store.labels))
+        views = [(own, np.where(table >= 0, rows[table], -1)) for own, table in index.views]
+        return ViewIndex(index.labels, views, index.collision_starts, index.collisions)
+    return _on_rows(index_labels(labels, cams), rows)
 
 
 def _split(store: PatchStore, config: TrainConfig, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -103,21 +256,8 @@ def _on_rows(index: LabelIndex, rows: NDArray[np.int64]) -> LabelIndex:
     )
 
 
-def _gather(store: PatchStore, rows: NDArray[np.int64]) -> Batch:
-    flat = rows.reshape(-1)
-    order = np.argsort(flat)  # ascending reads of the memory map
-    patches = np.empty((len(flat), store.patch_size, store.patch_size), dtype=np.uint8)
-    patches[order] = store.patches[flat[order]]
-    labels = torch.from_numpy(np.asarray(store.labels)[flat])
-    return Batch(torch.from_numpy(patches), labels, _same_place(store, rows[:, 0]), float(store.meta["crop"]))
-
-
-def _same_place(store: PatchStore, rows: NDArray[np.int64]) -> Tensor | None:
-    """(T, T) tuples of one place that come from different source stores: they may show the same point."""
-    if store.place_ids is None or "parts" not in store.meta:
-        return None
-    places = np.asarray(store.place_ids)[rows]
-    starts = [part["labels"][0] for part in store.meta["parts"]]
-    source = np.searchsorted(starts, np.asarray(store.labels)[rows], side="right")
-    same = (places[:, None] == places) & (places[:, None] >= 0) & (source[:, None] != source)
-    return torch.from_numpy(same)
+def _read(store: PatchStore, rows: NDArray[np.int64]) -> Tensor:
+    order = np.argsort(rows)  # ascending reads of the memory map
+    patches = np.empty((len(rows), store.patch_size, store.patch_size), dtype=np.uint8)
+    patches[order] = store.patches[rows[order]]
+    return torch.from_numpy(patches)

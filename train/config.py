@@ -8,12 +8,14 @@ from typing import Any
 
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import DataError, UsageError, closest
-from train.augment import PRESETS
-from train.losses import get_loss
-from train.optim import SCHEDULES
+from train.augment import Augmentation, get_augmentation
+from train.criterion import Criterion, parse_loss
+from train.losses import REDUCTIONS, LossOptions
+from train.optim import OPTIMIZERS, SCHEDULES
 from train.sampling import Sampling
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMBINATIONS = ("random", "epoch", "inbatch")
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,27 @@ class TrainConfig:
         arch: architecture token.
         ds: data sets, ``token[*weight][+token[*weight]…]``; the weight is the relative frequency of batches.
         data_root: folder in which tokens are looked up.
-        loss: name of the loss.
+        loss: loss string, see :mod:`train.criterion`.
+        batch_reduce: which negatives the 2020 pair losses take.
+        closeok: near-duplicates may be negatives.
         bs: tuples in a batch.
         npos: patches in a tuple.
         mpos: margin of the loss.
         fewcams: take the labels of a batch from few cameras.
         cams_in_batch: cameras in a batch; 0: as few as it takes.
+        combine: ``random``: each batch from one set, drawn by weight; ``epoch``: the sets one after the other in each
+            epoch; ``inbatch``: each batch holds ``bs`` tuples of every set.
         tuples: tuples in an epoch, rounded down to whole batches.
         epochs: epochs.
         steps: steps of the whole run; None: those of the epochs.
         max_minutes: time budget that the schedule is fitted to; None: none.
-        optimizer, lr, wd, schedule: optimiser, peak rate, decoupled decay, schedule.
+        optimizer, lr, wd, schedule: optimiser, peak rate, decay, schedule.
+        ema: decay of a running mean of the weights, which is what is validated and saved for use; 0: none.
         aug: preset of the augmentation.
+        fliprot: transpose and mirror whole tuples, where the preset does.
         precision: of the forward pass; ``auto``: bf16 where the machine gains from it.
+        micro_batch: patches that the network sees at once, to bound the memory; 0: the whole batch.
+        compile: let torch.compile fuse the network.
         holdout: share of the labels kept for validation.
         save_every: steps between checkpoints; None: one an epoch.
         seed: of everything random.
@@ -47,11 +57,14 @@ class TrainConfig:
     arch: str = "h8"
     data_root: str = "Datasets"
     loss: str = "tripletMargin"
+    batch_reduce: str = "min"
+    closeok: bool = False
     bs: int = 3072
     npos: int = 2
     mpos: float = 1.0
     fewcams: bool = False
     cams_in_batch: int = 0
+    combine: str = "random"
     tuples: int = 5_000_000
     epochs: int = 20
     steps: int | None = None
@@ -60,8 +73,12 @@ class TrainConfig:
     lr: float = 3.0
     wd: float = 0.01
     schedule: str = "onecycle"
+    ema: float = 0.0
     aug: str = "published"
+    fliprot: bool = True
     precision: str = "auto"
+    micro_batch: int = 0
+    compile: bool = False
     holdout: float = 0.02
     save_every: int | None = None
     seed: int = 0
@@ -69,21 +86,28 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         get_arch(self.arch)
-        get_loss(self.loss)
+        get_augmentation(self.aug)
         for value, known, what in (
             (self.schedule, SCHEDULES, "schedule"),
-            (self.aug, PRESETS, "augmentation"),
+            (self.optimizer, OPTIMIZERS, "optimizer"),
             (self.precision, PRECISIONS, "precision"),
+            (self.batch_reduce, REDUCTIONS, "reduction of negatives"),
+            (self.combine, COMBINATIONS, "combination of sets"),
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r} (there are: {', '.join(known)}){closest(value, known)}")
-        if self.loss == "tripletMargin" and self.npos != 2:
-            raise UsageError(f"--loss tripletMargin takes pairs: --Npos must be 2, got {self.npos}")
-        if not 0.0 <= self.holdout < 0.5:
-            raise UsageError(f"--holdout must be 0 … 0.5, got {self.holdout}")
+        _ = self.sampling
+        parse_loss(self.loss, self.npos)
+        for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0)):
+            if not low <= getattr(self, name) < high:
+                raise UsageError(f"--{name} must be {low:g} … {high:g}, got {getattr(self, name)}")
+        for name in ("epochs", "steps", "save_every", "max_minutes", "lr"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
+            raise UsageError(f"--micro-batch must hold whole tuples, at least two, of {self.npos} patches")
         if self.num_steps < 1:
             raise UsageError(f"an epoch of {self.tuples} tuples holds no batch of {self.bs}")
-        _ = self.sampling
 
     @property
     def sampling(self) -> Sampling:
@@ -92,13 +116,22 @@ class TrainConfig:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Whole batches of one set in an epoch; with ``combine="inbatch"`` a step takes several of them."""
         return self.tuples // self.bs
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps if self.steps is not None else self.steps_per_epoch * self.epochs
+
+    def augmentation(self, kind: str) -> Augmentation:
+        """Random changes of the patches of a kind of store."""
+        settings = get_augmentation(self.aug, kind)
+        return settings if self.fliprot else dataclasses.replace(settings, symmetries=1)
+
+    def build_criterion(self) -> Criterion:
+        """The loss."""
+        return Criterion(self.loss, LossOptions(self.mpos, self.batch_reduce, not self.closeok), self.npos)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -1,60 +1,289 @@
-"""Losses on unit descriptors, always in float32 (distances near 0 lose everything in half precision)."""
+"""Losses on descriptors, always in float32 (distances near 0 lose everything in half precision)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from kornia_hardnet8.errors import UsageError, closest
+from train.mining import (
+    NEAR_DUPLICATE,
+    distance_matrix,
+    hardest_of_classes,
+    hardest_pairs,
+    nearest_rows,
+    row_distances,
+)
 
-NEAR_DUPLICATE = 0.008  # a negative nearer than this shows the same thing
+REDUCTIONS = ("min", "average", "random")
 
 
-def distance_matrix(anchors: Tensor, positives: Tensor) -> Tensor:
-    """(N, M) Euclidean distances, ``sqrt(|a|^2 + |p|^2 - 2 a.p + 1e-6) + 1e-8``: identical vectors get 0.001."""
-    squared = (anchors**2).sum(1)[:, None] + (positives**2).sum(1)[None] - 2.0 * anchors @ positives.T
-    return torch.sqrt(squared.clamp(min=0.0) + 1e-6) + 1e-8
+@dataclass(frozen=True)
+class Described:
+    """A batch as a loss sees it; the patches of a tuple lie in adjacent rows.
 
-
-def triplet_margin(descs: Tensor, labels: Tensor, margin: float = 1.0, exclude: Tensor | None = None) -> Tensor:
-    """Hardest-in-batch triplet margin with anchor swap.
-
-    Args:
-        descs: (2N, D) unit descriptors, anchors in even rows, their positives in odd rows.
-        labels: (2N,) label of each row; unused, since every tuple has its own label.
-        margin: m of ``max(0, m + d_pos - d_neg)``.
-        exclude: (N, N) bool, pairs (anchor, positive) that are no negatives.
-
-    Returns:
-        (N,) losses. Negatives are the nearest of row and column; those within 0.008 count as duplicates.
-
-    Source: Mishchuk et al. 2017 (HardNet), in the 2020 code's form.
+    Attributes:
+        unit: float32 (n, D), the descriptors, of unit length.
+        lengths: float32 (n,), their lengths before that.
+        labels: int64 (n,).
+        tuples: int64 (n,), the tuple of each row.
+        exclude: bool (T, T), tuples that are no negatives of each other, or None.
     """
-    anchors, positives = descs[0::2].float(), descs[1::2].float()
+
+    unit: Tensor
+    lengths: Tensor
+    labels: Tensor
+    tuples: Tensor
+    exclude: Tensor | None = None
+
+    @property
+    def anchors(self) -> Tensor:
+        """(N, D) even rows; only for batches of pairs."""
+        return self.unit[0::2]
+
+    @property
+    def positives(self) -> Tensor:
+        """(N, D) odd rows; only for batches of pairs."""
+        return self.unit[1::2]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Options of the 2020 losses.
+
+    Attributes:
+        margin: m, on plain (not squared) distances.
+        reduce: negatives of a tuple: ``min`` (hardest), ``average`` (all; entry (i, j) meets the positive distance
+            of j, as in the 2020 code) or ``random``.
+        protect: near-duplicates are no negatives.
+    """
+
+    margin: float = 1.0
+    reduce: str = "min"
+    protect: bool = True
+
+
+def pair_distances(batch: Described, options: LossOptions, permutation: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Distances of matching pairs and of the negatives that go with them, (N,) each, (N * N,) for ``average``.
+
+    Source: Mishchuk et al. 2017 (HardNet), with the anchor swap and constants of the 2020 code.
+    """
+    anchors, positives = batch.anchors, batch.positives
+    if options.reduce == "min":
+        found = hardest_pairs(anchors, positives, batch.exclude, options.protect)
+        negative = row_distances(anchors[found.anchors], positives[found.positives]) + found.penalty
+        return row_distances(anchors, positives), negative
     distances = distance_matrix(anchors, positives)
     d_pos = distances.diagonal()
-    off = torch.eye(len(distances), device=distances.device) * 10.0
-    off = off + (distances.detach() <= NEAR_DUPLICATE) * 10.0
-    if exclude is not None:
-        off = off + exclude * 10.0
-    masked = distances + off
-    d_neg = torch.minimum(masked.min(dim=1).values, masked.min(dim=0).values)
-    return F.relu(margin + d_pos - d_neg)
+    masked = distances + 10.0 * torch.eye(len(distances), device=distances.device)
+    if options.protect:
+        masked = masked + 10.0 * (distances.detach() <= NEAR_DUPLICATE)
+    if batch.exclude is not None:
+        masked = masked + 10.0 * batch.exclude
+    if options.reduce == "average":
+        return d_pos.repeat(len(d_pos)), torch.minimum(masked, masked.T).flatten()
+    if permutation is None:
+        permutation = torch.randperm(len(d_pos)).to(distances.device)
+    rows = torch.arange(len(d_pos), device=distances.device)
+    return d_pos, torch.minimum(masked[rows, permutation], masked[permutation, rows])
 
 
-Loss = Callable[[Tensor, Tensor, float, Tensor | None], Tensor]
-LOSSES: dict[str, Loss] = {"tripletMargin": triplet_margin}
+def huber(x: Tensor) -> Tensor:
+    """Pseudo-Huber ``sqrt(1 + x^2) - 1``."""
+    return torch.sqrt(1.0 + x * x) - 1.0
 
 
-def get_loss(name: str) -> Loss:
-    """The loss of a name: ``(descs, labels, margin, exclude) -> per-item losses``.
+def _robust(pos: Tensor, neg: Tensor, margin: float) -> Tensor:
+    losses = F.relu(margin + pos - neg).sort().values
+    return losses[: int(0.95 * len(losses))]
 
-    Raises:
-        UsageError: unknown, with the close names.
+
+# name -> (positive distances, negative distances, margin) -> losses of items
+ITEM_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "tripletMargin": lambda pos, neg, m: F.relu(m + pos - neg),
+    "tripletMarginHuberInternal": lambda pos, neg, m: F.relu(m + huber(pos) - huber(neg)),
+    "tripletMarginHuberExternal": lambda pos, neg, m: huber(F.relu(m + pos - neg)),
+    "tripletMarginHuberDouble": lambda pos, neg, m: huber(F.relu(m + huber(pos) - huber(neg))),
+    "tripletMarginRobust": _robust,
+    "softmax": lambda pos, neg, m: -torch.log(torch.exp(2 - pos) / (torch.exp(2 - pos) + torch.exp(2 - neg) + 1e-8)),
+    "contrastive": lambda pos, neg, m: F.relu(m - neg) + pos,
+}
+
+
+class PairLoss(nn.Module):
+    """One of ``ITEM_LOSSES`` on the pairs of a batch."""
+
+    def __init__(self, name: str, options: LossOptions) -> None:
+        super().__init__()
+        self.item, self.options = ITEM_LOSSES[name], options
+
+    def forward(self, batch: Described) -> Tensor:
+        """Losses of items, (N,) or as many as the reduction gives."""
+        return self.item(*pair_distances(batch, self.options), self.options.margin)
+
+
+class GeneralisedTriplet(nn.Module):
+    """One triplet for each label: its farthest pair against its nearest pair with another label, over all rows.
+
+    Source: the ``++`` loss of the 2020 code; near-duplicates are never negatives.
     """
-    if name not in LOSSES:
-        raise UsageError(f"unknown loss {name!r}{closest(name, LOSSES)}")
-    return LOSSES[name]
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+        self.margin = options.margin
+
+    def forward(self, batch: Described) -> Tensor:
+        """(C,) losses of the distinct labels, ascending."""
+        pos, neg = hardest_of_classes(batch.unit, batch.labels, batch.tuples, batch.exclude)
+        d_pos = torch.linalg.vector_norm(batch.unit[pos[:, 0]] - batch.unit[pos[:, 1]], dim=1)
+        d_neg = torch.linalg.vector_norm(batch.unit[neg[:, 0]] - batch.unit[neg[:, 1]], dim=1)
+        return F.relu(self.margin + d_pos - d_neg)
+
+
+class DynamicSoftMargin(nn.Module):
+    """Hardest-in-batch triplets, each weighted by the share of easier triplets seen lately.
+
+    Source: Zhang and Rusinkiewicz 2019, "Learning Local Descriptors With a CDF-Based Dynamic Soft Margin".
+    """
+
+    def __init__(self, options: LossOptions, bins: int = 512, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.protect, self.momentum, self.width = options.protect, momentum, 4.0 / (bins - 1)
+        self.register_buffer("histogram", torch.zeros(bins))
+        self.histogram: Tensor
+
+    def forward(self, batch: Described) -> Tensor:
+        """(N,) weighted differences of positive and negative distance; their mean is the loss."""
+        found = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
+        d_pos = _unit_distance(batch.anchors, batch.positives)
+        d_neg = _unit_distance(batch.anchors[found.anchors], batch.positives[found.positives])
+        with torch.no_grad():
+            place = ((d_pos - d_neg + 2.0) / self.width).clamp(0, len(self.histogram) - 1)
+            low = place.floor().long()
+            share = place - low
+            counts = torch.zeros_like(self.histogram).index_add_(0, low, 1.0 - share)
+            counts.index_add_(0, (low + 1).clamp(max=len(counts) - 1), share)
+            counts /= counts.sum() + 1e-6
+            rate = self.momentum if self.histogram.any() else 1.0
+            self.histogram.lerp_(counts, rate)
+            weights = (self.histogram / self.histogram.sum()).cumsum(0)[low]
+            weights = weights * (found.penalty == 0)
+        return weights * (d_pos - d_neg)
+
+
+class HybridTriplet(nn.Module):
+    """Hardest triplets over all four kinds of pairs on ``d + d^2``: the angle between for easy, d for hard pairs.
+
+    Source: Tian et al. 2020 (HyNet), alpha = 2, without its constant factor; its margin is 1.2.
+    """
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+        self.margin = options.margin
+
+    def forward(self, batch: Described) -> Tensor:
+        """(C,) losses of the distinct labels, ascending."""
+        pos, neg = hardest_of_classes(batch.unit, batch.labels, batch.tuples, batch.exclude)
+        similar, other = (_unit_distance(batch.unit[p[:, 0]], batch.unit[p[:, 1]]) for p in (pos, neg))
+        return F.relu(self.margin + (similar + similar**2) - (other + other**2))
+
+
+class StatisticalTriplet(nn.Module):
+    """Hardest triplets on angles, whose gradients follow running statistics of the batch.
+
+    Pairs with unusual angles count less (a bell about the running mean), triplets easier than nine tenths of those
+    seen lately count nothing, and positives and negatives have the same total weight.
+
+    Source: the three modulations of Deng and Ma 2021 (SDGMNet); the shape of the bell and the share are ours.
+    """
+
+    def __init__(self, options: LossOptions, momentum: float = 0.05, share: float = 0.9) -> None:
+        super().__init__()
+        self.protect, self.momentum, self.share = options.protect, momentum, share
+        # mean and variance of positive and negative angles, and the difference that the share exceeds
+        self.register_buffer("statistics", torch.full((5,), torch.nan))
+        self.statistics: Tensor
+
+    def forward(self, batch: Described) -> Tensor:
+        """(N,) weighted differences of positive and negative angle."""
+        found = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
+        pos = _angle(batch.anchors, batch.positives)
+        neg = _angle(batch.anchors[found.anchors], batch.positives[found.positives])
+        with torch.no_grad():
+            now = torch.stack([
+                pos.mean(), pos.var(unbiased=False), neg.mean(), neg.var(unbiased=False),
+                torch.quantile(pos - neg, 1.0 - self.share),
+            ])  # fmt: skip
+            self.statistics.copy_(now if self.statistics.isnan().any() else self.statistics.lerp(now, self.momentum))
+            mean_pos, var_pos, mean_neg, var_neg, limit = self.statistics
+            counts = (pos - neg >= limit) & (found.penalty == 0)
+            w_pos = torch.exp(-((pos - mean_pos) ** 2) / (8.0 * var_pos + 1e-6)) * counts
+            w_neg = torch.exp(-((neg - mean_neg) ** 2) / (8.0 * var_neg + 1e-6)) * counts
+            w_pos, w_neg = (w * (len(w) / w.sum().clamp(min=1e-6)) for w in (w_pos, w_neg))
+        return w_pos * pos - w_neg * neg
+
+
+class SecondOrder(nn.Module):
+    """Regulariser: an anchor's distances to its neighbours should be those of its positive to theirs.
+
+    Source: Tian et al. 2019 (SOSNet), 8 neighbours.
+    """
+
+    def __init__(self, options: LossOptions, neighbours: int = 8) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+
+    def forward(self, batch: Described) -> Tensor:
+        """(N,) root of summed squared differences over the neighbours of anchor or positive."""
+        anchors, positives = batch.anchors, batch.positives
+        near = torch.cat([nearest_rows(anchors, self.neighbours), nearest_rows(positives, self.neighbours)], 1)
+        with torch.no_grad():
+            repeats = (near[:, :, None] == near[:, None, :]).sum(2)
+        own = torch.arange(len(anchors), device=near.device)[:, None].expand_as(near)
+        first = _unit_distance(anchors[own.flatten()], anchors[near.flatten()])
+        second = _unit_distance(positives[own.flatten()], positives[near.flatten()])
+        return torch.sqrt((((first - second) ** 2).view_as(near) / repeats).sum(1) + 1e-6)
+
+
+class LengthDifference(nn.Module):
+    """Regulariser: the two raw descriptors of a pair should be equally long.
+
+    Source: Tian et al. 2020 (HyNet), there with weight 0.1.
+    """
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+
+    def forward(self, batch: Described) -> Tensor:
+        """(N,) squared differences of length."""
+        return (batch.lengths[0::2] - batch.lengths[1::2]) ** 2
+
+
+class GlobalOrthogonality(nn.Module):
+    """Regulariser: descriptors of different labels should be spread like random directions.
+
+    Source: Zhang et al. 2017, "Learning Spread-out Local Feature Descriptors"; the next tuple's anchor is the other.
+    """
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+
+    def forward(self, batch: Described) -> Tensor:
+        """(1,) squared mean of the products plus what their mean square exceeds 1 / D by."""
+        products = (batch.anchors * batch.anchors.roll(1, 0)).sum(1)
+        spread = F.relu((products**2).mean() - 1.0 / batch.unit.shape[1])
+        return (products.mean() ** 2 + spread)[None]
+
+
+def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Distances of unit vectors, row by row: ``sqrt(2 (1 - a.b + 1e-6))``."""
+    return torch.sqrt(2.0 * (1.0 - (a * b).sum(1) + 1e-6).clamp(min=1e-9))
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """Angles between unit vectors, row by row, with a finite gradient everywhere."""
+    return torch.acos((a * b).sum(1).clamp(-1.0 + 1e-6, math.cos(1e-3)))

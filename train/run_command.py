@@ -7,23 +7,41 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
-from train.config import PRECISIONS, TrainConfig
-from train.losses import LOSSES
-from train.optim import SCHEDULES
+from train.config import COMBINATIONS, PRECISIONS, TrainConfig
+from train.criterion import LOSSES
+from train.datasets import parse_mix
+from train.flags2020 import add_refusals
+from train.losses import REDUCTIONS
+from train.optim import OPTIMIZERS, SCHEDULES
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+MEMORY = (
+    "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.05 MB in fp32 (h8E512): 10 or 19 GB for "
+    "--bs 9000, 3.4 or 6.5 GB for --bs 3072. --micro-batch N keeps that of N patches instead (about a third slower; "
+    "batch norm then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole "
+    "matrix of distances."
+)
+CHANGES = (
+    "differences from the 2020 code, which ran AdamW with decay 0.01 whatever --optimizer and --wd said: those "
+    "defaults are the settings that it ran with; FPR95 is at 95 % recall (it printed that at 99 %), on labels that are "
+    "never trained on; labels with one patch are left out; sampling repeats with --seed; --no_fliprot works; "
+    "the schedule of --combine inbatch counts the steps that it takes."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags, with the names of the 2020 code where it had them."""
+    parser.epilog = f"{MEMORY}\n{CHANGES}"
 
-    def add(group: argparse._ArgumentGroup, *names: str, dest: str, help: str, **kwargs: object) -> None:
-        group.add_argument(*names, dest=dest, default=_DEFAULTS[dest], help=help, **kwargs)  # type: ignore[arg-type]
+    def add(group: argparse._ArgumentGroup, *names: str, dest: str, help: str, **kwargs: Any) -> None:
+        group.add_argument(*names, dest=dest, default=_DEFAULTS[dest], help=help, **kwargs)
 
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
@@ -39,25 +57,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--ds", dest="ds", help="data sets: token[*weight][+token...], a token or a store's path")
     add(data, "--data-root", dest="data_root", help="folder in which tokens are looked up")
     add(data, "--bs", "--batch_size", dest="bs", type=int, help="tuples in a batch")
-    add(data, "--Npos", dest="npos", type=int, help="patches in a tuple")
+    add(data, "--Npos", dest="npos", type=int, help="patches in a tuple; more than 2 for tripletMargin++")
     data.add_argument("--fewcams", action="store_true", help="take the labels of a batch from few cameras")
-    add(data, "--cams-in-batch", dest="cams_in_batch", type=int, help="with --fewcams: cameras in a batch; 0: few")
+    add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
+        help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
+    add(data, "--combine", dest="combine", choices=COMBINATIONS, help="how a batch is made of several sets")
     add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
-    add(data, "--aug", dest="aug", choices=list(PRESETS), help="augmentation")
+    add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
+    data.add_argument("--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
     add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
 
     learn = parser.add_argument_group("learning")
-    add(learn, "--arch", "--model_arch", dest="arch", help="architecture")
-    add(learn, "--loss", dest="loss", help=f"loss: {', '.join(LOSSES)}")
+    add(learn, "--arch", "--model_arch", dest="arch", help="architecture; as in 2020 a run without it trains h8")
+    add(learn, "--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
+        + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
     add(learn, "--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
+    add(learn, "--batch_reduce", dest="batch_reduce", choices=REDUCTIONS, help="negatives of the 2020 pair losses")
+    learn.add_argument("--closeok", action="store_true", help="near-duplicates may be negatives")
     add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")
     add(learn, "--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")
-    add(learn, "--max-minutes", dest="max_minutes", type=float, help="time budget of the schedule, minutes")
-    add(learn, "--optimizer", dest="optimizer", help="optimiser")
+    add(learn, "--max-minutes", dest="max_minutes", type=float,
+        help="time budget in minutes, validation and saving included; the schedule fits it")  # fmt: skip
+    add(learn, "--optimizer", dest="optimizer", help=f"optimiser: {', '.join(OPTIMIZERS)}")
     add(learn, "--lr", dest="lr", type=float, help="peak learning rate")
-    add(learn, "--wd", dest="wd", type=float, help="decoupled weight decay")
+    add(learn, "--wd", dest="wd", type=float, help="weight decay")
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
+    add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
+    add(learn, "--micro-batch", dest="micro_batch", type=int, help="patches in the network at once; 0: all")
+    learn.add_argument("--compile", action="store_true", help="let torch.compile fuse the network")
+    add_refusals(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -66,24 +95,51 @@ def run(args: argparse.Namespace) -> int | None:
         raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
     if args.resume is not None and args.out is not None:
         raise UsageError("--resume goes on in its own folder: leave --out away")
-    names = [f.name for f in dataclasses.fields(TrainConfig)]
-    config = None if args.resume else TrainConfig(**{name: getattr(args, name) for name in names})
+    config = None if args.resume else TrainConfig(**{f: getattr(args, f) for f in _DEFAULTS})
     if args.print_config and config is not None:
-        print(json.dumps({**config.to_dict(), "num_steps": config.num_steps}, indent=1))
+        print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
+    from train.distributed import join_world, leave_world
     from train.loop import resume_run, run_to_end, start_run
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    world = join_world(args.device)
     device = pick_device(args.device)
-    if config is None:
-        state = resume_run(args.resume, device)
-    else:
-        date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        state = start_run(config, args.out or Path("runs") / f"{date}-{config.arch}", device)
-    run_to_end(state)
-    print(state.out / "last.ckpt")
+    try:
+        if config is None:
+            state = resume_run(args.resume, device, world)
+        else:
+            date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+            state = start_run(config, args.out or Path("runs") / f"{date}-{config.arch}", device, world)
+        run_to_end(state)
+    finally:
+        leave_world(world)
+    if world.is_first:
+        print(state.out / "last.ckpt")
     return 0
+
+
+def effective_settings(config: TrainConfig) -> dict[str, Any]:
+    """What the settings amount to, JSON values."""
+    arch = get_arch(config.arch)
+    schedule = SCHEDULES[config.schedule]
+    rates = {name: schedule(at, config.lr, 0.0) for name, at in (("start", 0.0), ("quarter", 0.25), ("end", 1.0))}
+    return {
+        "num_steps": config.num_steps,
+        "steps_per_epoch": config.steps_per_epoch,
+        "tuples_per_epoch": config.steps_per_epoch * config.bs,
+        "patches_per_batch": config.bs * config.npos,
+        "data": [{"token": item.token, "weight": item.weight} for item in parse_mix(config.ds)],
+        "network": {
+            "parameters": arch.num_params, "macs": arch.macs, "dim": arch.dim, "patch_size": arch.patch_size,
+            "layers": arch.layers,
+        },
+        "rates": {name: {"lr": rate.lr, "momentum": rate.momentum} for name, rate in rates.items()},
+        "beta2": 0.99 if config.optimizer == "adamw" else None,
+        "eps": 1e-5 if config.optimizer == "adamw" else None,
+        "augmentation": {kind: dataclasses.asdict(config.augmentation(kind)) for kind in ("tuples", "views")},
+    }  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:

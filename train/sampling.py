@@ -120,7 +120,9 @@ def _fewcams_labels(
 
     Source: ``--fewcams`` of the 2020 code; there the last camera gave its lowest labels, here it gives random ones.
     """
-    limit = -(-count // cams_in_batch) if cams_in_batch else count
+    if not cams_in_batch:
+        return _whole_cameras(index, count, rng)
+    limit = -(-count // cams_in_batch)
     taken = np.zeros(len(index.labels), dtype=bool)
     chosen: list[IntArray] = []
     cam_of: list[IntArray] = []
@@ -139,14 +141,37 @@ def _fewcams_labels(
     return np.concatenate(chosen), np.concatenate(cam_of)
 
 
+def _whole_cameras(index: LabelIndex, count: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """The first ``count`` distinct labels of a random order of cameras, each camera's labels in random order."""
+    order = rng.permutation(len(index.cams))
+    sizes = np.diff(index.cam_starts)[order]
+    totals = np.cumsum(sizes)
+    wanted = count
+    while True:  # labels that several cameras see make a longer prefix necessary
+        used = min(int(np.searchsorted(totals, wanted)) + 1, len(order))
+        cams = np.repeat(order[:used], sizes[:used])
+        starts = np.repeat(index.cam_starts[order[:used]] - totals[:used] + sizes[:used], sizes[:used])
+        seen = index.cam_labels[starts + np.arange(len(cams))]
+        rank = np.repeat(np.arange(used), sizes[:used]) + rng.random(len(seen))
+        shuffled = np.argsort(rank)
+        _, first = np.unique(seen[shuffled], return_index=True)
+        if len(first) >= count or used == len(order):
+            kept = shuffled[np.sort(first)[:count]]
+            return seen[kept].astype(np.int64), cams[kept].astype(np.int64)
+        wanted = int(totals[used - 1] + count - len(first))
+
+
 def _patches_in_cams(index: LabelIndex, chosen: IntArray, cam_of: IntArray, rng: np.random.Generator) -> IntArray:
-    """For each chosen label one of its patches that its camera took."""
-    first = np.empty(len(chosen), dtype=np.int64)
-    for row, (label, cam) in enumerate(zip(chosen, cam_of, strict=True)):
-        group = index.patches[index.patch_starts[label] : index.patch_starts[label + 1]]
-        own = group[index.patch_cams[group] == cam]
-        first[row] = own[rng.integers(len(own))]
-    return first
+    """For each chosen label, which of its patches (counted from its first) its camera took, one at random."""
+    starts = index.patch_starts[chosen]
+    sizes = index.patch_starts[chosen + 1] - starts
+    ends = np.cumsum(sizes)
+    within = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
+    patches = index.patches[np.repeat(starts, sizes) + within]
+    keys = np.where(index.patch_cams[patches] == np.repeat(cam_of, sizes), rng.random(len(patches)), -1.0)
+    best = np.maximum.reduceat(keys, ends - sizes)
+    own: IntArray = within[keys == np.repeat(best, sizes)]  # keys are distinct
+    return own
 
 
 def _draw_patches(
@@ -155,16 +180,157 @@ def _draw_patches(
     """``npos`` patches of each label, distinct where it has as many; column 0 is ``first`` where given."""
     starts = index.patch_starts[chosen]
     sizes = index.patch_starts[chosen + 1] - starts
-    out = np.empty((len(chosen), npos), dtype=np.int64)
-    for size in np.unique(sizes):
-        rows = np.flatnonzero(sizes == size)
-        keys = rng.random((len(rows), size))
-        members = index.patches[starts[rows, None] + np.arange(size)]
-        if first is not None:
-            keys[members == first[rows, None]] = -1.0
-        order = np.argsort(keys, axis=1)
-        out[rows] = np.take_along_axis(members, order, axis=1)[:, np.arange(npos) % size]
+    picks = distinct_draws(sizes, npos, rng, first)
+    drawn: IntArray = index.patches[starts[:, None] + picks]
+    return drawn
+
+
+def distinct_draws(sizes: IntArray, count: int, rng: np.random.Generator, first: IntArray | None = None) -> IntArray:
+    """For each size n, ``count`` numbers of 0 … n-1 in random order, distinct as far as n goes, then again.
+
+    Args:
+        sizes: (T,) positive.
+        count: columns.
+        rng: source of randomness.
+        first: (T,) the numbers in column 0, else random ones.
+
+    Returns:
+        (T, count).
+    """
+    out = np.empty((len(sizes), count), dtype=np.int64)
+    for column in range(count):
+        done = column % sizes  # numbers of this round so far: the draw is one of the sizes - done others
+        if column == 0 and first is not None:
+            out[:, 0] = first
+            continue
+        pick = (rng.random(len(sizes)) * (sizes - done)).astype(np.int64)
+        # the k-th of the numbers that are left: step over the drawn ones in ascending order
+        drawn = np.where(np.arange(column) >= column - done[:, None], out[:, :column], np.iinfo(np.int64).max)
+        for number in np.sort(drawn, axis=1).T:
+            pick += pick >= number
+        out[:, column] = pick
     return out
+
+
+@dataclass(frozen=True)
+class ViewIndex:
+    """Places seen by fixed cameras.
+
+    Attributes:
+        labels: (L,) the labels that can be drawn, ascending.
+        views: for each view the positions of its labels (l,) and its patches (l, images), -1 where there is none.
+        collision_starts, collisions: positions in ``labels`` that collide with the k-th label are
+            ``collisions[collision_starts[k]:collision_starts[k + 1]]``.
+    """
+
+    labels: IntArray
+    views: list[tuple[IntArray, IntArray]]
+    collision_starts: IntArray
+    collisions: IntArray
+
+
+def index_views(
+    labels: NDArray[np.integer],
+    image_ids: NDArray[np.integer],
+    view_ids: NDArray[np.integer],
+    collisions: tuple[NDArray[np.integer], NDArray[np.integer]] | None = None,
+    all_labels: NDArray[np.integer] | None = None,
+) -> ViewIndex:
+    """Group patches by view, label and image.
+
+    Args:
+        labels: (N,) of each patch that may be drawn.
+        image_ids: (N,).
+        view_ids: (N,).
+        collisions: labels that collide with the k-th of ``all_labels``, as compressed rows.
+        all_labels: ascending; the distinct ``labels`` if None.
+
+    Raises:
+        DataError: no label is seen in two images.
+    """
+    kept, position, counts = np.unique(np.asarray(labels, dtype=np.int64), return_inverse=True, return_counts=True)
+    views = []
+    for view in np.unique(view_ids):
+        rows = np.flatnonzero(view_ids == view)
+        images, column = np.unique(image_ids[rows], return_inverse=True)
+        own, line = np.unique(position[rows], return_inverse=True)
+        table = np.full((len(own), len(images)), -1, dtype=np.int64)
+        table[line, column] = rows
+        pairs = counts[own] >= 2
+        if len(images) >= 2 and pairs.any():
+            views.append((own[pairs].astype(np.int64), table[pairs]))
+    if not views:
+        raise DataError("no place is seen in two images of its view: there is nothing to train on")
+    starts, items = np.zeros(len(kept) + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
+    if collisions is not None:
+        names = kept if all_labels is None else np.unique(all_labels)
+        source = np.repeat(names, np.diff(collisions[0]))
+        both = np.isin(source, kept) & np.isin(collisions[1], kept)
+        lines = np.searchsorted(kept, source[both])
+        items = np.searchsorted(kept, collisions[1][both]).astype(np.int64)[np.argsort(lines, kind="stable")]
+        starts[1:] = np.cumsum(np.bincount(lines, minlength=len(kept)))
+    return ViewIndex(kept, views, starts, items)
+
+
+def plan_view_batch(index: ViewIndex, batch_size: int, npos: int, rng: np.random.Generator) -> IntArray:
+    """Patch indices of one batch, (T, npos): view by view in random order, ``npos`` images a view.
+
+    The images are the same for all labels of a view; a label is taken where two of them show it, in random order, and
+    not when it collides with one taken before. A label that only some of the images show repeats patches. T is
+    smaller than ``batch_size`` when all views have been visited.
+
+    Source: the default sampling of webcam sets in the 2020 code, which started over when all views were visited.
+    """
+    planned: list[IntArray] = []
+    missing = batch_size
+    for number in rng.permutation(len(index.views)):
+        own, table = index.views[number]
+        images = rng.choice(table.shape[1], size=min(npos, table.shape[1]), replace=False)
+        seen = table[:, images]
+        lines = rng.permutation(np.flatnonzero((seen >= 0).sum(axis=1) >= 2))
+        lines = _without_collisions(index, own, lines, missing)
+        seen = seen[lines]
+        order = np.argsort(seen < 0, axis=1, kind="stable")  # the images that show it first
+        there = (seen >= 0).sum(axis=1)
+        columns = np.arange(npos) % there[:, None]
+        planned.append(np.take_along_axis(np.take_along_axis(seen, order, axis=1), columns, axis=1))
+        missing -= len(lines)
+        if not missing:
+            break
+    rows = np.concatenate(planned)
+    if len(rows) < 2:
+        raise DataError("the images drawn show fewer than two places: there is nothing to train on")
+    return rows
+
+
+def _without_collisions(index: ViewIndex, own: IntArray, lines: IntArray, count: int) -> IntArray:
+    """The first ``count`` of ``lines`` (rows of ``own``) that collide with no earlier one."""
+    if not len(index.collisions):
+        return lines[:count]
+    barred = np.zeros(len(index.labels), dtype=bool)
+    taken = []
+    for line in lines:
+        label = own[line]
+        if barred[label]:
+            continue
+        taken.append(line)
+        if len(taken) == count:
+            break
+        barred[index.collisions[index.collision_starts[label] : index.collision_starts[label + 1]]] = True
+    return np.asarray(taken, dtype=np.int64)
+
+
+def label_offsets(largest: list[int]) -> list[int]:
+    """What is added to the labels of each set, so that no two sets share one: each starts after the last.
+
+    Args:
+        largest: the largest label of each set, without offset.
+    """
+    offsets, next_free = [], 0
+    for value in largest:
+        offsets.append(next_free)
+        next_free += value + 1
+    return offsets
 
 
 def dataset_sequence(weights: list[float], num_batches: int, rng: np.random.Generator) -> IntArray:

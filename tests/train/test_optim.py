@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kornia_hardnet8.errors import UsageError
-from train.optim import Rate, build_optimizer, cosine, one_cycle, set_rate
+from train.optim import Rate, build_optimizer, cosine, linear, one_cycle, set_rate
 
 from .conftest import decode
 
@@ -48,6 +48,24 @@ def test_adamw_is_that_of_the_2020_code(cases: dict[str, dict[str, Any]], name: 
         module.weight.grad = torch.tensor([gradient])
         optimizer.step()
         assert module.weight.detach()[0].tolist() == pytest.approx(expected, rel=2e-5, abs=2e-6)
+
+
+def test_sgd_is_that_of_the_2017_code(cases: dict[str, dict[str, Any]]) -> None:
+    case = cases["hardnet2017_sgd"]
+    inputs = case["inputs"]
+    module = torch.nn.Linear(4, 1, bias=False)
+    module.weight.data = decode(inputs["start"])[None].clone()
+    optimizer = build_optimizer("sgd2017", module, inputs["lr"], inputs["wd"])
+    steps = inputs["n_triplets"] * inputs["epochs"] // inputs["batch_size"]
+    for step, (lr, gradient, expected) in enumerate(
+        zip(case["expected"]["lr_used"], inputs["grads"], case["expected"]["params_after_step"], strict=True)
+    ):
+        rate = linear(step / steps, inputs["lr"], 1 / steps)
+        assert rate.lr == pytest.approx(lr)
+        set_rate(optimizer, rate)
+        module.weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        assert module.weight.detach()[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_unknown_optimizer_is_refused() -> None:

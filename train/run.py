@@ -1,0 +1,270 @@
+"""The state of a training run, and one step of it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.checkpoints import load_weights
+from kornia_hardnet8.errors import DataError, UsageError
+from train.augment import augment
+from train.batches import Batch, BatchSource
+from train.checkpoint import save_checkpoint
+from train.config import TrainConfig
+from train.datasets import open_mix
+from train.distributed import World, agree_on, join_rows, sum_gradients
+from train.losses import Described
+from train.network import frozen_statistics, raw_descriptors
+from train.optim import SCHEDULES, build_optimizer, set_rate
+from train.precision import autocast, resolve_precision
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Network, optimiser, loss, and how far the run is."""
+
+    def __init__(self, config: TrainConfig, out: Path, device: torch.device, world: World | None = None) -> None:
+        self.config, self.out, self.device, self.world = config, out, device, world or World()
+        if config.bs % self.world.size:
+            raise UsageError(f"--bs {config.bs} is no multiple of the {self.world.size} processes")
+        stores = open_mix(config.ds, config.data_root)
+        self.source = BatchSource(stores, config, (self.world.rank, self.world.size))
+        self.mr_size = _common_mr_size([s.meta for s, _ in stores])
+        self.data = [{"path": str(s.path), "meta": s.meta, "weight": w} for s, w in stores]
+        torch.manual_seed(config.seed)
+        self.model = HardNet8(arch=config.arch, output_dim=None)
+        if config.init is not None:
+            weights = load_weights(config.init)
+            if weights.arch != self.model.arch:
+                raise UsageError(f"--init {config.init} is {weights.arch}, the run trains {self.model.arch}")
+            self.model.features.load_state_dict(weights.features)
+        self.model = self.model.to(device).train()
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mean = copy.deepcopy(self.model) if config.ema else None
+        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr, config.wd)
+        self.criterion = config.build_criterion().to(device)
+        self.precision = resolve_precision(config.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.describe = torch.compile(raw_descriptors) if config.compile else raw_descriptors
+        self.step = 0
+        self.best = math.inf
+        self.reserve_s = 0.0  # how long the last save and validation took
+        self._before_s, self._since = 0.0, time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of the run over all its sittings, with validation and saving."""
+        return self._before_s + time.monotonic() - self._since
+
+    @property
+    def useful_model(self) -> HardNet8:
+        """The network to validate and to use: the running mean of the weights where there is one."""
+        return self.model if self.mean is None else self.mean
+
+    def position(self, elapsed_s: float | None = None) -> float:
+        """How far the run is, 0 … 1: by steps, or by time where that is further."""
+        by_step = self.step / self.config.num_steps
+        if not self.config.max_minutes:
+            return by_step
+        budget = max(1e-3, 60.0 * self.config.max_minutes - self.reserve_s)
+        return max(by_step, (self.elapsed_s if elapsed_s is None else elapsed_s) / budget)
+
+    def advance(
+        self, batch: Batch, elapsed_s: float | None = None, on_commit: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """One optimiser step; returns its figures.
+
+        Args:
+            batch: what to learn from.
+            elapsed_s: time that the schedule goes by; the run's own if None.
+            on_commit: called when everything is computed and the state is about to change.
+
+        Raises:
+            DataError: the loss or a gradient is not finite; the state is that before the step.
+        """
+        config, start = self.config, time.monotonic()
+        rate = SCHEDULES[config.schedule](self.position(elapsed_s), config.lr, 1.0 / config.num_steps)
+        set_rate(self.optimizer, rate)
+        before = self._snapshot()
+        try:
+            figures = self._forward_and_backward(batch)
+            gradient = self._checked_gradient(figures["loss"], rate.lr)
+            if on_commit is not None:
+                on_commit()
+        except BaseException:  # a signal may come anywhere in between
+            self._back_to(before)
+            raise
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_mean()
+        self.step += 1
+        seconds = time.monotonic() - start
+        return {**figures, "grad_norm": gradient, "lr": rate.lr, "patches_s": len(batch.labels) / seconds}
+
+    def _forward_and_backward(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        patches = self.augmented(batch)
+        micro = config.micro_batch or len(patches)
+        if len(patches) <= micro:
+            raw = self._describe(patches, 0)
+            loss, figures = self._loss(raw, batch)
+            self.scaler.scale(loss).backward()
+        else:
+            chunks = patches.split(micro)
+            if len(chunks[-1]) == config.npos and self.model.features[-1].__class__ is nn.BatchNorm2d:
+                chunks = (*chunks[:-2], torch.cat(chunks[-2:]))  # too few for statistics
+            with torch.no_grad():
+                parts = [self._describe(chunk, number) for number, chunk in enumerate(chunks)]
+            raw = torch.cat(parts).requires_grad_()
+            loss, figures = self._loss(raw, batch)
+            self.scaler.scale(loss).backward()
+            assert raw.grad is not None
+            gradients = raw.grad.split([len(chunk) for chunk in chunks])
+            with frozen_statistics(self.model):
+                for number, (chunk, gradient) in enumerate(zip(chunks, gradients, strict=True)):
+                    self._describe(chunk, number).backward(gradient)
+        sum_gradients(self.model.parameters(), self.world)
+        return figures
+
+    def augmented(self, batch: Batch) -> Tensor:
+        """The network's input for this process' patches of a batch, (n, 1, S, S)."""
+        generator = torch.Generator(self.device).manual_seed(_mix_seed(self.config.seed + 1, self.step))
+        parts = [
+            augment(
+                part.patches.to(self.device, non_blocking=True), self.config.npos, part.crop, self.model.patch_size,
+                self.config.augmentation(part.kind), generator, part.rows,
+            )
+            for part in batch.parts
+        ]  # fmt: skip
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _describe(self, patches: Tensor, chunk: int) -> Tensor:
+        # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
+        torch.manual_seed(_mix_seed(self.config.seed, self.step) + chunk * self.world.size + self.world.rank)
+        with autocast(self.precision, self.device):
+            return self.describe(self.model, patches, self.world).float()
+
+    def _loss(self, raw: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the whole batch from this process' raw descriptors, and its figures."""
+        raw = join_rows(raw, self.world)
+        unit = F.normalize(raw, dim=1, eps=1e-12)
+        tuples = torch.arange(len(raw), device=raw.device) // self.config.npos
+        exclude = None if batch.exclude is None else batch.exclude.to(self.device)
+        described = Described(unit, raw.norm(dim=1), batch.labels.to(self.device), tuples, exclude)
+        torch.manual_seed(_mix_seed(self.config.seed + 2, self.step))  # some losses draw, all processes the same
+        loss, items, terms = self.criterion(described)
+        with torch.no_grad():
+            d_pos = (unit[0 :: self.config.npos] - unit[1 :: self.config.npos]).norm(dim=1).mean()
+        figures = {"loss": loss.item(), "active": (items > 0).float().mean().item(), "d_pos": d_pos.item()}
+        if len(terms) > 1:
+            figures |= {f"loss_{name}": value.item() for name, value in terms.items()}
+        return loss, figures
+
+    def _checked_gradient(self, loss: float, lr: float) -> float:
+        """The length of the gradient; raises when it or the loss is no number."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float()))
+        if math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled()):
+            return norm if math.isfinite(norm) else 0.0  # fp16: the scaler leaves the step out
+        names = [name for name, p in self.model.named_parameters() if not torch.isfinite(p).all()]
+        weights = f"weights {names[0]} are not finite" if names else "the weights are finite"
+        raise DataError(
+            f"the loss is {loss:g} and its gradient {norm:g} at step {self.step} (lr {lr:.3g}, {self.precision}; "
+            f"{weights}): lower --lr or use --precision fp32; the state before this step is {self.out / 'last.ckpt'}"
+        )
+
+    def _snapshot(self) -> list[tuple[Tensor, Tensor]]:
+        """What a step changes before the weights: running statistics of network and loss."""
+        tensors = [*self.model.buffers(), *self.criterion.buffers()]
+        return [(tensor, tensor.clone()) for tensor in tensors]
+
+    def _back_to(self, snapshot: list[tuple[Tensor, Tensor]]) -> None:
+        for tensor, value in snapshot:
+            tensor.copy_(value)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _update_mean(self) -> None:
+        if self.mean is None:
+            return
+        decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))  # the first weights are soon forgotten
+        for mean, value in zip(self.mean.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1.0 - decay)
+            else:
+                mean.copy_(value)
+
+    def agreed(self, stopping: bool) -> tuple[float, bool]:
+        """Time and wish to stop, the same in all processes."""
+        elapsed, stop = agree_on([self.elapsed_s, float(stopping)], self.world, self.device)
+        return elapsed, stop > 0
+
+    def save(self, name: str) -> None:
+        """Write the state to ``out/name``."""
+        live = self.model.features.state_dict()
+        save_checkpoint(
+            self.out / name,
+            {
+                "arch": self.model.arch,
+                "features": self.useful_model.features.state_dict(),
+                "projection": None,
+                "metadata": {"mr_size": self.mr_size, "step": self.step, "ds": self.config.ds},
+                "live": None if self.mean is None else live,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "criterion": self.criterion.state_dict(),
+                "step": self.step,
+                "elapsed_s": self.elapsed_s,
+                "best": self.best,
+                "config": self.config.to_dict(),
+            },
+        )
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take up the state that :meth:`save` wrote.
+
+        Raises:
+            DataError: it is that of another network.
+        """
+        if content.get("arch") != self.model.arch:
+            raise DataError(f"the checkpoint of {self.out} is {content.get('arch')}, the run trains {self.model.arch}")
+        self.useful_model.features.load_state_dict(content["features"])
+        if self.mean is not None:
+            self.model.features.load_state_dict(content["live"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.criterion.load_state_dict(content.get("criterion", {}))
+        self.step, self.best = content["step"], content["best"]
+        self._before_s, self._since = content["elapsed_s"], time.monotonic()
+
+    def steps_left(self) -> Iterator[float]:
+        """Times at which the steps begin, until the last step or the end of the time budget."""
+        while True:
+            elapsed, _ = self.agreed(False)
+            if self.position(elapsed) >= 1.0:
+                return
+            yield elapsed
+
+
+def _common_mr_size(metas: list[dict[str, Any]]) -> float:
+    sizes = {float(meta["mr_size"]) for meta in metas}
+    if len(sizes) > 1:
+        log.warning("the stores differ in mr_size (%s): the weights take the largest", sorted(sizes))
+    return max(sizes)
+
+
+def _mix_seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step * 7919 + 17) % 2**62

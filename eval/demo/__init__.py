@@ -9,6 +9,8 @@ from pathlib import Path
 from kornia_hardnet8.errors import DataError
 
 SCENE_NAME = "market_square"
+_DRAWN_BY = ("demo/render.py", "demo/scene.py", "demo/solids.py", "demo/textures.py", "demo/town.py")
+_WRITTEN_BY = ("imw/build.py", "imw/bags.py")
 
 
 def build(folder: Path, seed: int = 0) -> Path:
@@ -44,6 +46,6 @@ def cached_scene(seed: int = 0) -> Path:
 
 
 def _drawing_hash() -> str:
-    here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "imw" / "build.py", here.parent / "imw" / "bags.py"]
+    folder = Path(__file__).parents[1]
+    sources = [folder / name for name in (*_DRAWN_BY, *_WRITTEN_BY)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]

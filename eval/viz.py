@@ -1,0 +1,211 @@
+"""Pictures: matches between two images, accuracy curves. Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eval.metrics import accuracy_curve
+from kornia_hardnet8._files import atomic_path
+from kornia_hardnet8.errors import DataError, missing_extra
+
+# Okabe and Ito: told apart by colour-blind eyes; wrong matches are dashed besides.
+GREEN, VERMILION, BLUE = "#009e73", "#d55e00", "#56b4e9"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+STYLES = ("-", "--", "-.", ":")
+RIGHT_PX = 3.0
+
+
+@dataclass(frozen=True)
+class MatchPicture:
+    """What :func:`draw_matches` drew."""
+
+    path: Path
+    num_matches: int
+    """All matches, also those that were left out of the drawing."""
+    num_right: int | None
+    """Matches within the limit; None when the errors are unknown."""
+
+
+def draw_matches(
+    path: str | Path,
+    image0: NDArray[np.uint8],
+    image1: NDArray[np.uint8],
+    kpts0: ArrayLike,
+    kpts1: ArrayLike,
+    matches: ArrayLike,
+    errors_px: ArrayLike | None = None,
+    *,
+    right_px: float = RIGHT_PX,
+    max_lines: int = 300,
+    title: str = "",
+) -> MatchPicture:
+    """Draw two images side by side with their matches as a PNG.
+
+    Right matches are green full lines; wrong ones vermilion dashed lines, beneath them; of unknown errors all are blue.
+
+    Args:
+        path: the picture.
+        image0: (H, W) gray or (H, W, 3) r g b.
+        image1: the other image, of any size.
+        kpts0: (N0, >= 2) pixels, centres at integers.
+        kpts1: (N1, >= 2).
+        matches: (M, 2) rows of ``kpts0`` and ``kpts1``; M = 0 is fine.
+        errors_px: (M,) distance to the true epipolar line or to the true position; NaN or infinity is wrong.
+        right_px: the largest error of a right match.
+        max_lines: of more matches, evenly chosen ones are drawn; the counts in the caption are of all.
+        title: first part of the caption.
+
+    Raises:
+        DataError: the path is not a ``.png``, or the errors are not one a match.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")
+    rows = np.asarray(matches, np.int64).reshape(-1, 2)
+    errors = None if errors_px is None else np.asarray(errors_px, np.float64).ravel()
+    if errors is not None and len(errors) != len(rows):
+        raise DataError(f"draw_matches: {len(errors)} errors for {len(rows)} matches")
+    points0 = np.asarray(kpts0, np.float64)[rows[:, 0], :2] if len(rows) else np.zeros((0, 2))
+    points1 = np.asarray(kpts1, np.float64)[rows[:, 1], :2] if len(rows) else np.zeros((0, 2))
+    gap = 8
+    canvas, shift = _side_by_side(image0, image1, gap)
+    right = None if errors is None else errors <= right_px
+    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max_lines)).round().astype(int))
+
+    figure, axes = _figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
+    from matplotlib.collections import LineCollection
+
+    axes.imshow(canvas, interpolation="nearest")
+    lines = np.stack([points0, points1 + shift], axis=1)
+    groups: list[tuple[NDArray[np.bool_], str, str]]
+    if right is None:
+        groups = [(np.ones(len(rows), bool), BLUE, "-")]
+    else:
+        groups = [(~right, VERMILION, "--"), (right, GREEN, "-")]
+    for chosen, color, style in groups:
+        part = drawn[chosen[drawn]]
+        if len(part):
+            axes.add_collection(LineCollection(list(lines[part]), colors=color, linestyles=style, linewidths=0.9))
+            ends = lines[part].reshape(-1, 2)
+            axes.scatter(ends[:, 0], ends[:, 1], s=9, facecolors="none", edgecolors=color, linewidths=0.7)
+    parts = [title] if title else []
+    parts.append(f"{len(rows)} matches" + (f", {len(drawn)} drawn" if len(drawn) < len(rows) else ""))
+    if right is not None:
+        parts.append(
+            f"{int(right.sum())} within {right_px:g} px (green, full), {int((~right).sum())} not (red, dashed)"
+        )
+    axes.set_title("; ".join(parts), fontsize=9)
+    axes.set_axis_off()
+    axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
+    axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
+    figure.subplots_adjust(0, 0, 1, 1 - 0.35 / (canvas.shape[0] / 100 + 0.35))
+    _save(figure, path, dpi=100)
+    return MatchPicture(path, len(rows), None if right is None else int(right.sum()))
+
+
+def draw_accuracy_curves(
+    path: str | Path, errors_deg: Mapping[str, ArrayLike], *, max_deg: int = 10, title: str = ""
+) -> Path:
+    """Draw the share of pairs below 1, 2, … degrees for each method as a PNG, and the numbers as a CSV beside it.
+
+    Args:
+        path: the picture; the data go to the same name with ``.csv``.
+        errors_deg: pose errors in degrees by method, in the order of the legend; infinite for a failure.
+        max_deg: the largest threshold.
+        title: of the picture.
+
+    Raises:
+        DataError: the path is not a ``.png``, or there is no method.
+    """
+    curves = {name: accuracy_curve(np.asarray(errors, np.float64), max_deg) for name, errors in errors_deg.items()}
+    x = np.arange(1, max_deg + 1)
+    labels = {name: f"{name} (mAA@{max_deg} {100 * curve.mean():.1f} %)" for name, curve in curves.items()}
+    return _draw_curves(path, x, curves, labels, "pose error threshold (degrees)", "share of pairs below", title)
+
+
+def draw_mma_curves(path: str | Path, mma: Mapping[str, ArrayLike], *, title: str = "") -> Path:
+    """Draw mean matching accuracy at 1, 2, … pixels for each method, as :func:`draw_accuracy_curves` does.
+
+    Args:
+        path: the picture.
+        mma: (T,) accuracies at 1 … T px by method.
+        title: of the picture.
+    """
+    curves = {name: np.asarray(values, np.float64) for name, values in mma.items()}
+    x = np.arange(1, 1 + max((len(c) for c in curves.values()), default=0))
+    labels = {name: f"{name} (@3 {100 * curve[min(2, len(curve) - 1)]:.1f} %)" for name, curve in curves.items()}
+    return _draw_curves(path, x, curves, labels, "error threshold (pixels)", "share of matches below", title)
+
+
+def _draw_curves(
+    path: str | Path,
+    x: NDArray[np.int64],
+    curves: Mapping[str, NDArray[np.float64]],
+    labels: Mapping[str, str],
+    x_label: str,
+    y_label: str,
+    title: str,
+) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")
+    if not curves:
+        raise DataError(f"{path}: there is no curve to draw")
+    figure, axes = _figure(6.4, 4.6)
+    for k, (name, curve) in enumerate(curves.items()):
+        style = STYLES[k // len(PALETTE) % len(STYLES)]
+        marker = "osv^D<>p"[k % 8]
+        axes.plot(
+            x, 100 * curve, style, color=PALETTE[k % len(PALETTE)], marker=marker, markersize=4, label=labels[name]
+        )
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(f"{y_label} (%)")
+    axes.set_xticks(x)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="best")
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.tight_layout()
+    _save(figure, path, dpi=130)
+    with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([x_label, *curves])
+        writer.writerows([int(v), *(f"{curve[i]:.6g}" for curve in curves.values())] for i, v in enumerate(x))
+    return path
+
+
+def _side_by_side(
+    image0: NDArray[np.uint8], image1: NDArray[np.uint8], gap: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Both images on white, as r g b, and where the second one starts (x, y)."""
+    color0, color1 = (np.repeat(i[..., None], 3, 2) if i.ndim == 2 else i for i in (image0, image1))
+    height, left = max(len(color0), len(color1)), color0.shape[1] + gap
+    canvas = np.full((height, left + color1.shape[1], 3), 255, np.uint8)
+    canvas[: len(color0), : color0.shape[1]] = color0
+    canvas[: len(color1), left:] = color1
+    return canvas, np.array([left, 0.0])
+
+
+def _figure(width_in: float, height_in: float) -> tuple[Any, Any]:
+    """A figure with one axes, drawn without a screen and without matplotlib's global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "eval") from None
+    figure = Figure(figsize=(width_in, height_in))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: Path, dpi: int) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.cli import main
+from eval.compare import choose_methods, compare_entries, values_by_pair
+from kornia_hardnet8.errors import DataError
+
+
+def entry(name: str, values: list[float], benchmark: str = "dev", **changes: Any) -> dict[str, Any]:
+    rows = [{"task": "poses", "scene": f"s{k % 2}", "pair": f"p{k}", "mAA@10": value} for k, value in enumerate(values)]
+    found = {
+        "benchmark": benchmark,
+        "protocol": {},
+        "dataset": {"name": "d", "fingerprint": "f"},
+        "method": {"descriptor": name},
+        "scores": {"poses/mAA@10": {"value": 0, "ci95": None, "n": len(values)}},
+        "per_pair": rows,
+    }
+    return {**found, **changes}
+
+
+def write(path: Path, *entries: dict[str, Any]) -> Path:
+    path.mkdir()
+    (path / "results.json").write_text(json.dumps({"schema": "results/1", "results": entries}))
+    return path
+
+
+def test_clear_difference_is_real_and_noise_is_not() -> None:
+    a = entry("a", [0.9, 0.8, 0.7, 0.9, 0.8, 0.6])
+    b = entry("b", [0.5, 0.5, 0.3, 0.4, 0.5, 0.1])
+    c = entry("c", [0.6, 0.4, 0.2, 0.5, 0.4, 0.2])
+    summary, found = compare_entries(a, b)
+    assert (summary.metric, found.metric, found.n) == ("dev", "poses/mAA@10", 6)
+    assert found.difference == pytest.approx(0.4)
+    assert found.ci95[0] > 0.3
+    assert found.verdict == summary.verdict == "A"
+    assert compare_entries(b, a)[1].verdict == "B"
+    assert compare_entries(b, c)[1].verdict == "-"
+
+
+def test_order_of_rows_has_no_part_in_it() -> None:
+    a, b = entry("a", [0.1, 0.2, 0.9]), entry("b", [0.3, 0.1, 0.4])
+    shuffled = {**b, "per_pair": b["per_pair"][::-1]}
+    assert compare_entries(a, b) == compare_entries(a, shuffled)
+
+
+def test_imw_weighs_scenes_alike_and_keeps_its_covisibility() -> None:
+    def imw(errors: dict[tuple[str, str, float], float | None]) -> dict[str, Any]:
+        rows = [
+            {"task": "stereo", "scene": s, "pair": p, "covisibility": c, "error_deg": e}
+            for (s, p, c), e in errors.items()
+        ]
+        scores = {"stereo/mAA@10": {}, "stereo/num_keypoints": {}}
+        return entry("x", [], "imw", per_pair=rows, scores=scores, protocol={"covisibility": 0.1})
+
+    keys = [("s", "a", 0.5), ("s", "b", 0.1), ("s", "low", 0.0), ("t", "a", 0.9)]
+    a = imw(dict(zip(keys, [0.5, 0.5, 0.5, 0.5], strict=True)))
+    b = imw(dict(zip(keys, [None, 0.5, None, 0.5], strict=True)))
+    (found,) = compare_entries(a, b)
+    assert found.n == 3
+    assert (found.a, found.b) == (1.0, pytest.approx((0.5 + 1.0) / 2))
+    assert found.difference == pytest.approx(0.25)
+
+
+def test_lower_is_better_for_error_rates() -> None:
+    def brown(values: list[float]) -> dict[str, Any]:
+        rows = [{"scene": "l", "pair": str(k), "FPR95": v} for k, v in enumerate(values)]
+        return entry("x", [], "brown", per_pair=rows, scores={"FPR95": {}})
+
+    assert compare_entries(brown([0.1, 0.12, 0.11]), brown([0.5, 0.52, 0.55]))[0].verdict == "A"
+
+
+def test_scores_by_class_use_the_rows_of_their_class() -> None:
+    rows = [
+        {"scene": "i_a", "class": "i", "pair": [1, 2], "MMA@3": 0.5},
+        {"scene": "v_b", "class": "v", "pair": [1, 2], "MMA@3": 0.7},
+    ]
+    found = values_by_pair(entry("x", [], "sequences", per_pair=rows, scores={"MMA@3": {}, "v/MMA@3": {}}))
+    assert {name: list(values.values()) for name, values in found.items()} == {"MMA@3": [0.5, 0.7], "v/MMA@3": [0.7]}
+
+
+def test_runs_that_do_not_belong_together_are_refused() -> None:
+    a = entry("a", [0.1, 0.2])
+    with pytest.raises(DataError, match="benchmark"):
+        compare_entries(a, entry("b", [0.1, 0.2], "imw"))
+    with pytest.raises(DataError, match="data set"):
+        compare_entries(a, entry("b", [0.1, 0.2], dataset={"fingerprint": "g"}))
+    with pytest.raises(DataError, match="2 pairs in one, 3 in the other"):
+        compare_entries(a, entry("b", [0.1, 0.2, 0.3]))
+    with pytest.raises(DataError, match="no values by pair"):
+        compare_entries(entry("a", []), entry("b", []))
+
+
+def test_methods_are_paired_by_name_unless_one_run_has_one() -> None:
+    a, b, c = (entry(name, [0.1]) for name in "abc")
+    names = [(x["method"]["descriptor"], y["method"]["descriptor"]) for x, y in choose_methods([a], [b, c])]
+    assert names == [("a", "b"), ("a", "c")]
+    names = [(x["method"]["descriptor"], y["method"]["descriptor"]) for x, y in choose_methods([a, b], [b, c])]
+    assert names == [("b", "b")]
+    with pytest.raises(DataError, match="no method in common"):
+        choose_methods([a, b], [c, entry("d", [0.1])])
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write(tmp_path / "a", entry("new", [0.9, 0.8, 0.9, 0.7]))
+    b = write(tmp_path / "b", entry("old", [0.1, 0.2, 0.1, 0.0]), entry("other", [0.8, 0.9, 0.7, 0.9]))
+    out = tmp_path / "difference.json"
+    assert main(["compare", str(a), str(b), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("A = new") == 2
+    assert "+0.725" in text
+    verdicts = [c["differences"][0]["better"] for c in json.loads(out.read_text())["comparisons"]]
+    assert verdicts == ["A", "-"]
+    assert main(["compare", str(a), str(b), "--desc-b", "olt"]) == 2
+    assert "did you mean old" in capsys.readouterr().err
+    assert main(["compare", str(a), str(b), "--metric", "poses/mAA@5"]) == 2
+    assert "did you mean poses/mAA@10" in capsys.readouterr().err
+    assert main(["compare", str(a), str(tmp_path / "none")]) == 1
+    assert "is not there" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval import viz
+from eval.viz import draw_accuracy_curves, draw_matches, draw_mma_curves
+from kornia_hardnet8.errors import DataError
+
+WHITE = np.full((120, 160), 255, np.uint8)
+TALL = np.full((200, 100, 3), 255, np.uint8)
+
+
+def count_color(path: Path, color: str) -> int:
+    rgb = cv2.imread(str(path))[..., ::-1].astype(int)
+    wanted = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)])
+    return int((np.abs(rgb - wanted).max(-1) < 40).sum())
+
+
+def test_right_and_wrong_matches_have_their_colours(tmp_path: Path) -> None:
+    kpts = np.array([[20.0, 20], [20, 60], [20, 100]])
+    path = tmp_path / "m.png"
+    matches = np.array([[0, 0], [1, 1], [2, 2]])
+    found = draw_matches(path, WHITE, TALL, kpts, kpts, matches, [0.5, 3.0, np.nan])
+    assert (found.num_matches, found.num_right) == (3, 2)
+    picture = cv2.imread(str(path))
+    assert picture.shape[1] == pytest.approx(160 + 8 + 100, abs=2)
+    assert count_color(path, viz.GREEN) > 2 * count_color(path, viz.VERMILION) > 0
+    assert count_color(path, viz.BLUE) == 0
+    # the line of match 0 runs level from (20, 20) to the other image, 35 pixels of caption above
+    band = picture[35 + 18 : 35 + 23, 40:150, ::-1].astype(int)
+    darkest = band[band.sum(2).argmin(0), np.arange(band.shape[1])]  # of an antialiased line
+    np.testing.assert_allclose(darkest, np.broadcast_to([0, 0x9E, 0x73], darkest.shape), atol=70)
+
+
+def test_unknown_errors_are_drawn_alike(tmp_path: Path) -> None:
+    found = draw_matches(tmp_path / "m.png", WHITE, WHITE, [[5.0, 5]], [[50.0, 9]], [[0, 0]])
+    assert found.num_right is None
+    assert count_color(tmp_path / "m.png", viz.BLUE) > 0
+
+
+def test_no_match_and_many_matches(tmp_path: Path) -> None:
+    assert draw_matches(tmp_path / "a.png", WHITE, WHITE, [], [], np.zeros((0, 2)), []).num_right == 0
+    kpts = np.random.default_rng(0).uniform(0, 100, (500, 2))
+    matches = np.repeat(np.arange(500)[:, None], 2, 1)
+    found = draw_matches(tmp_path / "b.png", WHITE, WHITE, kpts, kpts, matches, np.zeros(500), max_lines=20)
+    assert (found.num_matches, found.num_right) == (500, 500)
+
+
+def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="png"):
+        draw_matches(tmp_path / "m.jpg", WHITE, WHITE, [], [], [])
+    with pytest.raises(DataError, match="1 errors for 0 matches"):
+        draw_matches(tmp_path / "m.png", WHITE, WHITE, [], [], [], [1.0])
+    with pytest.raises(DataError, match="no curve"):
+        draw_accuracy_curves(tmp_path / "c.png", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_save_their_data(tmp_path: Path) -> None:
+    path = draw_accuracy_curves(tmp_path / "c.png", {"a": [0.5, 1.5, np.inf, 20], "b": [9.5]}, title="t")
+    assert cv2.imread(str(path)).ndim == 3
+    rows = list(csv.reader((tmp_path / "c.csv").open()))
+    assert rows[0][1:] == ["a", "b"]
+    assert [float(row[1]) for row in rows[1:]] == [0.25] + [0.5] * 9
+    assert [float(row[2]) for row in rows[1:]] == [0.0] * 9 + [1.0]
+    draw_mma_curves(tmp_path / "mma.png", {"a": [0.1, 0.2, 0.3]})
+    assert len(list(csv.reader((tmp_path / "mma.csv").open()))) == 4
+
+
+def test_import_is_light() -> None:
+    code = "import eval.viz, sys; assert 'matplotlib' not in sys.modules and 'cv2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -119,7 +119,10 @@ def retrieval_task(data: PatchData) -> tuple[tasks.RetrievalTask | None, dict[st
     elif data.low_contrast is None:
         return None, {"source": None}
     else:
-        task = tasks.draw_retrieval(split.test, data.counts, data.low_contrast)
+        # In a small set the official ten thousand queries would leave no distractor.
+        usable = sum(int((~data.low_contrast[name]).sum()) for name in split.test)
+        queries = tasks.OFFICIAL_QUERIES if data.is_official else min(tasks.OFFICIAL_QUERIES, usable // 3)
+        task = tasks.draw_retrieval(split.test, data.counts, data.low_contrast, queries)
         how = "drawn as the official files" if data.is_official else "drawn for these sequences"
         source = {"source": how, "seed": tasks.SEED}
     return task, {**source, "queries": len(task.queries), "distractors": len(task.distractors)}

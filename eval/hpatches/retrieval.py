@@ -55,14 +55,15 @@ def score_retrieval(
     favour the descriptor in ``ap`` and ``ap_vl``.
 
     Returns:
-        The scores, queries in the order of the task; None without queries, or when every distractor comes from the
-        query's own sequence.
+        The scores, queries in the order of the task; None without queries, or when some query has no distractor of
+        another sequence.
 
     Source: HPatches benchmark, task retrieval.
     """
     check_metric(metric, descriptors.dim)
     queries, distractors = task.queries, task.distractors
-    if len(queries) == 0 or not len(np.union1d(queries.s, distractors.s)) > 1:
+    with_distractors = [np.any(distractors.s != s) for s in np.unique(queries.s)]
+    if not with_distractors or not all(with_distractors):
         return None
     of_query = np.array([descriptors.index.get(name, -1) for name in queries.names], dtype=np.int64)
     of_distractor = np.array([descriptors.index.get(name, -1) for name in distractors.names], dtype=np.int64)

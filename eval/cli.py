@@ -10,6 +10,12 @@ from kornia_hardnet8._shell import dispatch
 COMMANDS: dict[str, tuple[str, str]] = {
     "imw": ("eval.imw.commands", "IMW benchmark: stereo and multiview on scenes with known poses"),
     "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
+    "hpatches": ("eval.hpatches.commands", "HPatches: patch verification, image matching, patch retrieval"),
+    "hpatches-build": ("eval.hpatches.build_command", "cut HPatches-format strips from homography sequences"),
+    "sequences": ("eval.sequences.commands", "homography sequences: MMA, homography accuracy and AUC, repeatability"),
+    "webcam": ("eval.webcam", "static cameras: the same place in another light or season"),
+    "dev": ("eval.dev.command", "the development judgement: poses, homographies and fixed cameras in one go"),
+    "compare": ("eval.compare", "differences between the methods of two runs, pair by pair, with intervals"),
 }
 
 

@@ -138,7 +138,7 @@ def find_scenes(path: Path) -> list[Scene]:
             if twice:
                 raise DataError(f"{path} holds several scenes called {twice[0]!r}: choose a folder below it")
             return scenes
-    hint = ": it holds images and a COLMAP model, so `imw-scene` makes a scene of it" if _is_colmap(path) else ""
+    hint = "; it holds a COLMAP model: make a scene of it with `python -m eval imw-scene`" if _is_colmap(path) else ""
     raise DataError(
         f"{path} holds no scene: expected images/, calibration/ and new-vis-pairs/, in it or in set_100{hint}"
     )

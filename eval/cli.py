@@ -13,9 +13,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hpatches": ("eval.hpatches.commands", "HPatches: patch verification, image matching, patch retrieval"),
     "hpatches-build": ("eval.hpatches.build_command", "cut HPatches-format strips from homography sequences"),
     "sequences": ("eval.sequences.commands", "homography sequences: MMA, homography accuracy and AUC, repeatability"),
+    "brown": ("eval.brown.commands", "Brown patches: FPR95, per-image matching; fixed-camera patch sets"),
     "webcam": ("eval.webcam", "static cameras: the same place in another light or season"),
     "dev": ("eval.dev.command", "the development judgement: poses, homographies and fixed cameras in one go"),
     "compare": ("eval.compare", "differences between the methods of two runs, pair by pair, with intervals"),
+    "report": ("eval.report.commands", "one static HTML page from results of any benchmarks"),
 }
 
 

@@ -1,0 +1,318 @@
+"""From results entries to a page: sections, tables, curves, pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from eval.report.published import PUBLISHED
+from kornia_hardnet8.errors import missing_extra
+
+TITLES = {
+    "imw": "Image matching: pose accuracy",
+    "dev": "Development judgement",
+    "hpatches": "HPatches patch tasks",
+    "sequences": "Homography sequences",
+    "brown": "Brown patches",
+    "webcam": "Static cameras",
+}
+# Columns of a leaderboard, in order; what a section lacks is left out.
+COLUMNS = {
+    "imw": ("stereo/mAA@5", "stereo/mAA@10", "multiview/mAA@5", "multiview/mAA@10"),
+    "dev": ("poses/mAA@10", "stereo/mAA@10", "mAA@10", "MMA@3", "correct_nn", "mAP"),
+    "hpatches": (
+        "verification/mAP",
+        "matching/mAP",
+        "retrieval/mAP",
+        "verification/mAP_vl",
+        "matching/mAP_vl",
+        "retrieval/mAP_vl",
+    ),
+    "sequences": (
+        *("MMA@1", "MMA@3", "MMA@5", "MMA@10", "correct_nn", "HA@1", "HA@3", "HA@5"),
+        *("AUC@1", "AUC@3", "AUC@5", "repeatability", "i/HA@3", "v/HA@3", "i/repeatability", "v/repeatability"),
+    ),
+    "brown": ("FPR95", "FPR99", "AP", "revisited/mAP", "amos/correct_nn", "amos/mAP"),
+    "webcam": ("correct_nn", "mAP"),
+}
+_MOST_COLUMNS = 12  # of a benchmark without a list of its own
+_LOWER_IS_BETTER = ("FPR", "error")
+_COUNTS = ("num_", "seconds")
+_MOST_PICTURE_BYTES = 3 << 20
+_MOST_PICTURES = 24
+# Colour and dash of a curve; all colours have a contrast of at least 4.5 on white.
+_CURVES = (("#005a9c", ""), ("#b34700", "7 3"), ("#00694f", "2 3"), ("#8a3b78", "9 3 2 3"), ("#444444", "4 2"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table as text, with what it is sorted by."""
+
+    text: str
+    sort: float | None = None
+    detail: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a leaderboard."""
+
+    name: str
+    cells: list[Cell]
+    published: bool = False
+    detail: str = ""
+
+
+@dataclass
+class Section:
+    """One benchmark on one data set."""
+
+    anchor: str
+    title: str
+    dataset: str
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    scenes: list[tuple[str, list[Row]]] = field(default_factory=list)
+    curves: str = ""
+    settings: list[tuple[str, str]] = field(default_factory=list)
+    all_scores: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def render(sections: Sequence[Section], title: str) -> str:
+    """The page as HTML text, complete in itself."""
+    try:
+        from jinja2 import Environment
+    except ImportError:
+        raise missing_extra("jinja2", "eval") from None
+    source = (files("eval.report") / "template.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(sections=sections, title=title)
+
+
+def build_sections(runs: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]]) -> list[Section]:
+    """Group entries of all runs by benchmark and data set.
+
+    Args:
+        runs: (results file, its entries); pictures beside the file are taken along.
+    """
+    groups: dict[tuple[str, str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
+    for path, entries in runs:
+        for entry in entries:
+            dataset = entry.get("dataset") or {}
+            key = (str(entry["benchmark"]), str(dataset.get("name")), str(dataset.get("fingerprint")))
+            groups.setdefault(key, []).append((path, entry))
+    order = {name: i for i, name in enumerate(TITLES)}
+    keys = sorted(groups, key=lambda k: (order.get(k[0], len(order)), k[1]))
+    return [_section(f"s{i}", key[0], key[1], groups[key]) for i, key in enumerate(keys, 1)]
+
+
+def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path, Mapping[str, Any]]]) -> Section:
+    entries = [entry for _, entry in members]
+    labels = _labels(members)
+    names = _columns(benchmark, entries)
+    rows = [_measured_row(label, entry, names) for label, entry in zip(labels, entries, strict=True)]
+    rows = _mark_best(rows, names)
+    notes = sorted({reason for entry in entries for reason in (entry["protocol"].get("not_measured") or {}).values()})
+    notes = [f"Not measured: {reason}." for reason in notes]
+    missing = next((entry["protocol"].get("missing") for entry in entries if entry["protocol"].get("missing")), None)
+    if missing:
+        notes.append(f"{len(missing)} official sequences are not in this data set: not the official figures.")
+    notes += sorted({str(line) for entry in entries for line in entry["protocol"].get("warnings") or ()})
+    if len({_protocol_key(entry) for entry in entries}) > 1:
+        notes.append("The methods were not all run with the same settings: see the folds below.")
+    published = [row for row in PUBLISHED.get(benchmark, []) if set(row.scores) & set(names)]
+    if published:
+        rows += [
+            Row(
+                row.method,
+                [_cell(name, row.scores.get(name)) for name in names],
+                published=True,
+                detail=f"{row.source}; {row.note}",
+            )
+            for row in published
+        ]
+        notes.append(
+            "Rows marked “published” are figures of others on the official data, copied from the source named in the "
+            "row; they were not measured here and are comparable only with a run on the same data and settings."
+        )
+    return Section(
+        anchor=anchor,
+        title=TITLES.get(benchmark, benchmark),
+        dataset=dataset,
+        columns=[(name, "lower is better" if _lower(name) else "") for name in names],
+        rows=rows,
+        notes=notes,
+        scenes=_scene_tables(labels, entries, names),
+        curves=mma_curves(labels, entries),
+        settings=[(label, _settings(entry)) for label, entry in zip(labels, entries, strict=True)],
+        all_scores=[
+            (label, [(name, _score_text(name, score)) for name, score in entry["scores"].items()])
+            for label, entry in zip(labels, entries, strict=True)
+        ],
+        pictures=_pictures(sorted({path for path, _ in members})),
+    )
+
+
+def _labels(members: list[tuple[Path, Mapping[str, Any]]]) -> list[str]:
+    """Descriptor tokens; the run's folder is added where two are alike."""
+    names = [str(entry["method"]["descriptor"]) for _, entry in members]
+    return [
+        name if names.count(name) == 1 else f"{name} ({path.parent.name})"
+        for name, (path, _) in zip(names, members, strict=True)
+    ]
+
+
+def _columns(benchmark: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    there = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
+    listed = [name for name in COLUMNS.get(benchmark, ()) if name in there]
+    if listed:
+        return listed
+    return [name for name in there if not name.startswith(_COUNTS)][:_MOST_COLUMNS]
+
+
+def _measured_row(label: str, entry: Mapping[str, Any], names: Sequence[str]) -> Row:
+    cells = []
+    for name in names:
+        score = entry["scores"].get(name) or {}
+        interval = score.get("ci95")
+        detail = f"{_number(name, interval[0])} to {_number(name, interval[1])}" if interval else ""
+        cells.append(_cell(name, score.get("value"), detail))
+    return Row(label, cells, detail=", ".join(_method_details(entry["method"])))
+
+
+def _method_details(method: Mapping[str, Any]) -> list[str]:
+    keys = ("detector", "matcher", "geometry", "trained_on")
+    return [f"{key.replace('_', ' ')} {method[key]}" for key in keys if method.get(key)]
+
+
+def _cell(name: str, value: float | None, detail: str = "") -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(_number(name, value), float(value), detail)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.0f}" if name.startswith(_COUNTS) else f"{100.0 * value:.1f}"
+
+
+def _score_text(name: str, score: Mapping[str, Any]) -> str:
+    if score.get("value") is None:
+        return "–"
+    interval = score.get("ci95")
+    spread = f" [{_number(name, interval[0])}, {_number(name, interval[1])}]" if interval else ""
+    return f"{_number(name, score['value'])}{spread}, n = {score.get('n')}"
+
+
+def _lower(name: str) -> bool:
+    return any(mark in name for mark in _LOWER_IS_BETTER)
+
+
+def _mark_best(rows: list[Row], names: Sequence[str]) -> list[Row]:
+    """The best measured number of each column, where there is a choice."""
+    marked = [list(row.cells) for row in rows]
+    for column, name in enumerate(names):
+        values = [c[column].sort for c in marked if c[column].sort is not None]
+        if len(values) < 2:
+            continue
+        best = min(values) if _lower(name) else max(values)  # type: ignore[type-var]
+        for cells in marked:
+            cell = cells[column]
+            if cell.sort == best:
+                cells[column] = Cell(cell.text, cell.sort, cell.detail, best=True)
+    return [Row(row.name, cells, row.published, row.detail) for row, cells in zip(rows, marked, strict=True)]
+
+
+def _scene_tables(
+    labels: Sequence[str], entries: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[tuple[str, list[Row]]]:
+    scenes = list(dict.fromkeys(scene for entry in entries for scene in entry.get("per_scene") or {}))
+    tables = []
+    for scene in scenes:
+        rows = []
+        for label, entry in zip(labels, entries, strict=True):
+            scores = (entry.get("per_scene") or {}).get(scene)
+            if scores:
+                values = [scores.get(name) for name in names]
+                plain = [v.get("value") if isinstance(v, dict) else v for v in values]
+                rows.append(Row(label, [_cell(n, v) for n, v in zip(names, plain, strict=True)]))
+        if any(cell.sort is not None for row in rows for cell in row.cells):
+            tables.append((scene, _mark_best(rows, names)))
+    return tables
+
+
+def _protocol_key(entry: Mapping[str, Any]) -> str:
+    hidden = ("not_measured", "warnings", "normalisation")
+    return json.dumps({k: v for k, v in entry["protocol"].items() if k not in hidden}, sort_keys=True)
+
+
+def _settings(entry: Mapping[str, Any]) -> str:
+    shown = {key: entry.get(key) for key in ("method", "protocol", "dataset", "timing", "environment")}
+    return json.dumps(shown, indent=1, ensure_ascii=False)
+
+
+def _pictures(results: Sequence[Path]) -> list[tuple[str, str]]:
+    """(caption, data URI) of the PNG files beside the results, ``matches/`` included."""
+    found: list[tuple[str, str]] = []
+    for path in results:
+        for picture in [*sorted(path.parent.glob("*.png")), *sorted((path.parent / "matches").glob("*.png"))]:
+            if picture.stat().st_size <= _MOST_PICTURE_BYTES and len(found) < _MOST_PICTURES:
+                data = base64.b64encode(picture.read_bytes()).decode("ascii")
+                found.append((f"{path.parent.name}: {picture.stem}", f"data:image/png;base64,{data}"))
+    return found
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def mma_curves(labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
+    """Mean matching accuracy over 1 … 10 px as inline SVG; empty when no entry has it."""
+    thresholds = range(1, 11)
+    series: list[tuple[str, list[float]]] = []
+    for label, entry in zip(labels, entries, strict=True):
+        values = [(entry["scores"].get(f"MMA@{t}") or {}).get("value") for t in thresholds]
+        numbers = [float(v) for v in values if v is not None]
+        if len(numbers) == len(values):
+            series.append((label, numbers))
+    if not series:
+        return ""
+    left, top, width, height = 46, 14, 420, 240
+    bottom = top + height
+
+    def x(t: float) -> float:
+        return left + (t - 1) / 9 * width
+
+    def y(v: float) -> float:
+        return bottom - v * height
+
+    parts = [
+        f'<svg class="curves" viewBox="0 0 {left + width + 14} {bottom + 40 + 20 * len(series)}" role="img" '
+        'aria-label="Mean matching accuracy over the threshold in pixels; the numbers are in the table">'
+    ]
+    for tenth in range(0, 11, 2):
+        v = tenth / 10
+        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="#d8d8d8"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{tenth * 10} %</text>')
+    for t in thresholds:
+        parts.append(f'<text x="{x(t):.1f}" y="{bottom + 16}" text-anchor="middle">{t}</text>')
+    parts.append(f'<text x="{left + width / 2}" y="{bottom + 32}" text-anchor="middle">threshold [px]</text>')
+    for k, (label, values) in enumerate(series):
+        colour, dash = _CURVES[k % len(_CURVES)]
+        points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(thresholds, values, strict=True))
+        stroke = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        parts.append(f'<polyline points="{points}" {stroke}/>')
+        line = bottom + 46 + 20 * k
+        parts.append(f'<line x1="{left}" x2="{left + 34}" y1="{line}" y2="{line}" {stroke}/>')
+        parts.append(f'<text x="{left + 42}" y="{line + 4}">{_escape(label)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

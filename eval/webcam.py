@@ -13,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
 from eval.fingerprint import fingerprint
 from eval.hpatches.matching import identity_matching
-from eval.images import SUFFIXES, read_gray
+from eval.images import SUFFIXES, read_gray, reduce_image
 from eval.results import Result, Score, environment, mean_over_scenes, run_folder
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
@@ -112,12 +111,7 @@ def spread_places(keypoints: Keypoints, spacing_px: float, num: int) -> Keypoint
 
 def read_reduced(path: Path, max_side_px: int) -> NDArray[np.uint8]:
     """Gray picture, its long side at most ``max_side_px``."""
-    image = read_gray(path)
-    scale = max_side_px / max(image.shape)
-    if scale >= 1.0:
-        return image
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return reduce_image(read_gray(path), max_side_px)[0]
 
 
 def places_of(image: NDArray[np.uint8], settings: WebcamSettings) -> Keypoints:

@@ -61,11 +61,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a leaderboard."""
+    """One method of a leaderboard; ``published`` is the number of its source, empty for what was measured."""
 
     name: str
     cells: list[Cell]
-    published: bool = False
+    published: str = ""
     detail: str = ""
 
 
@@ -123,25 +123,26 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
     notes = sorted({reason for entry in entries for reason in (entry["protocol"].get("not_measured") or {}).values()})
     notes = [f"Not measured: {reason}." for reason in notes]
     missing = next((entry["protocol"].get("missing") for entry in entries if entry["protocol"].get("missing")), None)
-    if missing:
+    if missing and not any(entry["protocol"].get("unofficial") for entry in entries):
         notes.append(f"{len(missing)} official sequences are not in this data set: not the official figures.")
     notes += sorted({str(line) for entry in entries for line in entry["protocol"].get("warnings") or ()})
     if len({_protocol_key(entry) for entry in entries}) > 1:
         notes.append("The methods were not all run with the same settings: see the folds below.")
     published = [row for row in PUBLISHED.get(benchmark, []) if set(row.scores) & set(names)]
     if published:
+        sources = list(dict.fromkeys(f"{row.source}; {row.note}" for row in published))
         rows += [
             Row(
                 row.method,
                 [_cell(name, row.scores.get(name)) for name in names],
-                published=True,
-                detail=f"{row.source}; {row.note}",
+                published=str(1 + sources.index(f"{row.source}; {row.note}")),
             )
             for row in published
         ]
         notes.append(
-            "Rows marked “published” are figures of others on the official data, copied from the source named in the "
-            "row; they were not measured here and are comparable only with a run on the same data and settings."
+            "Rows marked “published” are figures of others on the official data; they were not measured here and are "
+            "comparable only with a run on the same data and settings. Sources: "
+            + " ".join(f"[{k}] {source}." for k, source in enumerate(sources, 1))
         )
     return Section(
         anchor=anchor,
@@ -190,7 +191,7 @@ def _measured_row(label: str, entry: Mapping[str, Any], names: Sequence[str]) ->
 
 def _method_details(method: Mapping[str, Any]) -> list[str]:
     keys = ("detector", "matcher", "geometry", "trained_on")
-    return [f"{key.replace('_', ' ')} {method[key]}" for key in keys if method.get(key)]
+    return [f"{key.replace('_', ' ')} {method[key]}" for key in keys if isinstance(method.get(key), str)]
 
 
 def _cell(name: str, value: float | None, detail: str = "") -> Cell:
@@ -303,9 +304,9 @@ def mma_curves(labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> s
     for t in thresholds:
         parts.append(f'<text x="{x(t):.1f}" y="{bottom + 16}" text-anchor="middle">{t}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{bottom + 32}" text-anchor="middle">threshold [px]</text>')
-    for k, (label, values) in enumerate(series):
+    for k, (label, curve) in enumerate(series):
         colour, dash = _CURVES[k % len(_CURVES)]
-        points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(thresholds, values, strict=True))
+        points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(thresholds, curve, strict=True))
         stroke = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         parts.append(f'<polyline points="{points}" {stroke}/>')
         line = bottom + 46 + 20 * k

@@ -113,7 +113,7 @@ def batch_norm(x: Tensor, layer: nn.modules.batchnorm._BatchNorm, world: World) 
     """What a batch norm without affine part gives in training mode, with the statistics of all processes' rows."""
     axes = [0, *range(2, x.dim())]
     shape = [1, -1] + [1] * (x.dim() - 2)
-    wide = x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
     count = wide.numel() // wide.shape[1] * world.size
     mean = _SumOverProcesses.apply(wide.sum(axes)) / count
     centred = wide - mean.view(shape)

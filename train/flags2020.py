@@ -109,28 +109,24 @@ FLAGS: tuple[Flag2020, ...] = (
 
 
 class _Refuse(argparse.Action):
-    """Answer an option that is gone with what became of it."""
+    """Answer an option that is gone with what became of it; the help does not list it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, answer: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
+        self.answer = answer
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, name: str | None = None
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> NoReturn:
-        raise UsageError(f"{name} of the 2020 code {self.help}")
+        """Raise the answer."""
+        raise UsageError(f"{option_string} of the 2020 code {self.answer}")
 
 
 def add_refusals(parser: argparse.ArgumentParser) -> None:
-    """Let the parser answer every option that is not taken, without listing them in the help."""
+    """Let the parser answer every option of the 2020 code that is not taken."""
     for flag in FLAGS:
         if flag.answer is not None:
-            action = parser.add_argument(
-                *flag.names,
-                dest=f"refused_{flag.dest}",
-                action=_Refuse,
-                nargs="?",
-                default=None,
-                help=argparse.SUPPRESS,
-            )
-            action.help = flag.answer
-            parser._actions.remove(action)  # known to the parser, unknown to its help
+            parser.add_argument(*flag.names, dest=f"refused_{flag.dest}", action=_Refuse, answer=flag.answer)
 
 
 def names_2020(argv: Sequence[str]) -> tuple[str, str]:

@@ -18,8 +18,13 @@ import pytest
 import torch
 
 from kornia_hardnet8 import HardNet8
+from train.batches import BatchSource
 from train.checkpoint import load_checkpoint
 from train.cli import main
+from train.config import TrainConfig
+from train.loop import resume_run, run_to_end, start_run
+from train.run import Run
+from train.stores.store import PatchStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -246,7 +251,6 @@ def test_pca_and_bundle(
 ) -> None:  # fmt: skip
     """The projection is that of the descriptors in eval mode; the bundle holds it and its support."""
     from kornia_hardnet8.checkpoints import load_weights
-    from train.stores.store import PatchStore
     from train.validate import describe_batch
 
     monkeypatch.setattr("train.bundle_command.BUNDLED_DIR", tmp_path)
@@ -268,3 +272,87 @@ def test_pca_and_bundle(
     assert bundled.arch == "h7nodrop"
     assert bundled.metadata["mr_size"] == 12.0
     assert main(["bundle", str(out), "--name", "../tiny"]) == 2
+
+
+def test_micro_batches_give_the_gradients_of_the_whole(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:
+    """With a network without batch statistics they are the same; running statistics are counted once."""
+    runs = []
+    for micro in (0, 8):
+        config = TrainConfig(
+            str(tiny_store), arch="h8Ins", bs=12, precision="fp32", micro_batch=micro, seed=1, aug="mild",
+            schedule="cosine", lr=1e-3,
+        )  # fmt: skip
+        run = Run(config, tmp_path, torch.device("cpu"))
+        run.model.features[-1] = torch.nn.Identity()  # it alone has batch statistics
+        for layer in run.model.modules():
+            if isinstance(layer, torch.nn.Dropout):  # each part has its own draws
+                layer.p = 0.0
+        figures = run.advance(run.source.batch(0))
+        runs.append((figures, [p.detach().clone() for p in run.model.parameters()]))
+    assert runs[0][0]["loss"] == pytest.approx(runs[1][0]["loss"], rel=1e-5)
+    assert runs[0][0]["grad_norm"] == pytest.approx(runs[1][0]["grad_norm"], rel=1e-4)
+    run = Run(TrainConfig(str(tiny_store), arch="h7", bs=12, precision="fp32", micro_batch=8), tmp_path, run.device)
+    run.advance(run.source.batch(0))
+    assert int(run.model.features[1].num_batches_tracked) == 3
+
+
+def test_sets_are_combined_as_asked(tiny_store: Path, store_factory: Any, tmp_path: Path) -> None:
+    other = store_factory(tmp_path / "other", num_labels=40, seed=5)
+    stores = [(PatchStore.open(tiny_store), 1.0), (PatchStore.open(other), 3.0)]
+
+    def source(**more: Any) -> BatchSource:
+        return BatchSource(stores, TrainConfig("x", bs=10, tuples=400, epochs=2, **more))
+
+    assert [source(combine="epoch").sets(step)[0] for step in (0, 19, 20, 39, 40, 79)] == [0, 0, 1, 1, 0, 1]
+    drawn = [source().sets(step)[0] for step in range(80)]
+    assert 45 < sum(drawn) < 73  # three quarters of 80
+    batch = source(combine="inbatch").batch(3)
+    assert len(batch.labels) == 40
+    assert [len(part.patches) for part in batch.parts] == [20, 20]
+    first, second = batch.labels[:20].tolist(), batch.labels[20:].tolist()
+    assert max(first) < min(second)  # offsets keep labels of different sets apart
+    assert torch.equal(batch.labels[0::2], batch.labels[1::2])
+    halves = [BatchSource(stores, source(combine="inbatch").config, (rank, 2)).batch(3) for rank in (0, 1)]
+    assert torch.equal(halves[0].labels, halves[1].labels)
+    assert sorted(halves[0].labels.tolist()) == sorted(batch.labels.tolist())
+    for number in (0, 1):
+        joined = torch.cat([half.parts[number].patches for half in halves])
+        assert torch.equal(joined, batch.parts[number].patches)
+        assert [half.parts[number].rows for half in halves] == [(0, 20), (10, 20)]
+
+
+def test_a_running_mean_of_the_weights_is_kept_over_a_pause(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:
+    """So is the state of the loss: two halves give what the whole gives."""
+    torch.set_num_threads(1)
+    config = TrainConfig(
+        str(tiny_store), arch="h7nodrop", bs=12, lr=2e-3, schedule="cosine", precision="fp32", ema=0.9,
+        loss="softMargin", steps=8, save_every=4,
+    )  # fmt: skip
+    whole = start_run(config, tmp_path / "whole", torch.device("cpu"))
+    run_to_end(whole)
+    content = load_checkpoint(tmp_path / "whole" / "last.ckpt")
+    assert not torch.equal(content["features"]["0.weight"], content["live"]["0.weight"])
+    half = start_run(config, tmp_path / "half", torch.device("cpu"))
+    for step in range(4):
+        half.advance(half.source.batch(step))
+    half.save("last.ckpt")
+    again = resume_run(tmp_path / "half", torch.device("cpu"))
+    assert again.step == 4
+    run_to_end(again)
+    keys = ("features", "live", "optimizer", "criterion", "step")
+    resumed = load_checkpoint(tmp_path / "half" / "last.ckpt")
+    _assert_same({k: content[k] for k in keys}, {k: resumed[k] for k in keys})
+
+
+def test_a_time_budget_counts_everything_and_the_rate_ends_low(
+    tiny_store: Path, tmp_path: Path, fast: list[str]
+) -> None:
+    out = tmp_path / "run"
+    start = time.monotonic()
+    arguments = ["--ds", str(tiny_store), *fast, "--steps", "1000000", "--save-every", "7", "--max-minutes", "0.1"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert time.monotonic() - start < 12
+    lines = _metrics(out)
+    assert lines[0]["step"] == 0  # before the first step: how long saving takes
+    assert lines[-1]["elapsed_s"] < 9
+    assert [line["lr"] for line in lines if "lr" in line][-1] < 4e-4  # of 2e-3

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from kornia_hardnet8.errors import DataError, UsageError
-from train.sampling import Sampling, dataset_sequence, index_labels, plan_batch
+from train.sampling import (
+    Sampling,
+    dataset_sequence,
+    distinct_draws,
+    index_labels,
+    index_views,
+    plan_batch,
+    plan_view_batch,
+)
 
 
 def _table(num_labels: int = 40, num_cams: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -130,3 +138,72 @@ def test_the_sequence_of_sets_follows_the_weights() -> None:
     for wrong in ([], [0.0], [1.0, -1.0]):
         with pytest.raises(UsageError):
             dataset_sequence(wrong, 3, np.random.default_rng(0))
+
+
+def test_distinct_draws_are_uniform_over_ordered_choices() -> None:
+    rng = np.random.default_rng(0)
+    drawn = distinct_draws(np.full(24_000, 4), 3, rng)
+    codes, counts = np.unique(drawn @ [16, 4, 1], return_counts=True)
+    assert len(codes) == 24  # ordered choices of 3 of 4
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+    again = distinct_draws(np.array([2, 3, 7]), 5, rng)
+    assert sorted(again[0, :2].tolist()) == sorted(again[0, 2:4].tolist()) == [0, 1]
+    assert sorted(again[1, :3].tolist()) == [0, 1, 2]
+    assert len(set(again[2].tolist())) == 5
+    fixed = distinct_draws(np.array([5, 5]), 5, rng, first=np.array([4, 2]))
+    assert fixed[:, 0].tolist() == [4, 2]
+    assert sorted(fixed[0].tolist()) == [0, 1, 2, 3, 4]
+
+
+def _views(hidden: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three views of 10, 20 and 5 places and 6 images each; some patches missing if ``hidden``."""
+    labels, images, views = [], [], []
+    for view, count in enumerate((10, 20, 5)):
+        for image in range(6):
+            labels += [100 * view + k for k in range(count)]
+            images += [10 * view + image] * count
+            views += [view] * count
+    table = np.array([labels, images, views])
+    keep = np.random.default_rng(0).random(table.shape[1]) < (0.6 if hidden else 1.0)
+    return tuple(table[:, keep])
+
+
+def test_a_view_batch_takes_two_images_of_one_view_after_the_other() -> None:
+    labels, images, views = _views()
+    index = index_views(labels, images, views)
+    seen = set()
+    for seed in range(60):
+        rows = plan_view_batch(index, 25, 2, np.random.default_rng(seed))
+        assert rows.shape == (25, 2)
+        assert (labels[rows[:, 0]] == labels[rows[:, 1]]).all()
+        assert len(np.unique(labels[rows[:, 0]])) == 25
+        counts = []
+        for view in range(3):
+            own = rows[views[rows[:, 0]] == view]
+            if len(own):
+                pair = images[own]
+                assert (pair == pair[0]).all()
+                assert pair[0, 0] != pair[0, 1]
+                seen.add(tuple(pair[0]))
+                counts.append(len(own) == (10, 20, 5)[view])
+        assert counts.count(False) <= 1  # all views but the last are taken whole
+    assert len(seen) > 60  # of 90 ordered pairs
+
+
+def test_hidden_patches_of_views_are_not_drawn() -> None:
+    labels, images, views = _views(hidden=True)
+    index = index_views(labels, images, views)
+    for seed in range(20):
+        rows = plan_view_batch(index, 12, 3, np.random.default_rng(seed))
+        assert rows.min() >= 0
+        assert (labels[rows] == labels[rows[:, :1]]).all()
+        for row in rows:
+            assert len(set(row.tolist())) >= 2
+    with pytest.raises(DataError, match="no place is seen in two images"):
+        index_views(np.arange(4), np.arange(4), np.zeros(4))
+
+
+def test_a_view_batch_larger_than_the_set_takes_every_place_once() -> None:
+    labels, images, views = _views()
+    rows = plan_view_batch(index_views(labels, images, views), 500, 2, np.random.default_rng(0))
+    assert sorted(labels[rows[:, 0]].tolist()) == sorted(np.unique(labels).tolist())

@@ -1,0 +1,134 @@
+"""The command line of 2020: published commands verbatim, and an answer to every option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.cli import main
+from train.flags2020 import FLAGS, names_2020, parse_2020
+
+UNIVERSAL = ["--arch=h8", "--ds=v4+lib", "--loss=tripletMargin++"]
+PHOTO_TOURISM = ["--arch=h8E512", "--ds=lib+colo+notre", "--bs=9000", "--mpos=0.5", "--fewcams"]
+
+# option -> a value for it that is taken, for the options whose meaning is kept
+TAKEN = {
+    "optimizer": "adamw", "ds": "v4", "model_arch": "h7", "loss": "tripletMargin", "batch_reduce": "average",
+    "combine": "epoch", "epochs": "3", "tuples": "7000", "batch_size": "64", "cams_in_batch": "5", "seed": "4",
+    "Npos": "2", "lr": "0.1", "marginpos": "0.5", "wd": "0.1", "no_fliprot": None, "closeok": None, "aug": "mild",
+    "K": "full", "fewcams": None,
+}  # fmt: skip
+# option -> name of the setting that it changes
+SETTING = {
+    "model_arch": "arch", "batch_size": "bs", "Npos": "npos", "marginpos": "mpos", "no_fliprot": "fliprot", "K": "aug",
+}  # fmt: skip
+
+
+def _config(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main([*arguments, "--print-config"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_universal_descriptor(capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(UNIVERSAL, capsys)
+    expected = {
+        "arch": "h8", "loss": "tripletMargin++", "mpos": 1.0, "bs": 3072, "npos": 2, "patches_per_batch": 6144,
+        "steps_per_epoch": 1627, "tuples_per_epoch": 4_998_144, "epochs": 20, "num_steps": 32_540,
+        "optimizer": "adamw", "wd": 0.01, "beta2": 0.99, "eps": 1e-5, "schedule": "onecycle", "ema": 0.0,
+        "fewcams": False, "seed": 0, "micro_batch": 0, "init": None,
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
+    assert config["data"] == [{"token": "v4", "weight": 1.0}, {"token": "lib", "weight": 1.0}]
+    network = config["network"]
+    assert (network["parameters"], network["dim"], network["patch_size"]) == (4_775_200, 256, 32)
+    assert "D0.3 C256-256k8" in network["layers"]
+    rates = config["rates"]
+    assert [rates[at]["lr"] for at in ("start", "quarter", "end")] == pytest.approx([0.12, 3.0, 3e-5])
+    assert [rates[at]["momentum"] for at in ("start", "quarter", "end")] == pytest.approx([0.95, 0.85, 0.95])
+    views, tuples = config["augmentation"]["views"], config["augmentation"]["tuples"]
+    assert views["rotation_deg"] == 25.0
+    assert views["zoom"] == [0.8, 1.4]
+    assert views["shear_deg"] == [-25.0, 25.0]
+    assert views["crop_area"] == [0.7, 1.0]
+    assert tuples["symmetries"] == views["symmetries"] == 4
+    assert tuples["rotation_deg"] == tuples["noise"] == tuples["gamma"] == 0.0
+
+
+def test_the_photo_tourism_descriptor(capsys: pytest.CaptureFixture[str]) -> None:
+    config = _config(PHOTO_TOURISM, capsys)
+    expected = {
+        "arch": "h8E512", "loss": "tripletMargin", "mpos": 0.5, "bs": 9000, "npos": 2, "patches_per_batch": 18_000,
+        "steps_per_epoch": 555, "tuples_per_epoch": 4_995_000, "num_steps": 11_100, "batch_reduce": "min",
+        "closeok": False, "fewcams": True, "cams_in_batch": 0, "optimizer": "adamw", "wd": 0.01, "lr": 3.0,
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
+    assert config["data"] == [{"token": token, "weight": 1.0} for token in ("lib", "colo", "notre")]
+    assert (config["network"]["parameters"], config["network"]["dim"]) == (8_969_504, 512)
+
+
+def test_short_and_long_names_mean_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--ds", "lib", "--arch", "h7", "--bs", "64", "--mpos", "0.5", "--ep", "3", "--tps", "7000", "--K", "full"]
+    long = ["--ds", "lib", "--model_arch", "h7", "--batch_size", "64", "--marginpos", "0.5", "--epochs", "3"]
+    long += ["--n_triplets", "7000", "--aug", "full"]
+    assert _config(short, capsys) == _config(long, capsys)
+    assert _config(["--ds", "lib"], capsys)["arch"] == "h8"
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.dest)
+def test_every_option_is_taken_or_answered(flag: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every spelling; what is gone says what became of it and nothing is trained."""
+    for name in flag.names:
+        if flag.answer is not None:
+            value = [] if flag.type is bool else ["0"]
+            assert main(["--ds", "x", name, *value]) == 2
+            error = capsys.readouterr().err
+            assert f"{name} of the 2020 code {flag.answer}" in error
+            if value:
+                assert main(["--ds", "x", f"{name}=0"]) == 2
+                capsys.readouterr()
+        elif flag.dest == "resume":
+            continue
+        else:
+            value = TAKEN[flag.dest]
+            base = ["--ds", "lib"] if flag.dest != "ds" else []
+            base += ["--fewcams"] if flag.dest == "cams_in_batch" else []
+            config = _config([*base, name, *([value] if value else [])], capsys)
+            shown = config[SETTING.get(flag.dest, flag.dest)]
+            expected = flag.dest != "no_fliprot" if value is None else type(shown)(value)
+            assert shown == expected
+
+
+def test_resume_with_a_file_answers_with_init(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--resume", str(tiny_checkpoint)]) == 2
+    assert f"--init {tiny_checkpoint}" in capsys.readouterr().err
+
+
+def test_the_help_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("memory of a step", "without it trains h8", "at 95 % recall", "tripletMargin++", "--micro-batch"):
+        assert part in text
+    assert "--filter_sets" not in text
+
+
+@pytest.mark.parametrize("name", ["univ", "ptv2", "misc", "oldgen"])
+def test_names_of_old_models(cases: dict[str, dict[str, Any]], name: str) -> None:
+    case = cases[f"naming.{name}"]
+    expected = case["expected"]
+    assert names_2020(case["inputs"]["argv"]) == (expected["data_name"], expected["save_name"])
+
+
+def test_defaults_of_the_2020_code(cases: dict[str, dict[str, Any]]) -> None:
+    expected = cases["naming.defaults"]["expected"]
+    assert parse_2020([]) == expected["args"]
+    assert names_2020([]) == (expected["data_name"], expected["save_name"])
+
+
+def test_the_list_of_options_is_complete(cases: dict[str, dict[str, Any]]) -> None:
+    kinds = {str: "str", int: "int", float: "float", bool: "flag"}
+    found = [[list(flag.names), flag.dest, kinds[flag.type], flag.default] for flag in FLAGS]
+    assert found == cases["naming.flags"]["expected"]

@@ -2,6 +2,7 @@
 
 from kornia_hardnet8.errors import HardNet8Error
 from kornia_hardnet8.hardnet8 import HardNet8
+from kornia_hardnet8.inference import prepare_for_inference
 
 __version__ = "0.1.0"
-__all__ = ["HardNet8", "HardNet8Error", "__version__"]
+__all__ = ["HardNet8", "HardNet8Error", "__version__", "prepare_for_inference"]

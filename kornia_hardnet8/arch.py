@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from kornia_hardnet8.errors import UsageError, closest
@@ -156,10 +157,18 @@ def get_arch(token: str) -> Arch:
         raise UsageError(f"architecture {name} of the 2020 code is left out: {LEFT_OUT[name]}")
     stem, _, rest = name.partition("pca")
     if rest.isdigit() and stem in ARCHS:
-        raise UsageError(f"architecture {name}: the projection is no part of a token; use arch={stem}, output_dim={rest}")
+        raise UsageError(
+            f"architecture {name}: the projection is no part of a token; use arch={stem}, output_dim={rest}"
+        )
     if re.fullmatch(r".+[-_]\d+", name) and re.split(r"[-_]", name)[0] in ARCHS:
         raise UsageError(f"architecture {name}: only one input channel (gray patches) is supported")
     raise UsageError(f"unknown architecture {token!r}{closest(token, ARCHS)}")
+
+
+def empty_features(token: str) -> nn.Sequential:
+    """The layers of an architecture on the meta device: shapes without values, to be given weights."""
+    with torch.device("meta"):
+        return build_features(token)
 
 
 def build_features(token: str) -> nn.Sequential:

@@ -64,7 +64,9 @@ def load_weights(source: str | Path) -> Weights:
     if path.suffix or len(path.parts) > 1:
         raise MissingFileError(f"no weight file at {path}")
     known = bundled_names()
-    raise UsageError(f"no bundled model {str(source)!r} (there are: {', '.join(known) or 'none'}){closest(str(source), known)}")
+    raise UsageError(
+        f"no bundled model {str(source)!r} (there are: {', '.join(known) or 'none'}){closest(str(source), known)}"
+    )
 
 
 def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.float16) -> None:
@@ -145,7 +147,9 @@ def _checked(
             features.setdefault(key, value)  # files of 2017 lack it
     wrong = sorted(set(expected) ^ set(features))
     if wrong:
-        raise DataError(f"{path} is not {arch}: features.{wrong[0]} is {'missing' if wrong[0] in expected else 'extra'}")
+        raise DataError(
+            f"{path} is not {arch}: features.{wrong[0]} is {'missing' if wrong[0] in expected else 'extra'}"
+        )
     for key, value in features.items():
         if value.shape != expected[key].shape:
             raise DataError(

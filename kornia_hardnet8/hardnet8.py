@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from kornia.core.check import KORNIA_CHECK_SHAPE
 from torch import Tensor, nn
 
-from kornia_hardnet8.arch import DEFAULT_ARCH, build_features, get_arch
+from kornia_hardnet8 import _engine
+from kornia_hardnet8.arch import DEFAULT_ARCH, build_features, empty_features, get_arch
 from kornia_hardnet8.checkpoints import Weights, load_weights
 from kornia_hardnet8.errors import UsageError
 
-# Patches that one pass through the network takes in eval mode: bounds the memory, and the activations fit the cache.
+_log = logging.getLogger(__name__)
+
+# Patches that one pass through the plain network takes in eval mode: bounds the memory.
 CHUNK = 256
+# Below so many patches, building or checking a fused copy costs more than it gains.
+_MIN_FUSED = 16
 
 
 class HardNet8(nn.Module):
     """Patch descriptor of the HardNet family, a drop-in for ``kornia.feature.HardNet8``.
 
     Convention: a patch may have any affine intensity range, since each is standardised; statistics are detached, so
-    gradients reach the image through the patch alone. The module starts in eval mode, pretrained or not.
+    gradients reach the image through the patch alone. The module starts in eval mode, pretrained or not. In eval
+    mode without gradients it describes by a fused copy of its layers, remade whenever they change; see
+    :func:`kornia_hardnet8.prepare_for_inference` for reduced precision.
 
     Args:
         pretrained: False: random (orthogonal) weights; True: the bundled ``h8E512``; the name of a bundled model; or
@@ -33,11 +42,12 @@ class HardNet8(nn.Module):
 
     Shape:
         - Input: (B, 1, S, S) floating point, S = ``patch_size``; B may be 0.
-        - Output: (B, output_dim), unit length, the input's dtype.
+        - Output: (B, output_dim), unit length, the input's dtype. A patch with NaN gives a row of NaN.
 
     Raises:
         UsageError: unknown name, or an ``arch``, ``output_dim`` or ``patch_size`` that contradicts the weights.
         kornia.core.exceptions.ShapeError: an input of another shape.
+        TypeError: integer patches.
 
     Source: Pultar 2020, "Improving the HardNet Descriptor"; layers as in ``kornia.feature.HardNet8``.
 
@@ -46,6 +56,10 @@ class HardNet8(nn.Module):
         >>> HardNet8(arch="h7")(torch.rand(4, 1, 32, 32)).shape
         torch.Size([4, 128])
     """
+
+    if TYPE_CHECKING:  # torch.jit.script would take these as the types to compile for
+        components: Tensor | None
+        mean: Tensor | None
 
     def __init__(
         self,
@@ -71,10 +85,35 @@ class HardNet8(nn.Module):
         mean, components = _projection(weights, spec.name, spec.dim, output_dim)
         self.register_buffer("components", components)
         self.register_buffer("mean", mean)
-        self.features = build_features(spec.name)
-        if weights is not None:
-            self.features.load_state_dict(weights.features, strict=True)
+        if weights is None:
+            self.features = build_features(spec.name)
+            self.metadata: dict[str, Any] = {}
+        else:
+            self.features = empty_features(spec.name)
+            self.features.load_state_dict(weights.features, strict=True, assign=True)
+            self.metadata = dict(weights.metadata)
+        self._precision = "fp32"
+        self._fused: tuple[Any, _engine.Engine] | None = None
         self.eval()
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, output_dim: int | None = None) -> HardNet8:
+        """Read any weight file of :func:`kornia_hardnet8.checkpoints.load_weights`.
+
+        Args:
+            path: the file, or the name of a bundled model.
+            output_dim: width of the descriptor; None is as the file has it: the width of its projection, but 128 of
+                a full basis, and the network's own width where the file holds no projection.
+        """
+        weights = load_weights(path)
+        if output_dim is None and weights.projection is not None:
+            output_dim = min(128, weights.projection.components.shape[1])
+        return cls(path, output_dim=output_dim)
+
+    @property
+    def precision(self) -> str:
+        """Of the fused copy: ``"fp32"``, or what ``prepare_for_inference`` chose."""
+        return self._precision
 
     @staticmethod
     def _normalize_input(x: Tensor, eps: float = 1e-7) -> Tensor:
@@ -89,6 +128,10 @@ class HardNet8(nn.Module):
             raise TypeError("HardNet8 takes floating point patches: convert with .float()")
         if input.shape[0] == 0:
             return input.new_zeros(0, self.output_dim)
+        if not torch.jit.is_scripting():
+            engine = self._engine(input)
+            if engine is not None:
+                return self._describe_fused(input, engine)
         if self.training or torch.is_grad_enabled() or input.shape[0] <= self._chunk:
             return self._describe(input)
         out = torch.empty(input.shape[0], self.output_dim, device=input.device, dtype=input.dtype)
@@ -100,14 +143,69 @@ class HardNet8(nn.Module):
         """One pass: standardise, network, unit length, project, unit length."""
         # Half-precision sums of 1024 grey levels overflow or lose all digits.
         x = input if input.dtype == torch.float64 else input.float()
-        x = self._normalize_input(x).to(self.features[0].weight.dtype)
-        raw = self.features(x).flatten(1)
+        x = self._normalize_input(x).to(self.features[0].weight.dtype)  # type: ignore[arg-type]
+        return self._finish(self.features(x).flatten(1)).to(input.dtype)
+
+    def _finish(self, raw: Tensor) -> Tensor:
+        """Unit length, project, unit length, in float32 or better."""
         raw = raw if raw.dtype == torch.float64 else raw.float()
         descs = F.normalize(raw, dim=1, eps=1e-12)
         if self.components is not None and self.mean is not None:
             descs = (descs - self.mean.to(descs.dtype)) @ self.components.to(descs.dtype)
             descs = F.normalize(descs, dim=1, eps=1e-12)
-        return descs.to(input.dtype)
+        return descs
+
+    @torch.jit.unused
+    def _describe_fused(self, input: Tensor, engine: _engine.Engine) -> Tensor:
+        """Chunk by chunk through the fused copy."""
+        with torch.no_grad():
+            out = torch.empty(input.shape[0], self.output_dim, device=input.device, dtype=input.dtype)
+            for start in range(0, input.shape[0], engine.chunk):
+                part = input[start : start + engine.chunk]
+                x = self._normalize_input(part if part.dtype == torch.float64 else part.float()).float()
+                descs = self._finish(engine(x))
+                # Neither the comparison in a fused ReLU nor an integer carries NaN through.
+                bad = x.flatten(1).isnan().any(dim=1, keepdim=True)
+                out[start : start + engine.chunk] = descs.masked_fill(bad, float("nan")).to(input.dtype)
+        return out
+
+    @torch.jit.unused
+    def _engine(self, input: Tensor) -> _engine.Engine | None:
+        """The fused copy of the layers as they are now, or None where the plain network is to run."""
+        if (
+            self.training
+            or type(input) is not Tensor
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or torch.is_autocast_enabled(input.device.type)
+            or (self._precision == "fp32" and input.shape[0] < _MIN_FUSED)
+        ):
+            return None
+        weight = self.features[0].weight
+        if weight.dtype != torch.float32 or weight.device != input.device:
+            return None
+        if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return None
+        key = _engine.fingerprint(self.features)
+        if key is None:
+            return None
+        if self._fused is None or self._fused[0] != (key, self._precision):
+            steps = _engine.fuse(self.features)
+            if steps is None:
+                return None
+            ranges = _engine.ranges_from_json(self.metadata.get("int8_ranges"))
+            with torch.no_grad():
+                engine = _engine.Engine(steps, self.patch_size, self._precision, ranges)  # type: ignore[arg-type]
+            self._fused = ((key, self._precision), engine)
+        return self._fused[1]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """What a weight file said of its weights does not hold for others."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self.metadata = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fused": None}
 
 
 def _projection(
@@ -118,7 +216,14 @@ def _projection(
         return None, None
     if weights is not None and weights.projection is not None:
         mean, components = weights.projection.truncated(output_dim)
-        return mean.clone(), components.contiguous().clone()
+        return mean.float().clone(), components.float().contiguous().clone()
     if not 1 <= output_dim <= dim:
         raise UsageError(f"output_dim must be 1 … {dim} for {name}, got {output_dim}")
+    if weights is not None and output_dim < dim:
+        _log.warning(
+            "these weights hold no projection: the descriptor is the first %d of %d features; fit one with "
+            "python -m train pca, or take output_dim=None",
+            output_dim,
+            dim,
+        )
     return torch.zeros(dim), torch.eye(dim, output_dim)

@@ -16,7 +16,8 @@ class Projection:
 
     Attributes:
         mean: (D,).
-        components: (D, K), K = D when fitted here; column k is the k-th principal axis: unit length, its largest entry positive.
+        components: (D, K), K = D when fitted here; column k is the k-th principal axis: unit length, its largest entry
+            positive.
         eigenvalues: (K,) variances along the axes, descending; NaN where a file does not say them.
     """
 

@@ -19,9 +19,9 @@ from kornia.core.exceptions import ShapeError
 from kornia.geometry.transform import ScalePyramid
 from torch import Tensor, nn
 
-import kornia_hardnet8.hardnet8
+import kornia_hardnet8.checkpoints
 from kornia_hardnet8 import HardNet8, HardNet8Error
-from kornia_hardnet8.checkpoints import Weights, save_weights
+from kornia_hardnet8.checkpoints import Weights, load_weights, save_weights
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.projection import Projection
 
@@ -50,6 +50,19 @@ def small() -> HardNet8:
     module = HardNet8(arch="h7", output_dim=64)
     fill_module(module, 5)
     return module
+
+
+@pytest.fixture(scope="module")
+def full_basis(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HardNet8, Projection]:
+    """A weight file that holds an ordered basis of all 512 dimensions, and what is in it."""
+    torch.manual_seed(0)
+    source = HardNet8(output_dim=None)
+    basis, _ = torch.linalg.qr(torch.randn(512, 512))
+    projection = Projection(torch.randn(512) * 0.01, basis, torch.linspace(1, 0, 512))
+    features = {k.removeprefix("features."): v for k, v in source.state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, Weights("h8E512", features, projection), dtype=torch.float32)
+    return path, source, projection
 
 
 def random_patches(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -281,13 +294,15 @@ def test_strided_and_channels_last_inputs(model: HardNet8) -> None:
         expected = model(patches)
         torch.testing.assert_close(model(strided), expected, atol=1e-6, rtol=0)
         torch.testing.assert_close(model(patches.to(memory_format=torch.channels_last)), expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(model(patches.transpose(2, 3).contiguous().transpose(2, 3)), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            model(patches.transpose(2, 3).contiguous().transpose(2, 3)), expected, atol=1e-6, rtol=0
+        )
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 255, 257, 700])
+@pytest.mark.parametrize("count", [1, 129, 257])
 def test_chunked_is_unchunked(count: int, small: HardNet8) -> None:
     patches = random_patches(count)
     with torch.enable_grad():
@@ -329,22 +344,39 @@ def test_untrained_descriptors_differ() -> None:
 
 
 @pytest.mark.parametrize("output_dim", [16, 100, 256, 512])
-def test_truncation_of_the_stored_basis(output_dim: int, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    source = HardNet8(output_dim=None)
-    basis, _ = torch.linalg.qr(torch.randn(512, 512))
-    projection = Projection(torch.randn(512) * 0.01, basis, torch.linspace(1, 0, 512))
-    features = {k.removeprefix("features."): v for k, v in source.state_dict().items()}
-    save_weights(tmp_path / "w.safetensors", Weights("h8E512", features, projection), dtype=torch.float32)
+def test_truncation_of_the_stored_basis(output_dim: int, full_basis: tuple[Path, HardNet8, Projection]) -> None:
+    path, source, projection = full_basis
     patches = random_patches(3)
     with torch.no_grad():
         raw = source(patches)
-        expected = F.normalize(((raw - projection.mean) @ basis)[:, :output_dim])
-        module = HardNet8(tmp_path / "w.safetensors", output_dim=output_dim)
-        torch.testing.assert_close(module(patches), expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(HardNet8(tmp_path / "w.safetensors", output_dim=None)(patches), raw, atol=1e-6, rtol=0)
+        expected = F.normalize(((raw - projection.mean) @ projection.components)[:, :output_dim])
+        torch.testing.assert_close(HardNet8(path, output_dim=output_dim)(patches), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(HardNet8(path, output_dim=None)(patches), raw, atol=1e-6, rtol=0)
     with pytest.raises(UsageError, match="513"):
-        HardNet8(tmp_path / "w.safetensors", output_dim=513)
+        HardNet8(path, output_dim=513)
+
+
+def test_from_checkpoint_takes_the_width_of_the_file(
+    full_basis: tuple[Path, HardNet8, Projection], tmp_path: Path
+) -> None:
+    path, source, projection = full_basis
+    assert HardNet8.from_checkpoint(path).output_dim == 128
+    assert HardNet8.from_checkpoint(path, output_dim=300).output_dim == 300
+    features = {k.removeprefix("features."): v for k, v in source.state_dict().items()}
+    narrow = Projection(projection.mean, projection.components[:, :64], projection.eigenvalues[:64])
+    save_weights(tmp_path / "narrow.safetensors", Weights("h8E512", features, narrow))
+    assert HardNet8.from_checkpoint(tmp_path / "narrow.safetensors").output_dim == 64
+    save_weights(tmp_path / "none.safetensors", Weights("h8E512", features))
+    assert HardNet8.from_checkpoint(tmp_path / "none.safetensors").output_dim == 512
+
+
+def test_weights_without_a_projection_warn_when_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features = {k.removeprefix("features."): v for k, v in HardNet8(arch="h7", output_dim=None).state_dict().items()}
+    save_weights(tmp_path / "w.safetensors", Weights("h7", features))
+    HardNet8(tmp_path / "w.safetensors")
+    assert not caplog.records
+    HardNet8(tmp_path / "w.safetensors", output_dim=64)
+    assert "no projection" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -512,7 +544,7 @@ def test_in_kornias_lafdescriptor_and_localfeature(small: HardNet8) -> None:
         torch.testing.assert_close(descs[0], expected, atol=1e-6, rtol=0)
         assert not small.training
         detector = KF.ScaleSpaceDetector(
-            num_features=20, resp_module=KF.BlobDoG(), scale_pyr_module=ScalePyramid(3, 1.6, 32, double_image=False)
+            num_features=20, resp_module=KF.BlobHessian(), scale_pyr_module=ScalePyramid(3, 1.6, 32, double_image=False)
         )
         lafs, responses, descs = KF.LocalFeature(detector, descriptor)(image)
     assert descs.shape == (1, lafs.shape[1], 64)
@@ -537,10 +569,11 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         HardNet8("no-such-model")
 
 
-def test_pretrained_is_the_bundled_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = HardNet8(output_dim=None)
-    features = {k.removeprefix("features."): v for k, v in source.state_dict().items()}
-    save_weights(tmp_path / "h8E512.safetensors", Weights("h8E512", features))
+def test_pretrained_is_the_bundled_model(
+    monkeypatch: pytest.MonkeyPatch, full_basis: tuple[Path, HardNet8, Projection], tmp_path: Path
+) -> None:
+    path, source, _ = full_basis
+    save_weights(tmp_path / "h8E512.safetensors", load_weights(path))
     monkeypatch.setattr(kornia_hardnet8.checkpoints, "BUNDLED_DIR", tmp_path)
     for name in (True, "h8E512"):
         module = HardNet8(pretrained=name)

@@ -1,0 +1,330 @@
+"""A frozen, fused copy of a network for inference: batch norms folded, channels last, and the precision of choice.
+
+On x86 CPUs the convolutions are oneDNN's, called through the operators that ``torch.compile`` uses, with weights
+reordered once; elsewhere they are ``F.conv2d`` on folded weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Patches in one pass on a CPU: the activations of that many stay in the second and third level caches.
+CPU_CHUNK = 128
+# Patches in one pass on other devices: enough to fill them, little enough memory (0.13 MB a patch and layer).
+DEVICE_CHUNK = 1024
+
+# In a trained network every batch norm leaves mean 0 and variance 1 on the training data, so that a range of six
+# standard deviations suits any of them where none was measured.
+DEFAULT_RANGE = 6.0
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Largest magnitudes that 8 bits shall hold, measured by ``inference.calibrate``.
+
+    Attributes:
+        input: of a standardised patch.
+        outputs: after the ReLU of each convolution but the last.
+    """
+
+    input: float
+    outputs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FusedConv:
+    """A convolution with its batch norm folded in, and whether a ReLU follows."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    relu: bool
+
+
+Step = FusedConv | nn.Module
+Operator = Callable[[Tensor], Tensor]
+
+
+def fuse(features: nn.Sequential) -> list[Step] | None:
+    """The layers of an eval-mode network with batch norms folded in float64 and dropouts left out.
+
+    None where a layer is of another kind, trains, or has hooks that a fused copy would not call.
+    """
+    modules = list(features)
+    if any(type(m) not in _KNOWN or m.training or _has_hooks(m) for m in [features, *modules]):
+        return None
+    steps: list[Step] = []
+    index = 0
+    while index < len(modules):
+        module = modules[index]
+        index += 1
+        if isinstance(module, nn.Dropout):
+            continue
+        if not isinstance(module, nn.Conv2d):
+            steps.append(module)
+            continue
+        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
+            return None
+        if isinstance(module.padding, str):
+            return None
+        weight = module.weight.detach().double()
+        bias = None if module.bias is None else module.bias.detach().double()
+        if index < len(modules) and isinstance(norm := modules[index], nn.BatchNorm2d):
+            if norm.running_mean is None or norm.running_var is None:
+                return None
+            scale = (norm.running_var.double() + norm.eps).rsqrt()
+            scale = scale if norm.weight is None else scale * norm.weight.detach().double()
+            bias = (0.0 if bias is None else bias) - norm.running_mean.double()
+            bias = bias * scale + (0.0 if norm.bias is None else norm.bias.detach().double())
+            weight = weight * scale[:, None, None, None]
+            index += 1
+        relu = index < len(modules) and isinstance(modules[index], nn.ReLU)
+        index += relu
+        steps.append(
+            FusedConv(
+                weight.float(),
+                None if bias is None else bias.float(),
+                (module.stride[0], module.stride[1]),
+                (int(module.padding[0]), int(module.padding[1])),
+                relu,
+            )
+        )
+    return steps
+
+
+_KNOWN = {
+    nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.InstanceNorm2d, nn.ReLU, nn.LeakyReLU, nn.Tanh,
+    nn.Dropout, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Flatten,
+}  # fmt: skip
+
+
+def fits_int8(features: nn.Sequential) -> bool:
+    """Whether the network is a plain chain: convolutions with ReLU, then one over the whole map."""
+    steps = fuse(features)
+    return steps is not None and all(isinstance(s, FusedConv) for s in steps) and all(s.relu for s in steps[:-1])
+
+
+class Engine:
+    """Runs fused steps on standardised patches.
+
+    Args:
+        steps: what :func:`fuse` gives.
+        patch_size: side of a patch.
+        precision: of weights and activations; sums are float32 (int32 for int8).
+        ranges: for int8 only.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], patch_size: int, precision: Precision = "fp32", ranges: Ranges | None = None
+    ) -> None:
+        self.precision = precision
+        device = next((s.weight.device for s in steps if isinstance(s, FusedConv)), torch.device("cpu"))
+        self.chunk = CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK
+        shape = [self.chunk, 1, patch_size, patch_size]
+        self._operators: list[Operator] = []
+        if precision == "int8":
+            self._build_int8(steps, shape, ranges)
+            return
+        for index, step in enumerate(steps):
+            if not isinstance(step, FusedConv):
+                # In half precision the statistics of what is not folded are converted at each call, cheaply.
+                self._operators.append(step if precision == "fp32" else _in_float(step))
+                continue
+            # A first layer of one channel is bound by memory, and oneDNN's float32 kernel for it is the fastest.
+            dtype = torch.float32 if index == 0 and device.type == "cpu" else DTYPES[precision]
+            out = _out_shape(step, shape)
+            self._operators.append(_float_operator(step, shape, out, dtype, device))
+            shape = out
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Standardised float32 patches (B, 1, S, S) to raw descriptors (B, dim) float32; at most ``chunk`` a call."""
+        x = patches.contiguous(memory_format=torch.channels_last)
+        for operator in self._operators:
+            x = operator(x)
+        return x.flatten(1).float()
+
+    def _build_int8(self, steps: Sequence[Step], shape: list[int], ranges: Ranges | None) -> None:
+        convs = [step for step in steps if isinstance(step, FusedConv)]
+        if ranges is None:
+            ranges = Ranges(DEFAULT_RANGE, (DEFAULT_RANGE,) * (len(convs) - 1))
+        scale, zero = ranges.input / 127.0, 128
+        quantise_scale = scale
+        self._operators.append(
+            lambda x: (
+                (x / quantise_scale + 128.0)
+                .round_()
+                .clamp_(0, 255)
+                .to(torch.uint8)
+                .contiguous(memory_format=torch.channels_last)
+            )
+        )
+        for index, conv in enumerate(convs):
+            last = index == len(convs) - 1
+            out_scale = 1.0 if last else ranges.outputs[index] / 255.0
+            self._operators.append(_int8_operator(conv, shape, scale, zero, None if last else out_scale))
+            shape, scale, zero = _out_shape(conv, shape), out_scale, 0
+
+
+def has_onednn() -> bool:
+    """Whether this build of torch has the fused oneDNN operators."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def has_onednn_int8() -> bool:
+    """Whether this build of torch has the quantised oneDNN operators."""
+    return has_onednn() and _qconv() is not None and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def _qconv() -> Any:
+    for name in ("qconv2d_pointwise", "qconv_pointwise"):
+        if hasattr(torch.ops.onednn, name):
+            return getattr(torch.ops.onednn, name).default
+    return None
+
+
+def _out_shape(conv: FusedConv, shape: list[int]) -> list[int]:
+    kernel = conv.weight.shape[2]
+    side = (shape[2] + 2 * conv.padding[0] - kernel) // conv.stride[0] + 1
+    return [shape[0], conv.weight.shape[0], side, side]
+
+
+def _covers_the_map(conv: FusedConv, out: list[int]) -> bool:
+    return out[2] == 1 and conv.padding == (0, 0)
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """A kernel over the whole map as the matrix that multiplies channels-last activations."""
+    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1).contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Channels-last activations (B, C, H, W) as rows in memory order."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
+
+def _float_operator(
+    conv: FusedConv, shape: list[int], out: list[int], dtype: torch.dtype, device: torch.device
+) -> Operator:
+    weight = conv.weight.to(dtype)
+    bias = None if conv.bias is None else conv.bias.to(dtype)
+    relu, stride, padding = conv.relu, list(conv.stride), list(conv.padding)
+    fast = device.type == "cpu" and has_onednn()
+    if _covers_the_map(conv, out):
+        matrix = _as_matrix(weight)
+        if fast:
+            packed = torch.ops.mkldnn._reorder_linear_weight(matrix, shape[0])
+            attribute = "relu" if relu else "none"
+            return lambda x: torch.ops.mkldnn._linear_pointwise(_rows(x.to(dtype)), packed, bias, attribute, [], "")[
+                :, :, None, None
+            ]
+
+        def multiply(x: Tensor) -> Tensor:
+            y = F.linear(_rows(x.to(dtype)), matrix, bias)[:, :, None, None]
+            return y.relu_() if relu else y
+
+        return multiply
+    if fast:
+        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]  # its stub has no input size
+            weight.to_mkldnn(), padding, stride, [1, 1], 1, shape
+        )
+        attribute = "relu" if relu else "none"
+        return lambda x: torch.ops.mkldnn._convolution_pointwise(
+            x.to(dtype), packed, bias, padding, stride, [1, 1], 1, attribute, [], ""
+        )
+    weight = weight.contiguous(memory_format=torch.channels_last)
+
+    def convolve(x: Tensor) -> Tensor:
+        y = F.conv2d(x.to(dtype), weight, bias, stride, padding)
+        return y.relu_() if relu else y
+
+    return convolve
+
+
+def _int8_operator(conv: FusedConv, shape: list[int], scale: float, zero: int, out_scale: float | None) -> Operator:
+    """Unsigned activations, signed weights with one scale for each output channel; float32 out for the last layer."""
+    weight_scale = conv.weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127.0
+    weight = (conv.weight / weight_scale[:, None, None, None]).round().clamp(-127, 127).to(torch.int8)
+    weight_zero = torch.zeros(len(weight_scale), dtype=torch.int8)
+    bias = conv.bias
+    attribute = "relu" if conv.relu else "none"
+    dtype = torch.float32 if out_scale is None else torch.uint8
+    out = 1.0 if out_scale is None else out_scale
+    if _covers_the_map(conv, _out_shape(conv, shape)):
+        matrix = _as_matrix(weight)
+        packed = torch.ops.onednn.qlinear_prepack(matrix, [shape[0], matrix.shape[1]])
+        return lambda x: torch.ops.onednn.qlinear_pointwise(
+            _rows(x), scale, zero, packed, weight_scale, weight_zero, bias, out, 0, dtype, attribute, [], ""
+        )[:, :, None, None]
+    stride, padding = list(conv.stride), list(conv.padding)
+    packed = torch.ops.onednn.qconv_prepack(weight, weight_scale, scale, zero, stride, padding, [1, 1], 1, shape)
+    operator = _qconv()
+    return lambda x: operator(
+        x, scale, zero, packed, weight_scale, weight_zero, bias, stride, padding, [1, 1], 1, out, 0, dtype,
+        attribute, [], "",
+    )  # fmt: skip
+
+
+def _in_float(module: nn.Module) -> Operator:
+    return lambda x: module(x.float())
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+# -- whether a copy is still true --------------------------------------------------------------------------------------
+
+
+def fingerprint(features: nn.Sequential) -> tuple[Any, ...] | None:
+    """What changes when the weights or the layers change; None where that cannot be told (then nothing is cached).
+
+    On the CPU a sum over all bits is part of it (2 ms for 9 M weights), since changes through ``.data`` leave no
+    other trace; on other devices, where reading it back would stall the queue, torch's version counters must do.
+    """
+    parts: list[Any] = []
+    for module in features:
+        if module.training or _has_hooks(module):
+            return None
+        parts.append(id(module))
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None or not tensor.is_floating_point():
+                continue
+            if tensor.is_inference() and tensor.device.type != "cpu":
+                return None
+            version = 0 if tensor.is_inference() else tensor._version
+            parts.append((id(tensor), version, tensor.data_ptr(), tensor.device, tensor.dtype))
+            if tensor.device.type == "cpu":
+                parts.append(_sum_of_bits(tensor.detach()))
+    return tuple(parts)
+
+
+def _sum_of_bits(tensor: Tensor) -> int:
+    flat = tensor.flatten()
+    whole = flat.numel() - flat.numel() % 2 if flat.element_size() == 4 and flat.storage_offset() % 2 == 0 else 0
+    total = int(flat[:whole].view(torch.int64).sum()) if whole else 0
+    rest = flat[whole:]
+    return total + (int(rest.double().sum().view(torch.int64)) if len(rest) else 0)
+
+
+def ranges_from_json(value: Any) -> Ranges | None:
+    """The ranges that a weight file holds, or None where there are none or they are malformed."""
+    try:
+        return Ranges(float(value["input"]), tuple(float(v) for v in value["outputs"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def ranges_to_json(ranges: Ranges) -> dict[str, Any]:
+    """For a weight file's metadata."""
+    return {**dataclasses.asdict(ranges), "outputs": list(ranges.outputs)}

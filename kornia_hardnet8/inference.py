@@ -1,0 +1,118 @@
+"""Prepared forms of a network: which precision runs where, and the ranges that 8 bits need."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kornia_hardnet8 import _engine
+from kornia_hardnet8._engine import Precision, Ranges
+from kornia_hardnet8.errors import DataError, UsageError, closest
+from kornia_hardnet8.hardnet8 import HardNet8
+
+# Of the activations that are clipped: the share that calibration lets go beyond the range.
+_CLIPPED = 1e-5
+
+
+def prepare_for_inference(module: HardNet8, precision: Literal["auto"] | Precision = "auto") -> HardNet8:
+    """A copy of ``module`` that describes in the given precision; the module itself is left as it is.
+
+    The copy is in eval mode and its parameters need no gradient. Standardisation, projection and unit length stay
+    float32; only the convolutions change. Its fused form follows its weights: loading others, moving or changing
+    them remakes it. Where the input needs a gradient, under autocast, and in ``torch.compile``, ``torch.jit`` and
+    exports, the plain network runs.
+
+    Args:
+        module: the network.
+        precision: ``"fp32"``; ``"bf16"`` (CPUs with AVX-512, GPUs); ``"fp16"`` (GPUs); ``"int8"`` (x86 CPUs with
+            VNNI; the ranges come with the weights, and where they do not, from what batch norm guarantees);
+            ``"auto"``: int8 on CPUs with VNNI, fp16 on CUDA devices, else fp32.
+
+    Raises:
+        UsageError: an unknown precision, or one that this machine or this network cannot run.
+    """
+    known = ("auto", *get_args(Precision))
+    if precision not in known:
+        raise UsageError(f"unknown precision {precision!r}: it is one of {', '.join(known)}{closest(precision, known)}")
+    device = next(module.features.parameters()).device
+    chosen = best_precision(module, device) if precision == "auto" else precision
+    reason = _why_not(chosen, module, device)
+    if reason:
+        raise UsageError(f"precision {chosen} cannot be had: {reason}; take fp32 or auto")
+    prepared = copy.deepcopy(module).float().eval().requires_grad_(False)
+    prepared._precision = chosen
+    return prepared
+
+
+def best_precision(module: HardNet8, device: torch.device | str = "cpu") -> Precision:
+    """What ``"auto"`` means for a network on a device."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return "fp16"
+    return "fp32" if _why_not("int8", module, device) else "int8"
+
+
+def _why_not(precision: Precision, module: HardNet8, device: torch.device) -> str | None:
+    """The reason why a precision cannot run, or None."""
+    if precision == "fp32":
+        return None
+    if device.type == "cpu":
+        if precision == "fp16":
+            return "it is for GPUs, CPUs have bf16 or int8"
+        if not _engine.has_onednn():
+            return "this build of torch has no oneDNN"
+        if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return "this CPU has no AVX-512"
+        if precision == "int8":
+            if not torch.cpu._is_vnni_supported():
+                return "this CPU has no VNNI instructions"
+            if not _engine.has_onednn_int8():
+                return "this build of torch has no quantised oneDNN operators"
+            if not _engine.fits_int8(copy.copy(module.features).eval()):
+                return f"{module.arch} is no plain chain of convolutions with ReLU"
+    elif precision == "int8":
+        return "it runs on CPUs only"
+    return None
+
+
+def calibrate(module: HardNet8, patches: Tensor) -> dict[str, Any]:
+    """Ranges of the activations for int8, to be stored as ``metadata["int8_ranges"]`` of the weights.
+
+    Args:
+        module: the network.
+        patches: (B, 1, S, S) real patches of any intensity range, a few thousand.
+
+    Returns:
+        JSON values: ``input`` and ``outputs``, the magnitudes that a share of 1e-5 of the activations exceeds.
+
+    Raises:
+        DataError: no patches, or NaN in them.
+        UsageError: the network is no plain chain of convolutions with ReLU.
+    """
+    if len(patches) == 0 or not torch.isfinite(patches).all():
+        raise DataError("calibration needs finite patches, at least one")
+    reason = None if _engine.fits_int8(module.features) else f"{module.arch} is no plain chain of convolutions"
+    steps = _engine.fuse(module.features)
+    if reason or steps is None:
+        raise UsageError(f"precision int8 cannot be had: {reason}")
+    tops: list[Tensor] = []
+    with torch.no_grad():
+        for part in patches.split(_engine.CPU_CHUNK):
+            x = module._normalize_input(part.float())
+            bounds = [_high(x.abs())]
+            for step in steps[:-1]:
+                assert isinstance(step, _engine.FusedConv)
+                x = torch.nn.functional.conv2d(x, step.weight, step.bias, step.stride, step.padding).relu_()
+                bounds.append(_high(x))
+            tops.append(torch.stack(bounds) * len(part))
+    mean = (torch.stack(tops).sum(dim=0) / len(patches)).tolist()
+    return _engine.ranges_to_json(Ranges(mean[0], tuple(mean[1:])))
+
+
+def _high(x: Tensor) -> Tensor:
+    """The value that a share of ``_CLIPPED`` exceeds."""
+    flat = x.flatten()
+    return flat.kthvalue(max(1, round(flat.numel() * (1 - _CLIPPED)))).values

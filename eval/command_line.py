@@ -86,6 +86,11 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def safe_name(token: str) -> str:
+    """A token as one name of a file or folder."""
+    return token.replace("/", "_").replace("\\", "_")
+
+
 def with_interval(score: Score) -> str:
     """``0.412 [0.380, 0.444]``; a dash for nothing measured."""
     if score.value is None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
 from eval.features import Descriptor
 from eval.fingerprint import fingerprint
 from eval.hpatches import whitening
@@ -142,11 +142,6 @@ def run(args: argparse.Namespace) -> None:
             for line in scores.warnings:
                 log.warning("%s: %s", results[-1].method["descriptor"], line)
     finish(out, results, args.json, _lines(results, split))
-
-
-def safe_name(token: str) -> str:
-    """A token as one folder name."""
-    return token.replace("/", "_").replace("\\", "_")
 
 
 def _check_normalisation(how: str, split: str) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
 from eval.features import Descriptor, Keypoints
 from eval.fingerprint import fingerprint
-from eval.homography import crop_homography, scale_homography
+from eval.homography import crop_homography, reprojection_errors, scale_homography
 from eval.homography_estimators import METHODS, HomographySettings
 from eval.images import read_gray
+from eval.matching import mutual_nn
 from eval.metrics import auc
 from eval.results import Result, Score, environment, mean_score, run_folder
 from eval.sequences.data import CLASSES, ImageSequence, find_sequences, missing_official, without_large
@@ -35,6 +36,7 @@ from eval.sequences.protocols import (
     superpoint_homography,
     superpoint_repeatability,
 )
+from eval.viz import draw_matches
 from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import UsageError
@@ -63,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     group.add_argument("--estimator", choices=METHODS[:2], default="poselib", help="robust estimator of auc")
     group.add_argument("--threshold", type=float, default=1.0, help="inlier threshold of auc's estimator, pixels")
+    group.add_argument("--viz", type=int, default=1, metavar="N", help="sequences whose middle pair is drawn (mma)")
     add_run_flags(parser, "sequences")
 
 
@@ -82,12 +85,14 @@ def run(args: argparse.Namespace) -> None:
     tasks = [name for name in TASKS if name in args.task]
     pairs: list[list[dict[str, Any]]] = [[] for _ in descriptors]
     seconds: list[dict[str, float]] = [defaultdict(float) for _ in descriptors]
-    for sequence in progress(sequences, what="sequences", unit="sequence"):
+    for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
         judge = _SequenceJudge(sequence, settings, robust, cache)
         for k, descriptor in enumerate(descriptors):
             start = time.perf_counter()
             pairs[k] += judge.judge(descriptor, tasks)
             seconds[k]["describe_match_estimate"] += time.perf_counter() - start
+            if "mma" in tasks and number < args.viz:
+                judge.draw(descriptor, out / "matches")
     protocol = {
         "tasks": tasks,
         **settings.to_dict(),
@@ -167,6 +172,16 @@ class _SequenceJudge:
             outcome = superpoint_homography(first, second, cropped, one.size, other.size, keep)
             return {"corner_error_px": outcome.corner_error_px, "ha_num_matches": len(outcome.matches)}
         return {"repeatability": superpoint_repeatability(first, second, cropped, one.size, other.size, keep)}
+
+    def draw(self, descriptor: Descriptor, folder: Path) -> None:
+        """Draw the matches of the middle pair at the original size."""
+        k, _, H = self.sequence.targets[len(self.sequence.targets) // 2]
+        first, second = self._features(1, "mma", descriptor), self._features(k, "mma", descriptor)
+        matches = mutual_nn(first.descs, second.descs).matches.numpy()
+        errors = reprojection_errors(first.xy[matches[:, 0]], second.xy[matches[:, 1]], H)
+        path = folder / f"{self.sequence.name}_1_{k}_{safe_name(descriptor.name)}.png"
+        title = f"{descriptor.name}, {self.sequence.name} 1 to {k}"
+        draw_matches(path, self.images[1], self.images[k], first.xy, second.xy, matches, errors, title=title)
 
     def sized(self, image: int, how: Resize) -> SizedImage:
         """An image at the size of a protocol."""

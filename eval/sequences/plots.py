@@ -8,11 +8,10 @@ from pathlib import Path
 from eval.results import Result
 from eval.sequences.data import CLASSES
 from eval.sequences.protocols import MMA_THRESHOLDS_PX
+from eval.viz import PALETTE
 from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import missing_extra
 
-# Okabe-Ito: told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 
 
@@ -32,7 +31,7 @@ def plot_mma(results: Sequence[Result], path: Path) -> None:
     for axis, (title, prefix) in zip(axes, panels, strict=True):
         for k, result in enumerate(results):
             values = [result.scores[f"{prefix}MMA@{t}"].value for t in MMA_THRESHOLDS_PX]
-            style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+            style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]}
             axis.plot(MMA_THRESHOLDS_PX, values, label=result.method["descriptor"], markersize=4, **style)
         axis.set_title(f"{title} ({result.scores[f'{prefix}MMA@1'].n} pairs)")
         axis.set_xlabel("threshold [px]")

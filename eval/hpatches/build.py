@@ -121,7 +121,7 @@ def build_sequence(
     frames = frames[thin_circles(frames, settings.max_overlap)]
     pyramids = [pyramid(image) for image in images]
     reference = cut(pyramids[0], frames, np.eye(3))
-    frames = frames[reference.reshape(len(frames), -1).astype(np.float64).std(axis=1) >= settings.min_std]
+    frames = frames[reference.reshape(len(frames), PATCH_SIDE**2).astype(np.float64).std(axis=1) >= settings.min_std]
 
     jitters: dict[str, Jitter] = {}
     keep = np.ones(len(frames), dtype=bool)
@@ -148,8 +148,8 @@ def build_sequence(
 def detect_frames(image: Gray, detector: str, num: int, mr_size: float) -> Floats:
     """Oriented square frames (N, 2, 3) of the strongest detections, half side ``mr_size`` sigma.
 
-    ``hessian`` and ``harris`` are kornia's scale-space detectors, ``dog`` is OpenCV's SIFT; one dominant orientation
-    by a gradient histogram.
+    ``hessian`` is kornia's scale-space detector, ``harris`` finds corners at several scales, ``dog`` OpenCV's SIFT; one dominant
+    orientation by a gradient histogram.
     """
     import kornia.feature as KF
 
@@ -160,9 +160,12 @@ def detect_frames(image: Gray, detector: str, num: int, mr_size: float) -> Float
         if detector == "dog":
             found = detect_dog(image, DogSettings(num=num, contrast=0.01, edge=10.0, upright=True))
             lafs = found.lafs(mr_size)[None]
+        elif detector == "harris":
+            corners = torch.from_numpy(harris_corners(image, num)).float()
+            scale = (mr_size * corners[None, :, 2])[:, :, None, None]
+            lafs = KF.laf_from_center_scale_ori(corners[None, :, :2], scale, torch.zeros(1, len(corners), 1))
         else:
-            response = KF.BlobHessian() if detector == "hessian" else KF.CornerHarris(0.04)
-            module = KF.ScaleSpaceDetector(num, mr_size=mr_size, resp_module=response)
+            module = KF.ScaleSpaceDetector(num, mr_size=mr_size, resp_module=KF.BlobHessian())
             lafs, responses = module(tensor)
             lafs = lafs[:, (responses[0] > 0) & (lafs[0, :, :, :2].abs().amax(dim=(1, 2)) > 0)]
         if lafs.shape[1]:
@@ -170,6 +173,31 @@ def detect_frames(image: Gray, detector: str, num: int, mr_size: float) -> Float
     frames = lafs[0].double().numpy()
     usable: Floats = frames[np.isfinite(frames).all(axis=(1, 2)) & (radii(frames) > 1.0)]
     return usable
+
+
+def harris_corners(image: Gray, num: int) -> Floats:
+    """The ``num`` strongest corners, (N, 3): x, y, sigma: local maxima of the Harris measure at each of some scales.
+
+    A corner appears at several scales: the thinning of overlapping regions picks one.
+
+    Source: Harris and Stephens 1988, scale-normalised as by Mikolajczyk and Schmid 2004.
+    """
+    gray = image.astype(np.float32) / 255.0
+    found = [np.empty((0, 4))]
+    for sigma in (1.6 * 2.0 ** (k / 2.0) for k in range(9)):
+        if 8.0 * sigma > min(image.shape):
+            break
+        inner = 0.7 * sigma
+        smooth = cv2.GaussianBlur(gray, (0, 0), inner)
+        dx, dy = (inner * cv2.Scharr(smooth, cv2.CV_32F, *order) / 32.0 for order in ((1, 0), (0, 1)))
+        xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), sigma) for product in (dx * dx, dy * dy, dx * dy))
+        corner = xx * yy - xy * xy - 0.04 * (xx + yy) ** 2
+        y, x = np.nonzero((corner > 1e-7) & (corner == cv2.dilate(corner, np.ones((3, 3), np.uint8))))
+        found.append(np.column_stack([x, y, np.full(len(x), sigma), corner[y, x]]))
+    corners = np.concatenate(found)
+    order = np.argsort(-corners[:, 3], kind="stable")[:num]
+    result: Floats = corners[order, :3]
+    return result
 
 
 def radii(frames: Floats) -> Floats:

@@ -148,8 +148,8 @@ def build_sequence(
 def detect_frames(image: Gray, detector: str, num: int, mr_size: float) -> Floats:
     """Oriented square frames (N, 2, 3) of the strongest detections, half side ``mr_size`` sigma.
 
-    ``hessian`` is kornia's scale-space detector, ``harris`` finds corners at several scales, ``dog`` OpenCV's SIFT; one dominant
-    orientation by a gradient histogram.
+    ``hessian`` is kornia's scale-space detector, ``harris`` finds corners at several scales, ``dog`` is OpenCV's SIFT;
+    one dominant orientation by a gradient histogram.
     """
     import kornia.feature as KF
 

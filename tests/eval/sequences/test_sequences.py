@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from eval.cli import main
+from eval.demo.planes import write_planes
+from eval.results import read_results
+from eval.sequences.commands import pair_scores
+from eval.sequences.data import find_sequences, missing_official, read_homography, without_large
+from eval.sequences.features import resize_image
+from eval.sequences.protocols import LocalFeatures, glue_factory_pair, match_pair, superpoint_homography
+from kornia_hardnet8.errors import DataError, MissingFileError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def walls(tmp_path_factory) -> Path:
+    return write_planes(tmp_path_factory.mktemp("planes") / "walls", names=("i_brick", "v_hall"))
+
+
+@pytest.fixture(scope="module")
+def finished(walls, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("run")
+    line = [sys.executable, "-m", "eval", "sequences", "--data", walls, "--desc", "rootsift", "--out", out]
+    line += ["--keypoints", "300"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_results_and_pictures(finished):
+    entry = read_results(finished[0] / "results.json")[0]
+    scores = {k: v["value"] for k, v in entry["scores"].items()}
+    for name in [*(f"MMA@{t}" for t in range(1, 11)), "HA@1", "HA@3", "HA@5", "AUC@1", "AUC@3", "AUC@5"]:
+        assert 0.0 <= scores[name] <= 1.0
+        assert f"i/{name}" in scores
+        assert f"v/{name}" in scores
+    assert scores["MMA@3"] > 0.5
+    assert scores["HA@5"] > 0.5
+    assert 0.2 < scores["repeatability"] < 1.0
+    assert scores["MMA@3"] == pytest.approx(np.mean([s["MMA@3"] for s in entry["per_scene"].values()]))
+    assert scores["v/MMA@3"] == pytest.approx(entry["per_scene"]["v_hall"]["MMA@3"])
+    assert len(entry["per_pair"]) == 10
+    for picture in ("mma.png", "matches/i_brick_1_4_rootsift.png"):
+        assert cv2.imread(str(finished[0] / picture)) is not None
+    assert "viewpoint" in finished[1]
+
+
+def test_a_task_can_run_alone_and_reads_the_cache(finished, walls, tmp_path):
+    args = ["sequences", "--data", walls, "--desc", "rootsift", "--keypoints", 300, "--cache", finished[0] / "cache"]
+    assert main([*map(str, args), "--task", "mma", "--out", str(tmp_path), "--viz", "0"]) == 0
+    again, first = (read_results(f / "results.json")[0]["scores"] for f in (tmp_path, finished[0]))
+    assert again["MMA@5"] == first["MMA@5"]
+    assert "HA@3" not in again
+
+
+def test_data_is_read_with_its_classes(walls):
+    sequences = find_sequences(walls)
+    assert [(s.name, s.kind, len(s.targets)) for s in sequences] == [("i_brick", "i", 5), ("v_hall", "v", 5)]
+    assert find_sequences(walls / "v_hall")[0].name == "v_hall"
+    np.testing.assert_allclose(sequences[0].targets[0][2], np.eye(3), atol=1e-9)
+    assert missing_official(sequences) == []
+    renamed = [s.__class__("i_dc", s.reference, s.targets) for s in sequences[:1]] + sequences[1:]
+    kept, left_out = without_large(renamed)
+    assert left_out == ["i_dc"]
+    assert [s.name for s in kept] == ["v_hall"]
+    assert len(missing_official(renamed)) == 115
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 0 0\n0 1 0\n0 0 0\n", "singular"),
+        ("1 2 3\n2 4 6\n0 0 1\n", "singular"),
+        ("1 0 0\n0 1 0\n", "3 lines of 3 numbers"),
+        ("1 0\n0 1\n0 0\n", "3 lines of 3 numbers"),
+        ("1 0 x\n0 1 0\n0 0 1\n", "not 3 lines of 3 numbers"),
+        ("1 0 nan\n0 1 0\n0 0 1\n", "NaN or infinity"),
+    ],
+)
+def test_bad_homographies_name_their_file(tmp_path, text, message):
+    (tmp_path / "H_1_2").write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        read_homography(tmp_path / "H_1_2")
+    assert "H_1_2" in str(error.value)
+
+
+def test_faults(walls, tmp_path, capsys):
+    with pytest.raises(DataError, match="holds no folder with images"):
+        find_sequences(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "H_1_2").write_text("1 0 0\n0 1 0\n0 0 1\n")
+    with pytest.raises(MissingFileError, match="has no image 2"):
+        find_sequences(tmp_path)
+    assert main(["sequences", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "r")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+    assert main(["sequences", "--data", str(walls), "--desc", "rootsiftt", "--out", str(tmp_path / "r")]) == 2
+    assert "did you mean rootsift" in capsys.readouterr().err
+
+
+def features(xy, descs=None):
+    xy = np.asarray(xy, np.float32)
+    if descs is None:
+        descs = torch.eye(max(len(xy), 1))[: len(xy)]
+    return LocalFeatures(xy, np.ones(len(xy), np.float32), descs)
+
+
+def test_perfect_and_empty_pairs():
+    H = np.array([[1.1, 0.1, 5.0], [-0.1, 0.9, 8.0], [1e-4, 0, 1.0]])
+    points = np.array([[10, 10], [90, 15], [20, 80], [85, 85], [50, 40], [33, 61]], float)
+    mapped = np.c_[points, np.ones(6)] @ H.T
+    first, second = features(points), features(mapped[:, :2] / mapped[:, 2:])
+    scores = match_pair(first, second, H)
+    assert scores["MMA@1"] == scores["correct_nn"] == 1.0
+    assert superpoint_homography(first, second, H, (100, 100), (150, 150)).corner_error_px < 1e-2
+    assert glue_factory_pair(first, second, np.eye(3), (100, 100), robust())["precision@3"] < 1.0
+    nothing = features(np.empty((0, 2)), torch.empty(0, 6))
+    assert match_pair(nothing, second, H)["MMA@10"] == 0.0
+    assert match_pair(nothing, second, H)["correct_nn"] is None
+    assert superpoint_homography(nothing, second, H, (100, 100), (150, 150)).corner_error_px == np.inf
+    failed = glue_factory_pair(nothing, second, H, (100, 100), robust())
+    assert failed["error_robust"] == failed["error_dlt"] == np.inf
+    assert failed["precision@1"] == 0.0
+
+
+def robust():
+    from eval.homography_estimators import HomographySettings
+
+    return HomographySettings("opencv", 3.0)
+
+
+def test_failures_count_in_the_scores():
+    base = {f"MMA@{t}": 1.0 for t in range(1, 11)} | {"correct_nn": 1.0, "num_matches": 9}
+    good = {**base, "corner_error_px": 0.5, "auc_error_robust": 0.0, "auc_error_dlt": np.inf}
+    bad = {f"MMA@{t}": 0.0 for t in range(1, 11)} | {"correct_nn": None, "num_matches": 0}
+    bad |= {"corner_error_px": np.inf, "auc_error_robust": np.inf, "auc_error_dlt": np.inf}
+    for pair in (good, bad):
+        pair |= {"auc_precision@1": 0.0, "auc_precision@3": 0.0, "repeatability": None}
+    scores = pair_scores([good, bad], ["mma", "homography", "auc", "repeatability"])
+    assert scores["MMA@3"].value == scores["HA@1"].value == 0.5
+    assert scores["AUC@5"].value == pytest.approx(0.5)
+    assert scores["AUC_dlt@5"].value == 0.0
+    assert scores["correct_nn"].n == 1
+    assert scores["repeatability"].value is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((600, 800), (640, 480)), ((1000, 700), (640, 480)), ((90, 50), (640, 480))]
+)
+def test_crop_fills_the_target(shape, size):
+    image = np.zeros(shape, np.uint8)
+    assert resize_image(image, "crop-640x480").size == (640, 480)
+    assert resize_image(image, "original").scale == (1.0, 1.0)
+    short = resize_image(image, "short-480")
+    assert min(short.size) == 480

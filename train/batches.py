@@ -26,6 +26,7 @@ from train.stores.store import PatchStore
 # First entries of the seed sequences, so that the streams of randomness of one run are independent.
 _SEQUENCE, _PLAN, _HOLDOUT = 1, 2, 3
 _MAX_HELD_OUT = 2000
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as image libraries turn colour gray
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class BatchSource:
         self.held_out: list[NDArray[np.int64]] = []
         self.offsets = label_offsets([int(np.max(store.labels, initial=0)) for store in self.stores])
         for number, store in enumerate(self.stores):
-            if store.patches.ndim != 3:
-                raise DataError(f"{store.path} holds colour patches: networks here take gray ones")
+            if config.fewcams and not store.meta.get("has_cams", True):
+                raise DataError(f"{store.path} has no cam_ids: leave --fewcams away")
             rows, held_pairs = _split(store, config, number)
             try:
                 self.indices.append(_index(store, rows))
@@ -134,7 +135,7 @@ class BatchSource:
             own = rows[rank * share : (rank + 1) * share].reshape(-1)
             first = rank * share * npos
             parts.append(
-                Part(_read(store, own), (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
+                Part(read_patches(store, own), (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
             )
             labels.append(np.asarray(store.labels)[rows] + self.offsets[number])
             places.append(_Places.of(store, rows[:, 0], number))
@@ -256,8 +257,10 @@ def _on_rows(index: LabelIndex, rows: NDArray[np.int64]) -> LabelIndex:
     )
 
 
-def _read(store: PatchStore, rows: NDArray[np.int64]) -> Tensor:
+def read_patches(store: PatchStore, rows: NDArray[np.int64]) -> Tensor:
+    """Gray patches uint8 (n, P, P) of a store's rows, colour turned gray."""
     order = np.argsort(rows)  # ascending reads of the memory map
     patches = np.empty((len(rows), store.patch_size, store.patch_size), dtype=np.uint8)
-    patches[order] = store.patches[rows[order]]
+    read = store.patches[rows[order]]
+    patches[order] = read if read.ndim == 3 else np.rint(read @ _LUMA).astype(np.uint8)
     return torch.from_numpy(patches)

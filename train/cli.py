@@ -12,7 +12,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("train.stores.build_command", "build a patch store: photos, colmap, amos"),
     "merge": ("train.stores.merge_command", "join patch stores into one"),
     "info": ("train.stores.info_command", "what is in a patch store, and a contact sheet of it"),
+    "fetch": ("train.fetch_command", "download data sets"),
     "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
+    "plot": ("train.plot_command", "the curves of runs as a picture"),
+    "bench": ("train.bench_command", "patches per second, stage by stage"),
     "bundle": ("train.bundle_command", "write a checkpoint as weights that ship with the library"),
     "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
 }

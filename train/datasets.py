@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kornia_hardnet8.errors import MissingFileError, UsageError, closest
+from train.catalogue import ALIASES, MIXES, TOKENS, expand_mix, known_file
 from train.stores.store import PatchStore
+
+DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,13 @@ class MixItem:
 
 
 def parse_mix(text: str) -> list[MixItem]:
-    """Parse ``token[*weight][+token[*weight]…]``.
+    """Parse ``token[*weight][+token[*weight]…]``, or the name of a mix of 2020.
 
     Raises:
-        UsageError: an empty term or a weight that is no positive number.
+        UsageError: an empty term, a weight that is no positive number, or a token of 2020 that is left out.
     """
     items = []
-    for term in text.split("+"):
+    for term in expand_mix(text).split("+"):
         match = re.fullmatch(r"\s*([^*]+?)\s*(?:\*\s*([0-9.]+)\s*)?", term)
         if match is None:
             raise UsageError(f"data set string {text!r}: {term!r} is not of the form token or token*weight")
@@ -40,20 +43,49 @@ def parse_mix(text: str) -> list[MixItem]:
 
 
 def open_mix(text: str, data_root: str | Path) -> list[tuple[PatchStore, float]]:
-    """Open every store of a data set string, with its weight.
+    """Open every set of a data set string, with its weight.
 
     Raises:
-        MissingFileError: a token that is neither a path nor a folder below ``data_root``.
+        MissingFileError: a token that is neither a path nor found below ``data_root``.
+        DataError: a damaged store or file.
     """
-    return [(PatchStore.open(find_store(item.token, Path(data_root))), item.weight) for item in parse_mix(text)]
+    return [(open_set(item.token, Path(data_root)), item.weight) for item in parse_mix(text)]
+
+
+def open_set(token: str, data_root: Path) -> PatchStore:
+    """Open a token: a patch store, a data file of 2020, or the generated ``demo``."""
+    if token == DEMO and not Path(token).is_dir():
+        from train.demo import demo_store
+
+        return PatchStore.open(demo_store())
+    place = find_store(token, data_root)
+    if place.is_dir():
+        return PatchStore.open(place)
+    from train.data2020 import open_2020
+
+    return open_2020(place)
 
 
 def find_store(token: str, data_root: Path) -> Path:
-    """The folder of a token: a path as it is, else a folder below ``data_root``."""
-    for folder in (Path(token), data_root / token):
-        if folder.is_dir():
-            return folder
-    known = [path.name for path in data_root.iterdir() if path.is_dir()] if data_root.is_dir() else []
-    raise MissingFileError(
-        f"data set {token!r}: no patch store at {token} or {data_root / token}{closest(token, known)}"
-    )
+    """Where a token is: a path as it is; else below ``data_root`` its file of 2020, a store beside it, or a folder.
+
+    Raises:
+        MissingFileError: nowhere; a token of 2020 is answered with its origin.
+    """
+    known = known_file(token)
+    places = [Path(token)]
+    if known is not None:
+        places += [data_root / known.path, (data_root / known.path).with_suffix("")]
+    places.append(data_root / token)
+    for place in places:
+        if place.is_file() or (place / "meta.json").is_file():
+            return place
+    for place in places:
+        if place.is_dir() and known is None:  # a folder that is no store says so when it is opened
+            return place
+    looked = ", ".join(str(place) for place in places[1:])
+    if known is not None:
+        raise MissingFileError(f"data set {token!r} is not there (looked for {looked}); it comes from {known.origin}")
+    present = [path.name for path in data_root.iterdir()] if data_root.is_dir() else []
+    names = [*present, *TOKENS, *ALIASES, *MIXES, DEMO]
+    raise MissingFileError(f"data set {token!r}: no patch store at {token} or {looked}{closest(token, names)}")

@@ -8,6 +8,7 @@ import torch
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.projection import PCAFitter, Projection
+from train.batches import read_patches
 from train.stores.store import PatchStore
 from train.validate import describe_batch
 
@@ -41,6 +42,5 @@ def fit_projection(
         rows = np.sort(rng.choice(len(store), size=count, replace=False))
         jobs += [(store, part) for part in np.array_split(rows, max(1, -(-count // ROWS)))]
     for store, rows in progress(jobs, what="describing", unit="batch"):
-        patches = torch.from_numpy(np.ascontiguousarray(store.patches[rows]))
-        fitter.update(describe_batch(model, patches, float(store.meta["crop"]), device))
+        fitter.update(describe_batch(model, read_patches(store, rows), float(store.meta["crop"]), device))
     return fitter.finish(), fitter.count

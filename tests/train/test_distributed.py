@@ -23,7 +23,8 @@ CPU = torch.device("cpu")
 
 def _config(store: Path, steps: int, micro: int = 0) -> TrainConfig:
     return TrainConfig(
-        str(store), arch="h7nodrop", bs=12, lr=1e-3, schedule="cosine", precision="fp32", aug="mild", steps=steps, save_every=1,
+        str(store), arch="h7nodrop", bs=12, lr=1e-3, schedule="cosine", precision="fp32", aug="mild", steps=steps,
+        save_every=1,
         loss="tripletMargin++,sos", micro_batch=micro,
     )  # fmt: skip
 

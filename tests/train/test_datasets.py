@@ -1,0 +1,198 @@
+"""Data set strings: every token of 2020, its files read in place, and the generated set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from train.batches import BatchSource
+from train.catalogue import ALIASES, MIXES, TOKENS
+from train.cli import main
+from train.config import TrainConfig
+from train.data2020 import open_2020
+from train.datasets import find_store, open_mix, parse_mix
+
+SIX = ["liberty", "liberty_harris", "notredame", "notredame_harris", "yosemite", "yosemite_harris"]
+SCENES = [
+    "buckingham_palace", "st_peters_square", "trevi_fountain", "hagia_sophia_interior", "brandenburg_gate",
+    "colosseum_exterior", "prague_old_town_square",
+]  # fmt: skip
+# every string that the 2020 code took for --ds -> the tokens and weights that it means here, None: it is answered
+PUBLISHED: dict[str, list[tuple[str, float]] | None] = {
+    **{name: [(name, 1.0)] for name in (*SIX, *SCENES)},
+    **{f"yosemite_{part}": [(f"yosemite_{part}", 1.0)] for part in ("small", "cl", "cl_times2", "cl_times8")},
+    "liberty48": None, "liberty64": None, "v4noshift": None, "v4crop": None, "PS": None, "PS+lib": None,
+    "lib+colo+notre_RGB": None,
+    "v3": [("v3", 1.0)], "v4": [("v4", 1.0)], "v5": [("v5", 1.0)], "TILDE": [("TILDE", 1.0)],
+    "v4+lib": [("v4", 1.0), ("lib", 1.0)],
+    "lib+v4": [("lib", 1.0), ("v4", 1.0)],
+    "lib+colo": [("lib", 1.0), ("colo", 1.0)],
+    "lib+notre": [("lib", 1.0), ("notre", 1.0)],
+    "lib+colo+notre": [("lib", 1.0), ("colo", 1.0), ("notre", 1.0)],
+    "v4+lib+colo": [("v4", 1.0), ("lib", 1.0), ("colo", 1.0)],
+    "v4+lib+colo+trevi": [("v4", 1.0), ("lib", 1.0), ("colo", 1.0), ("trevi", 1.0)],
+    "lib+sofia+AMOS": [("lib", 1.0), ("sofia", 1.0), ("AMOS", 1.0)],
+    "mix_good": [("hpatches_illum-view_easy", 1.0), ("liberty", 1.0), ("hagia_sophia_interior_middleedges", 1.0)],
+    "brown": [(name, 1.0) for name in SIX],
+    "AB": [(name, 1.0) for name in SIX] + [("v4", 6.0)],
+    "mix": [(name, 1.0) for name in SIX] + [("hpatches_split_view_train", 6.0), ("v3", 6.0)],
+    **{name: [(name, 1.0)] for name in ("HP_easy", "HP_hard", "HP_tough", "HPs_illum_all", "HPs_illum_all-crop")},
+    **{f"{name}_p1600000": [(f"{name}_p1600000", 1.0)] for name in SCENES},
+    **{f"trevi_fountain_p{n}": [(f"trevi_fountain_p{n}", 1.0)] for n in (25_000, 6_400_000)},
+    **{f"{name}_{part}": [(f"{name}_{part}", 1.0)] for name in SCENES for part in ("lower", "upper", "RGB")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PUBLISHED)
+def test_every_string_of_2020_is_taken_or_answered(text: str, tmp_path: Path) -> None:
+    expected = PUBLISHED[text]
+    if expected is None:
+        with pytest.raises(UsageError, match=r"of the 2020 code was"):
+            parse_mix(text)
+        return
+    items = parse_mix(text)
+    assert [(item.token, item.weight) for item in items] == expected
+    for item in items:
+        known = TOKENS[ALIASES.get(item.token, item.token)]
+        with pytest.raises(MissingFileError) as error:
+            find_store(item.token, tmp_path)
+        assert str(tmp_path / known.path) in str(error.value)
+        assert known.origin in str(error.value)
+
+
+def test_any_other_mix_has_weights(tmp_path: Path) -> None:
+    items = parse_mix("lib*2 + colo+ /data/a b.store *0.5")
+    assert [(item.token, item.weight) for item in items] == [("lib", 2.0), ("colo", 1.0), ("/data/a b.store", 0.5)]
+    assert set(ALIASES.values()) <= set(TOKENS)
+    assert all(item.token in TOKENS for name in MIXES for item in parse_mix(name))
+    for wrong in ("a++b", "a*0", "a*x", "*2", ""):
+        with pytest.raises(UsageError):
+            parse_mix(wrong)
+
+
+def test_where_a_token_is_looked_for(tiny_store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(tiny_store, tmp_path / "liberty")
+    assert find_store("liberty", tmp_path) == tmp_path / "liberty"
+    shutil.copytree(tiny_store, tmp_path / "6Brown" / "liberty")
+    assert find_store("lib", tmp_path) == find_store("liberty", tmp_path) == tmp_path / "6Brown" / "liberty"
+    _save_brown(tmp_path / "6Brown" / "liberty.pt")
+    assert find_store("lib", tmp_path) == tmp_path / "6Brown" / "liberty.pt"
+    assert find_store(str(tiny_store), tmp_path) == tiny_store
+    with pytest.raises(MissingFileError, match="did you mean liberty"):
+        find_store("libertee", tmp_path)
+
+
+def _save_brown(path: Path, colour: bool = False, legacy: bool = False, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape = (40, 64, 64, 3) if colour else (40, 64, 64)
+    content = {
+        "patches": torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
+        "labels": torch.arange(40) // 2 * 5,
+        "cam_ids": torch.arange(40, dtype=torch.int32) % 4,
+        "matches": torch.tensor([[0, 1, 1], [0, 2, 0]]),
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return content
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_brown_file_of_2020_is_read_in_place(tmp_path: Path, colour: bool, legacy: bool) -> None:
+    content = _save_brown(tmp_path / "x.pt", colour, legacy)
+    store = open_2020(tmp_path / "x.pt")
+    assert torch.equal(torch.from_numpy(np.asarray(store.patches)), content["patches"])
+    assert store.labels.tolist() == content["labels"].tolist()
+    assert store.cam_ids.tolist() == content["cam_ids"].tolist()
+    assert store.pairs.tolist() == [[0, 1, 1], [0, 2, 0]]
+    config = TrainConfig("x", bs=8, tuples=80, holdout=0.0, fewcams=True)
+    part = BatchSource([(store, 1.0)], config).batch(0).parts[0]
+    assert part.patches.shape == (16, 64, 64)
+    if colour:
+        gray = (content["patches"].double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).round()
+        assert any(torch.equal(part.patches[0].double(), g) for g in gray)
+
+
+def test_a_webcam_file_of_2020_is_read_in_place(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sets = rng.integers(0, 256, (6, 5, 1, 96, 96), dtype=np.uint8)
+    mask = np.ones((6, 5), bool)
+    mask[2, 3] = False
+    content = {
+        "patch_sets": torch.from_numpy(sets), "LAFs": torch.zeros(6, 2, 3),
+        "cam_idxs": torch.tensor([0, 0, 0, 1, 1, 1]), "view_names": ["a", "b"], "patches_mask": mask,
+        "collisions": [np.array([0, 1]), np.array([0, 1]), np.array([2]), np.array([3]), np.array([4]), np.array([5])],
+    }  # fmt: skip
+    torch.save(content, tmp_path / "v4.pt")
+    store = open_2020(tmp_path / "v4.pt")
+    assert store.meta["kind"] == "views"
+    assert store.meta["crop"] == 1.5
+    assert np.array_equal(store.patches[7], sets[1, 2, 0])
+    assert store.labels[7] == 1
+    assert not store.visible[2 * 5 + 3]
+    assert store.collisions[0].tolist() == [0, 1, 2, 2, 2, 2, 2]
+    assert store.collisions[1].tolist() == [1, 0]
+    source = BatchSource([(store, 1.0)], TrainConfig("x", bs=4, tuples=80, holdout=0.0))
+    for step in range(20):
+        labels = source.batch(step).labels[0::2].tolist()
+        assert not {0, 1} <= set(labels)
+        assert len(labels) == 4
+
+
+def test_tuples_of_the_older_loaders_have_no_cameras(tmp_path: Path) -> None:
+    content = _save_brown(tmp_path / "x.pt")
+    torch.save((content["patches"], content["labels"], content["matches"]), tmp_path / "old.pt")
+    store = open_2020(tmp_path / "old.pt")
+    assert len(store) == 40
+    BatchSource([(store, 1.0)], TrainConfig("x", bs=8, tuples=80))
+    with pytest.raises(DataError, match="has no cam_ids"):
+        BatchSource([(store, 1.0)], TrainConfig("x", bs=8, tuples=80, fewcams=True))
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("this must not run",))
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "code", "other", "shape"])
+def test_files_that_are_no_data_are_refused(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], fast: list[str]
+) -> None:
+    path = tmp_path / "x.pt"
+    _save_brown(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:50_000])
+    elif damage == "text":
+        path.write_text("hello")
+    elif damage == "code":
+        _save_brown(path, extra=_Evil())
+    elif damage == "other":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        _save_brown(path, labels=torch.arange(7))
+    assert main(["--ds", str(path), *fast, "--steps", "1", "--out", str(tmp_path / "run")]) == 1
+    captured = capsys.readouterr()
+    assert str(path) in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "must not run" not in captured.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("train.demo.NUM_PICTURES", 2)
+    ((store, weight),) = open_mix("demo", tmp_path)
+    assert weight == 1.0
+    assert len(np.unique(store.labels)) > 100
+    assert store.patches.std() > 20
+    before = store.path
+    assert open_mix("demo", tmp_path)[0][0].path == before  # built once

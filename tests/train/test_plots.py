@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.cli import main
+from train.plots import read_metrics
+
+
+def test_curves_of_runs_become_a_picture(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run, out = tiny_checkpoint.parent, tmp_path / "curves.png"
+    assert main(["plot", str(run), str(run), "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    curves = read_metrics(run)
+    assert curves["loss"][0] == [1]  # of three steps; every tenth is told
+    assert curves["val_nn"][0] == [3]
+    assert {"lr", "grad_norm", "d_pos", "val_fpr95", "val_map"} <= curves.keys()
+
+
+def test_folders_without_curves_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "los\n{"step": 2, "loss": 3.0}\n')
+    assert main(["plot", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
+    assert "line 1" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path)["loss"] == ([1], [3.0])
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_bench_measures_shares_that_sum_to_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    arguments = ["bench", "--arch", "h7nodrop", "--bs", "8", "--steps", "1", "--precision", "fp32", "--threads", "1"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    row = json.loads(out.read_text())["training"][0]
+    assert sum(row["shares"].values()) == pytest.approx(1.0)
+    assert min(row["shares"].values()) > 0
+    assert row["speedup"] == pytest.approx(row["patches_s"] / row["plain_patches_s"])
+    assert "patches/s" in capsys.readouterr().out

@@ -1,0 +1,109 @@
+"""The data set tokens of 2020: which files they stood for, and how to get those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kornia_hardnet8.errors import UsageError
+
+_ARCHIVE = "the archive of the 2020 code's authors, or your own: python -m train build colmap"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A token of 2020.
+
+    Attributes:
+        path: its file below the data root, as the 2020 code had it.
+        origin: where it came from, and what makes it.
+    """
+
+    path: str
+    origin: str
+
+
+def _brown(name: str, fetched: str | None = None) -> Known:
+    origin = f"python -m train fetch {fetched}, then python -m train build brown" if fetched else _ARCHIVE
+    return Known(f"6Brown/{name}.pt", origin)
+
+
+def _views(name: str) -> Known:
+    got = "python -m train fetch amos-v3, then " if name == "v3" else "your own webcams: "
+    return Known(f"AMOS-views/AMOS-views-{name}.pt", f"{got}python -m train build amos")
+
+
+def _tourism(name: str) -> Known:
+    return Known(f"Phototourism/{name}.pt", _ARCHIVE)
+
+
+_SCENES = (
+    "buckingham_palace", "st_peters_square", "trevi_fountain", "hagia_sophia_interior", "brandenburg_gate",
+    "colosseum_exterior", "prague_old_town_square",
+)  # fmt: skip
+_TREVI = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 6_400_000)
+_SIX = ("liberty", "liberty_harris", "notredame", "notredame_harris", "yosemite", "yosemite_harris")
+_HP = ("HP_easy", "HP_hard", "HP_tough", "HPs_illum_all", "HPs_illum_all-crop")
+
+TOKENS: dict[str, Known] = {
+    **{name: _brown(name, name) for name in _SIX},
+    **{f"yosemite_{part}": _brown(f"yosemite_{part}") for part in
+       ("small", "cl", "cl_times2", "cl_times3", "cl_times4", "cl_times8")},
+    **{name: _views(name) for name in ("v3", "v4", "v5")},
+    "TILDE": Known("Related_work_AMOS.pt", "the TILDE webcams: python -m train build amos"),
+    **{name: _tourism(name) for name in _SCENES},
+    **{f"{name}_p1600000": _tourism(f"{name}_p1600000") for name in _SCENES},
+    **{f"trevi_fountain_p{count}": _tourism(f"trevi_fountain_p{count}") for count in _TREVI},
+    **{f"{name}_{part}": _tourism(f"{name}_{part}") for name in _SCENES for part in ("lower", "upper", "RGB")},
+    "hagia_sophia_interior_middleedges": _tourism("hagia_sophia_interior_middleedges"),
+    **{name: Known(f"HPatches/{name}.pt", "python -m train fetch hpatches, then python -m train build hpatches")
+       for name in (*_HP, "hpatches_illum-view_easy")},
+    "hpatches_split_view_train": Known(
+        "HPatches/hpatches_split_view_train.pt", "python -m train fetch hpatches-view-split"
+    ),
+}  # fmt: skip
+
+# short names; v4 is the webcam set of the published mixes
+ALIASES = {
+    "lib": "liberty", "libh": "liberty_harris", "notre": "notredame", "notreh": "notredame_harris",
+    "yos": "yosemite", "yosh": "yosemite_harris", "colo": "colosseum_exterior_p1600000",
+    "trevi": "trevi_fountain_p1600000", "sofia": "hagia_sophia_interior_middleedges", "AMOS": "v4",
+}  # fmt: skip
+
+# names of whole mixes
+MIXES = {
+    "brown": "+".join(_SIX),
+    "AB": "+".join(_SIX) + "+v4*6",
+    "mix": "+".join(_SIX) + "+hpatches_split_view_train*6+v3*6",
+    "mix_good": "hpatches_illum-view_easy+liberty+hagia_sophia_interior_middleedges",
+}
+
+_SIZES = "Liberty at another size: patches are resampled to what --arch takes, so use lib"
+_PS = "name the files of the folder as paths, e.g. Datasets/PS-Dataset_trans/a.pt+Datasets/PS-Dataset_trans/b.pt"
+# tokens that are answered instead of looked up
+_RETIRED = {
+    "liberty48": _SIZES,
+    "liberty64": _SIZES,
+    "v4noshift": "v4 without random changes: use v4 with --aug none",
+    "v4crop": "v4 with another crop: use v4",
+    "PS": _PS,
+    "PS+lib": _PS,
+    "lib+colo+notre_RGB": "the colour versions: networks here take gray patches, use lib+colo+notre",
+}
+
+
+def expand_mix(text: str) -> str:
+    """A data set string with the names of whole mixes written out.
+
+    Raises:
+        UsageError: one of the 2020 strings that are answered instead.
+    """
+    for token in (text.strip(), *text.split("+")):
+        stem = token.split("*")[0].strip()
+        if stem in _RETIRED:
+            raise UsageError(f"data set {stem} of the 2020 code was {_RETIRED[stem]}")
+    return MIXES.get(text.strip(), text)
+
+
+def known_file(token: str) -> Known | None:
+    """What a token stood for in 2020."""
+    return TOKENS.get(ALIASES.get(token, token))

@@ -1,0 +1,101 @@
+"""The 2020 data files (``.pt``), read in place as if they were patch stores."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kornia_hardnet8.errors import DataError
+from train.stores.store import PatchStore
+
+# HardNets trained on these sets are used with patches of 12 sigma to the side's half.
+MR_SIZE = 12.0
+
+
+def open_2020(path: Path) -> PatchStore:
+    """Open a Brown-like file (``patches``, ``labels``, …) or a webcam file (``patch_sets``, …).
+
+    Files of torch 1.6 and later stay on the disk (memory-mapped); older ones are read into memory. Colour patches stay
+    colour: they are turned gray when they are drawn. A file without ``cam_ids`` has one camera for all.
+
+    Raises:
+        DataError: damaged, or of another content. Nothing that the file brings along is run.
+    """
+    content = _load(path)
+    if isinstance(content, (tuple, list)) and len(content) in (2, 3):  # the loaders of 2017 and of torchvision
+        content = dict(zip(("patches", "labels", "matches"), content, strict=False))
+    if not isinstance(content, dict) or not ({"patches", "labels"} <= set(content) or "patch_sets" in content):
+        raise DataError(f"{path} holds no patches and labels: it is no data file of the 2020 code")
+    return _views(path, content) if "patch_sets" in content else _tuples(path, content)
+
+
+def _load(path: Path) -> Any:
+    numpy_core = getattr(np, "_core", None) or np.core
+    rebuild = numpy_core.multiarray._reconstruct
+    allowed: list[Any] = [
+        np.ndarray, np.dtype, (rebuild, "numpy.core.multiarray._reconstruct"),
+        (rebuild, "numpy._core.multiarray._reconstruct"), (codecs.encode, "_codecs.encode"),
+        *(type(np.dtype(name)) for name in ("bool", "uint8", "int32", "int64", "float32", "float64")),
+    ]  # fmt: skip
+    reason = ""
+    for mapped in (True, False):  # files before torch 1.6 cannot be mapped
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception as error:  # torch raises many types for damaged files
+            reason = " ".join(str(error).split()) or type(error).__name__
+    raise DataError(f"{path} is damaged or no data file of the 2020 code: {reason[:200]}")
+
+
+def _tuples(path: Path, content: dict[str, Any]) -> PatchStore:
+    patches, labels = _array(content["patches"]), _array(content["labels"]).astype(np.int64)
+    if patches.dtype != np.uint8 or patches.ndim not in (3, 4) or patches.shape[1] != patches.shape[2]:
+        raise DataError(f"{path}: patches must be uint8 (P, S, S) or (P, S, S, 3), got {patches.dtype} {patches.shape}")
+    if labels.shape != (len(patches),):
+        raise DataError(f"{path}: {len(patches)} patches but labels of shape {labels.shape}")
+    cams = content.get("cam_ids")
+    has_cams = cams is not None
+    cams = _array(cams).astype(np.int32) if has_cams else np.zeros(len(patches), np.int32)
+    if cams.shape != labels.shape:
+        raise DataError(f"{path}: {len(patches)} patches but cam_ids of shape {cams.shape}")
+    matches = content.get("matches")
+    meta = _meta(path, "tuples", patches, 1.0) | {"has_cams": has_cams}
+    pairs = None if matches is None else _array(matches).astype(np.int64).reshape(-1, 3)
+    return PatchStore(path, meta, patches, labels, cams, cams, pairs=pairs)
+
+
+def _views(path: Path, content: dict[str, Any]) -> PatchStore:
+    sets, views = _array(content["patch_sets"]), _array(content["cam_idxs"]).astype(np.int32)
+    if sets.dtype != np.uint8 or sets.ndim != 5 or sets.shape[2] != 1 or sets.shape[3] != sets.shape[4]:
+        raise DataError(f"{path}: patch_sets must be gray uint8 (S, I, 1, P, P), got {sets.dtype} {sets.shape}")
+    places, images = sets.shape[:2]
+    if views.shape != (places,):
+        raise DataError(f"{path}: {places} patch sets but cam_idxs of shape {views.shape}")
+    patches = sets.reshape(places * images, *sets.shape[3:])
+    labels = np.repeat(np.arange(places, dtype=np.int64), images)
+    cams = np.repeat(views, images)
+    image_ids = cams * images + np.tile(np.arange(images, dtype=np.int32), places)
+    mask = content.get("patches_mask")
+    visible = None if mask is None else _array(mask).astype(bool).reshape(-1)
+    collisions = None
+    if content.get("collisions") is not None:
+        lists = [np.setdiff1d(_array(row).astype(np.int64), [k]) for k, row in enumerate(content["collisions"])]
+        starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+        collisions = starts, np.concatenate([*lists, np.empty(0, np.int64)])
+    meta = _meta(path, "views", patches, 1.5) | {"has_cams": True}
+    return PatchStore(path, meta, patches, labels, image_ids, cams, visible=visible, collisions=collisions)
+
+
+def _meta(path: Path, kind: str, patches: np.ndarray, crop: float) -> dict[str, Any]:
+    return {
+        "format": "2020", "kind": kind, "count": len(patches), "patch_size": patches.shape[1], "crop": crop,
+        "mr_size": MR_SIZE, "bytes": path.stat().st_size,
+    }  # fmt: skip
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

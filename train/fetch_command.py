@@ -1,0 +1,151 @@
+"""``python -m train fetch NAME…``: download data sets."""
+
+from __future__ import annotations
+
+import argparse
+import tarfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from kornia_hardnet8._files import atomic_dir
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that can be fetched.
+
+    Attributes:
+        urls: places, best first; they may hold different archives of the same data.
+        checksums: accepted MD5 sums; empty where none is published.
+        folder: where it is unpacked (a file that is no archive: put) below the data root.
+        then: what to do with it.
+    """
+
+    urls: tuple[str, ...]
+    checksums: tuple[str, ...]
+    folder: str
+    then: str = ""
+
+
+_REVISITED = "https://cmp.felk.cvut.cz/~mishkdmy/datasets/BrownPhotoTour"
+_BROWN = {
+    "liberty": ("fdd9152f138ea5ef2091746689176414", "abb7b7e7c8f58b953f9d10dce2cb5e9c"),
+    "notredame": ("509eda8535847b8c0a90bbb210c83484", "3fd38e77cd32a43051525532c83460ef"),
+    "yosemite": ("533b2e8eb7ede31be40abc317b2fd4f0", "97f1ecc08928cdf2dba220939778779e"),
+    "liberty_harris": ("c731fcfb3abb4091110d0ae8c7ba182c", "01c32c4d98493a95f23159923ff0ca39"),
+    "notredame_harris": ("69f8c90f78e171349abdf0307afefe4d", "f139ca4e4101d558c31c3233233c2a06"),
+    "yosemite_harris": ("a73253d1c6fbd3ba2613c45065c00d46", "a9f8a48c96dbe9e5703f21c1de764173"),
+}
+
+
+def _brown(name: str) -> Source:
+    original = "http://matthewalunbrown.com/patchdata" if "harris" in name else "http://icvl.ee.ic.ac.uk/vbalnt"
+    second = f"{_REVISITED}/{'notredame/' if name == 'notredame' else ''}{name}.zip"
+    return Source((f"{original}/{name}.zip", second), _BROWN[name], f"6Brown/{name}", "train build brown")
+
+
+_HPATCHES = "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main"
+_HPATCHES_OLD = "http://icvl.ee.ic.ac.uk/vbalnt/hpatches"
+SOURCES: dict[str, Source] = {
+    **{name: _brown(name) for name in _BROWN},
+    "hpatches": Source(
+        (f"{_HPATCHES}/hpatches-release.zip", f"{_HPATCHES_OLD}/hpatches-release.tar.gz"),
+        (), "HPatches/hpatches-release", "train build hpatches",
+    ),
+    "hpatches-sequences": Source(
+        (f"{_HPATCHES}/hpatches-sequences-release.zip", f"{_HPATCHES_OLD}/hpatches-sequences-release.tar.gz"),
+        (), "HPatches/hpatches-sequences-release", "eval sequences",
+    ),
+    "amos-v3": Source(
+        ("http://cmp.felk.cvut.cz/~qqpultar/AMOS_views_v3.zip",), (), "AMOS-views/AMOS-views-v3", "train build amos"
+    ),
+    "hpatches-view-split": Source(
+        ("http://cmp.felk.cvut.cz/~qqpultar/hpatches_split_view_train.pt",), (), "HPatches", ""
+    ),
+}  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"what to fetch: {', '.join(SOURCES)}; none: list them"
+    )
+    parser.add_argument("--data-root", type=Path, default=Path("Datasets"), help="folder in which data sets lie")
+    parser.add_argument(
+        "--url", nargs="+", default=[], metavar="URL", help="places of anything else, to go to --data-root/NAME"
+    )
+    parser.add_argument("--checksum", nargs="+", default=[], metavar="SUM", help="with --url: accepted MD5 or SHA-256")
+    parser.add_argument("--from-file", type=Path, metavar="FILE", help="take this file, downloaded by hand, instead")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch, check, unpack, and say where it is."""
+    from train.download import download, is_accepted
+
+    if not args.names:
+        for name, known in SOURCES.items():
+            print(f"{name:20} {args.data_root / known.folder}  {known.urls[0]}")
+        return
+    if (args.url or args.from_file) and len(args.names) != 1:
+        raise UsageError("--url and --from-file are for one NAME at a time")
+    for name in args.names:
+        if not args.url and name not in SOURCES:
+            raise UsageError(f"nothing to fetch is called {name!r}{closest(name, SOURCES)}; anything else: --url")
+        source = Source(tuple(args.url), tuple(args.checksum), name) if args.url else SOURCES[name]
+        place = args.data_root / source.folder
+        if place.is_dir() and any(place.iterdir()) and source.urls[0].endswith((".zip", ".gz", ".tgz", ".tar")):
+            print(f"{place}: is there already")
+            continue
+        if args.from_file:
+            archive = args.from_file
+            if not archive.is_file():
+                raise MissingFileError(f"--from-file {archive} is not there")
+            if not is_accepted(archive, source.checksums):
+                raise DataError(f"{archive} is not {name}: its checksum is none of {', '.join(source.checksums)}")
+        else:
+            archive = download(source.urls, args.data_root / _file_name(source.urls[0]), source.checksums)
+        where = unpack(archive, place, keep=args.from_file is not None)
+        print(f"{where}{f': now python -m {source.then} {where}' if source.then else ''}")
+
+
+def unpack(archive: Path, folder: Path, keep: bool) -> Path:
+    """Unpack a zip or tar file to ``folder``, whole or not at all; any other file is moved (``keep``: copied) into it.
+
+    A single folder inside the archive is left out of the path. Returns what is there then.
+
+    Raises:
+        DataError: a damaged archive, or one with paths outside of itself.
+    """
+    import shutil
+
+    if not (zipfile.is_zipfile(archive) and archive.suffix != ".pt") and not tarfile.is_tarfile(archive):
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / archive.name
+        (shutil.copyfile if keep else shutil.move)(archive, target)
+        return target
+    try:
+        with atomic_dir(folder) as temporary:
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(temporary)
+            else:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(temporary, filter="data")
+            inside = list(temporary.iterdir())
+            if len(inside) == 1 and inside[0].is_dir():
+                single = inside[0].rename(temporary / ".single")
+                for item in list(single.iterdir()):
+                    item.rename(temporary / item.name)
+                single.rmdir()
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} is damaged: {error}") from None
+    if not keep:
+        archive.unlink()
+    return folder
+
+
+def _file_name(url: str) -> str:
+    return url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,85 @@
+"""Curves of training runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kornia_hardnet8._files import atomic_path
+from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+
+# title of a panel, whether its axis is logarithmic, and the figures in it
+PANELS = (
+    ("loss", False, ("loss",)),
+    ("distance of pairs, share of active triplets", False, ("d_pos", "active")),
+    ("false positives at 95 % and 99 % recall", True, ("val_fpr95", "val_fpr99")),
+    ("held-out nearest neighbours, mAP", False, ("val_nn", "val_map")),
+    ("learning rate", True, ("lr",)),
+    ("length of the gradient", True, ("grad_norm",)),
+)
+
+
+def read_metrics(run: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The figures of a run: name -> steps and values.
+
+    Raises:
+        MissingFileError: no ``metrics.jsonl`` in the folder.
+        DataError: a line of it that is no JSON, apart from a last one that is being written, or no figure at all.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise MissingFileError(f"{run} holds no run: {path} is not there")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}, line {number} is no JSON") from None
+        for name in values.keys() - {"step"}:
+            steps, column = curves.setdefault(name, ([], []))
+            steps.append(values["step"])
+            column.append(values[name])
+    if not curves:
+        raise DataError(f"{path} holds no figures yet")
+    return curves
+
+
+def plot_runs(runs: list[Path], out: Path) -> None:
+    """Draw the curves of runs into one picture (PNG, or what the name of ``out`` says).
+
+    Raises:
+        MissingFileError, DataError: see :func:`read_metrics`.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "train") from None
+    all_curves = [read_metrics(run) for run in runs]
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes = figure.subplots(3, 2).ravel()
+    for axis, (title, is_log, names) in zip(axes, PANELS, strict=True):
+        for number, (run, curves) in enumerate(zip(runs, all_curves, strict=True)):
+            for style, name in zip(("-", ":"), names, strict=False):
+                if name not in curves:
+                    continue
+                steps, values = curves[name]
+                if is_log:  # nothing is at home below: a rate of 0 is drawn where one error in 10000 would be
+                    values = [max(value, 1e-4) if name.startswith("val") else value for value in values]
+                marker = "o" if name.startswith("val") else None
+                label = run.name if len(names) == 1 else f"{run.name}: {name}"
+                axis.plot(steps, values, style, color=f"C{number}", marker=marker, markersize=3, label=label)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        if is_log:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize="small")
+        else:
+            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, format=out.suffix.removeprefix(".") or "png", dpi=100)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kornia_hardnet8._files import atomic_path
-from kornia_hardnet8.arch import ARCHS, build_features, get_arch
+from kornia_hardnet8._torch_files import projection_of_pca, read_torch_file
+from kornia_hardnet8.arch import ARCHS, Arch, empty_features, get_arch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
 from kornia_hardnet8.projection import Projection
 
@@ -48,8 +49,9 @@ def bundled_names() -> list[str]:
 def load_weights(source: str | Path) -> Weights:
     """Read a bundled model by its name, or a weight file of any known format by its path.
 
-    Known: this package's ``.safetensors``; its training checkpoints; bare state dicts and ``{"state_dict": …}``
-    dictionaries with keys ``features.*`` (kornia, HardNet of 2017).
+    Known: this package's ``.safetensors`` and training checkpoints; bare state dicts and ``{"state_dict": …}``
+    dictionaries with keys ``features.*`` (kornia, HardNet of 2017); the ``.pt`` of 2020 with or without its PCA;
+    TorchScript archives (``.jitpt``), whose code is not run.
 
     Raises:
         UsageError: an unknown name that is no path either (close names given).
@@ -70,7 +72,11 @@ def load_weights(source: str | Path) -> Weights:
 
 
 def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.float16) -> None:
-    """Write a ``.safetensors`` file: convolutions and components in ``dtype``, statistics in float32."""
+    """Write a ``.safetensors`` file: convolutions and components in ``dtype``, statistics in float32.
+
+    Raises:
+        DataError: the file cannot be written (a full disk); nothing is left behind.
+    """
     tensors = {
         f"features.{key}": (value.to(dtype) if key.endswith("weight") else value).contiguous()
         for key, value in weights.features.items()
@@ -82,7 +88,40 @@ def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.
     metadata = {**weights.metadata, "format": FORMAT, "arch": weights.arch}
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=text)
+        try:
+            save_file(tensors, temporary, metadata=text)
+        except SafetensorError as error:
+            raise DataError(f"cannot write {path}: {error}") from None
+
+
+def save_kornia(path: str | Path, weights: Weights) -> None:
+    """Write what kornia's modules load with ``strict=True``.
+
+    ``h8E512`` becomes the bare state dict of ``kornia.feature.HardNet8``, with the first 128 axes of the projection;
+    ``h7`` without projection the ``{"state_dict": …}`` of ``kornia.feature.HardNet``.
+
+    Raises:
+        UsageError: kornia has no module for these weights.
+        DataError: the file cannot be written; nothing is left behind.
+    """
+    state: dict[str, Any] = {f"features.{key}": value.float().clone() if value.is_floating_point() else value.clone()
+                             for key, value in weights.features.items()}  # fmt: skip
+    if weights.arch == "h8E512" and weights.projection is not None and weights.projection.components.shape[1] >= 128:
+        mean, components = weights.projection.truncated(128)
+        content = {"components": components.float().contiguous().clone(), "mean": mean.float().clone(), **state}
+    elif weights.arch == "h7" and weights.projection is None:
+        content = {"state_dict": state}
+    else:
+        has = "no projection" if weights.projection is None else "a projection"
+        raise UsageError(
+            f"kornia has no module for {weights.arch} with {has}: it has HardNet8 (h8E512 with a projection of at "
+            "least 128 dimensions) and HardNet (h7 without one)"
+        )
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            raise DataError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -94,78 +133,128 @@ def _read_safetensors(path: Path) -> Weights:
         raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
     if text.get("format") != FORMAT:
         raise DataError(f"{path} is not a {FORMAT} file (format: {text.get('format')})")
-    floats = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    features = {key.removeprefix("features."): v for key, v in floats.items() if key.startswith("features.")}
-    projection = None
-    if "projection.components" in floats:
-        try:
-            projection = Projection(*(floats[f"projection.{k}"] for k in ("mean", "components", "eigenvalues")))
-        except KeyError as error:
-            raise DataError(f"{path} lacks {error.args[0]}") from None
+    features = {key.removeprefix("features."): v for key, v in tensors.items() if key.startswith("features.")}
+    projection = {key.removeprefix("projection."): v for key, v in tensors.items() if key.startswith("projection.")}
     metadata = {key: _json_or_text(value) for key, value in text.items() if key not in ("format", "arch")}
-    return _checked(path, text.get("arch"), features, projection, metadata)
+    return _checked(path, text.get("arch"), features, projection or None, metadata)
 
 
 def _read_torch(path: Path) -> Weights:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is damaged or no weight file: {reason[:200]}") from None
+    content = read_torch_file(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     if content.get("format") == CHECKPOINT_FORMAT:
-        projection = content.get("projection")
-        return _checked(
-            path,
-            content.get("arch"),
-            content.get("features", {}),
-            None if projection is None else Projection(**projection),
-            content.get("metadata", {}),
-        )
+        features, metadata = content.get("features"), content.get("metadata", {})
+        if not isinstance(features, dict) or not isinstance(metadata, dict):
+            raise DataError(f"{path} lacks its features: it is no complete {CHECKPOINT_FORMAT}")
+        return _checked(path, content.get("arch"), features, content.get("projection"), metadata)
     state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not any(str(key).startswith("features.") for key in state):
-        raise DataError(f"{path} holds no features.* weights: not a HardNet of any known format")
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: its state_dict is a {type(state).__name__}, expected a dictionary of tensors")
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     features = {key.removeprefix("features."): v for key, v in state.items() if key.startswith("features.")}
-    projection = None
-    if "components" in state and "mean" in state:
-        width = state["components"].shape[1]
-        projection = Projection(state["mean"], state["components"], torch.full((width,), math.nan))
-    return _checked(path, _guess_arch(features), features, projection, {})
+    if not features:
+        raise DataError(f"{path} holds no features.* weights: not a HardNet of any known format")
+    arch = content.get("model_arch")
+    if isinstance(arch, str):
+        arch = arch.partition("pca")[0]
+    projection: Any = None
+    if "pca" in content:
+        try:
+            projection = vars(projection_of_pca(content["pca"]))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    elif "mean" in state:
+        projection = _projection_beside(path, state)
+    return _checked(path, arch if arch is not None else _guess_arch(features), features, projection, {})
 
 
-def _checked(
-    path: Path, arch: str | None, features: dict[str, Tensor], projection: Projection | None, metadata: dict[str, Any]
-) -> Weights:
-    """Refuse weights whose keys or shapes are not those of their architecture."""
+def _projection_beside(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The projection of a state dict: kornia's ``components`` (D, K), or a linear layer's weight (K, D)."""
+    components = state.get("components")
+    if components is None:
+        linear = [v for k, v in state.items() if not k.startswith("features.") and k.endswith(".weight")]
+        if len(linear) != 1 or not isinstance(linear[0], Tensor) or linear[0].dim() != 2:
+            raise DataError(f"{path} holds a mean but no components")
+        components = linear[0].T.contiguous()
+    if not isinstance(components, Tensor) or components.dim() != 2:
+        raise DataError(f"{path}: components must be a matrix")
+    return {
+        "mean": state["mean"],
+        "components": components,
+        "eigenvalues": torch.full((components.shape[1],), math.nan),
+    }
+
+
+def _checked(path: Path, arch: Any, features: dict[str, Any], projection: Any, metadata: dict[str, Any]) -> Weights:
+    """Refuse weights whose keys, shapes or values are not those of their architecture."""
     if arch is None:
         raise DataError(f"{path} fits no known architecture ({', '.join(ARCHS)})")
-    expected = build_features(arch).state_dict()
+    try:
+        spec = get_arch(str(arch))
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from None
+    expected = empty_features(spec.name).state_dict()
     features = dict(features)
-    for key, value in expected.items():
+    for key in expected:
         if key.endswith("num_batches_tracked"):
-            features.setdefault(key, value)  # files of 2017 lack it
+            features.setdefault(key, torch.tensor(0))  # files of 2017 lack it
     wrong = sorted(set(expected) ^ set(features))
     if wrong:
         raise DataError(
-            f"{path} is not {arch}: features.{wrong[0]} is {'missing' if wrong[0] in expected else 'extra'}"
+            f"{path} is not {spec.name}: features.{wrong[0]} is {'missing' if wrong[0] in expected else 'extra'}"
         )
     for key, value in features.items():
-        if value.shape != expected[key].shape:
+        if not isinstance(value, Tensor) or value.shape != expected[key].shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise DataError(
-                f"{path} is not {arch}: features.{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+                f"{path} is not {spec.name}: features.{key} is {found}, expected {tuple(expected[key].shape)}"
             )
-    if projection is not None and projection.mean.shape[0] != get_arch(arch).dim:
-        raise DataError(f"{path}: the projection is for {projection.mean.shape[0]} dimensions, {arch} has others")
-    return Weights(arch, features, projection, metadata)
+    return Weights(
+        spec.name,
+        {key: _plain(path, f"features.{key}", features[key]) for key in expected},
+        None if projection is None else _checked_projection(path, spec, projection),
+        metadata,
+    )
 
 
-def _guess_arch(features: dict[str, Tensor]) -> str | None:
+def _checked_projection(path: Path, spec: Arch, parts: Any) -> Projection:
+    names = ("mean", "components", "eigenvalues")
+    for name in names:
+        if not isinstance(parts, dict) or not isinstance(parts.get(name), Tensor):
+            raise DataError(f"{path}: its projection lacks {name}")
+    try:
+        projection = Projection(
+            _plain(path, "projection.mean", parts["mean"]),
+            _plain(path, "projection.components", parts["components"]),
+            parts["eigenvalues"].detach().float(),
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if projection.mean.shape[0] != spec.dim:
+        raise DataError(
+            f"{path}: the projection is for {projection.mean.shape[0]} dimensions, {spec.name} has {spec.dim}"
+        )
+    return projection
+
+
+def _plain(path: Path, name: str, value: Tensor) -> Tensor:
+    """A dense, contiguous, finite tensor of its own: float32, or int64 for counts."""
+    if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        raise DataError(f"{path}: {name} is no plain tensor of numbers")
+    if not value.is_floating_point():
+        return value.detach().to(torch.int64).clone()
+    value = value.detach().float().contiguous()
+    if not torch.isfinite(value).all():
+        raise DataError(f"{path}: {name} holds NaN or infinity")
+    return value
+
+
+def _guess_arch(features: dict[str, Any]) -> str | None:
     """The first architecture whose convolutions have just these shapes."""
-    shapes = {key: tuple(value.shape) for key, value in features.items() if key.endswith("weight")}
+    shapes = {key: tuple(v.shape) for key, v in features.items() if key.endswith("weight") and isinstance(v, Tensor)}
     for name in sorted(ARCHS, key=lambda n: n not in ("h7", "h8", "h8E512")):
-        with torch.device("meta"):
-            expected = build_features(name).state_dict()
+        expected = empty_features(name).state_dict()
         if shapes == {key: tuple(value.shape) for key, value in expected.items() if key.endswith("weight")}:
             return name
     return None

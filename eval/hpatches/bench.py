@@ -1,0 +1,132 @@
+"""How long the HPatches tasks take after description, and how much faster they are than plain loops."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from eval.hpatches import direct, matching, retrieval, verification
+from eval.hpatches.descriptors import DescriptorSet
+from eval.hpatches.strips import TYPES
+from eval.hpatches.tasks import (
+    OFFICIAL_DISTRACTORS,
+    OFFICIAL_PAIRS,
+    OFFICIAL_QUERIES,
+    RetrievalTask,
+    VerificationTask,
+    draw_retrieval,
+    draw_verification,
+)
+
+T = TypeVar("T")
+DIM = 128
+
+
+def synthetic_set(sequences: int, patches: int, seed: int = 0, dim: int = DIM) -> DescriptorSet:
+    """Unit vectors; the views of a patch lie around its reference, farther with the level."""
+    rng = np.random.default_rng(seed)
+    names = tuple(f"{'iv'[k % 2]}_{k:03d}" for k in range(sequences))
+    data = np.empty((sequences * len(TYPES) * patches, dim), np.float32)
+    at = 0
+    for _ in names:
+        base = rng.standard_normal((patches, dim), dtype=np.float32)
+        for strip in TYPES:
+            noise = {"r": 0.0, "e": 0.5, "h": 1.0, "t": 1.5}[strip[0]]
+            rows = base + noise * rng.standard_normal((patches, dim), dtype=np.float32)
+            data[at : at + patches] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            at += patches
+    return DescriptorSet(names, np.full(sequences, patches, np.int64), data)
+
+
+def tasks_of(
+    descriptors: DescriptorSet, pairs: int, queries: int, distractors: int
+) -> tuple[VerificationTask, RetrievalTask]:
+    """Draw both tasks for a set."""
+    counts = dict(zip(descriptors.names, descriptors.counts.tolist(), strict=True))
+    low = {name: np.zeros(count, bool) for name, count in counts.items()}
+    return (
+        draw_verification(descriptors.names, counts, pairs),
+        draw_retrieval(descriptors.names, counts, low, queries, distractors),
+    )
+
+
+def measure(sequences: int, patches: int, compare_sequences: int, compare_patches: int) -> dict[str, Any]:
+    """Time the full-size tasks, and a smaller set both ways.
+
+    Returns:
+        ``full``: seconds by stage, the sum of scoring, peak memory in GiB. ``compare``: seconds of the fast and the
+        direct way by task, their ratio, and the largest difference of any score.
+    """
+    return {
+        "compare": _compare(compare_sequences, compare_patches),
+        "full": _full(sequences, patches),
+    }
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    value = run()
+    return value, time.perf_counter() - start
+
+
+def _full(sequences: int, patches: int) -> dict[str, Any]:
+    descriptors = synthetic_set(sequences, patches)
+    share = sequences * patches / (116 * 2000)
+    pairs = min(OFFICIAL_PAIRS, max(1000, round(OFFICIAL_PAIRS * share)))
+    queries, distractors = (max(10, round(n * min(1.0, share))) for n in (OFFICIAL_QUERIES, OFFICIAL_DISTRACTORS))
+    (pair_task, list_task), drawn = _timed(lambda: tasks_of(descriptors, pairs, queries, distractors))
+    table, verified = _timed(lambda: verification.score_verification(descriptors, pair_task))
+    scores, matched = _timed(lambda: matching.score_matching(descriptors, descriptors.names))
+    found, retrieved = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
+    assert found is not None
+    seconds = {"draw": drawn, "verification": verified, "matching": matched, "retrieval": retrieved}
+    return {
+        "sequences": sequences,
+        "patches": patches,
+        "dim": DIM,
+        "pairs": pairs,
+        "queries": len(list_task.queries),
+        "distractors": len(list_task.distractors),
+        "seconds": seconds,
+        "scoring_s": verified + matched + retrieved,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "scores": {
+            "verification/mAP": verification.headline(table),
+            "matching/mAP": matching.headline(scores),
+            "retrieval/mAP": found.headline(),
+        },
+    }
+
+
+def _compare(sequences: int, patches: int) -> dict[str, Any]:
+    descriptors = synthetic_set(sequences, patches, seed=1)
+    total = sequences * patches
+    pair_task, list_task = tasks_of(descriptors, 4 * total, max(10, total // 20), total)
+    table, fast_v = _timed(lambda: verification.score_verification(descriptors, pair_task))
+    scores, fast_m = _timed(lambda: matching.score_matching(descriptors, descriptors.names))
+    found, fast_r = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
+    plain, slow_v = _timed(lambda: direct.verification(descriptors, pair_task))
+    plain_matching, slow_m = _timed(lambda: direct.matching(descriptors, descriptors.names))
+    plain_retrieval, slow_r = _timed(lambda: direct.retrieval(descriptors, list_task))
+    assert found is not None
+    cells = {f"{level}/{kind}": cell for level, row in table.items() for kind, cell in row.items()}
+    differences = [abs(cell["imbalanced_ap"] - plain[name]) for name, cell in cells.items() if cell is not None]
+    differences.append(abs(matching.headline(scores) - plain_matching))
+    differences.append(float(np.abs(found.ap - plain_retrieval).max()))
+    fast = {"verification": fast_v, "matching": fast_m, "retrieval": fast_r}
+    slow = {"verification": slow_v, "matching": slow_m, "retrieval": slow_r}
+    return {
+        "sequences": sequences,
+        "patches": patches,
+        "pairs": len(pair_task.positives),
+        "queries": len(list_task.queries),
+        "distractors": len(list_task.distractors),
+        "fast_s": fast,
+        "direct_s": slow,
+        "ratio": {name: slow[name] / fast[name] for name in fast} | {"all": sum(slow.values()) / sum(fast.values())},
+        "largest_difference": max(differences),
+    }

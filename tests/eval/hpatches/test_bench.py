@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eval.hpatches import bench, direct, matching, retrieval, verification
+
+
+def test_fast_paths_agree_with_plain_loops():
+    descriptors = bench.synthetic_set(4, 60, seed=3, dim=16)
+    pairs, lists = bench.tasks_of(descriptors, 500, 20, 150)
+    table = verification.score_verification(descriptors, pairs)
+    plain = direct.verification(descriptors, pairs)
+    for name, value in plain.items():
+        level, kind = name.split("/")
+        assert table[level][kind]["imbalanced_ap"] == pytest.approx(value, abs=1e-6)
+    scores = matching.score_matching(descriptors, descriptors.names)
+    assert matching.headline(scores) == pytest.approx(direct.matching(descriptors, descriptors.names), abs=1e-9)
+    found = retrieval.score_retrieval(descriptors, lists)
+    np.testing.assert_allclose(found.ap, direct.retrieval(descriptors, lists), atol=1e-9)
+    assert 0.2 < found.headline() < 1.0
+
+
+def test_measure_reports_every_stage():
+    result = bench.measure(3, 40, 3, 30)
+    assert set(result["full"]["seconds"]) == {"draw", "verification", "matching", "retrieval"}
+    assert result["compare"]["largest_difference"] < 1e-6
+    assert set(result["compare"]["ratio"]) == {"verification", "matching", "retrieval", "all"}

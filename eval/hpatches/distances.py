@@ -64,11 +64,11 @@ def pair_distances(data: Floats32, rows1: Ints, rows2: Ints, metric: str) -> Flo
 
 def exact_pair_distances(first: Floats32, second: Floats32, metric: str) -> Floats:
     """Distance of row i to row i in float64, (M,), summed value by value as scipy's ``cdist`` does."""
-    total = np.zeros(len(first))
-    for k in range(first.shape[1]):
-        gap = first[:, k].astype(np.float64) - second[:, k]
-        total += gap * gap if metric == "L2" else np.abs(gap)
-    result: Floats = np.sqrt(total) if metric == "L2" else total
+    gaps = first.astype(np.float64) - second
+    terms = np.square(gaps, out=gaps) if metric == "L2" else np.abs(gaps, out=gaps)
+    # accumulate adds from the left, unlike sum, whose other order of rounding would decide ties
+    total = np.add.accumulate(terms, axis=1, out=terms)[:, -1] if terms.shape[1] else np.zeros(len(first))
+    result: Floats = np.sqrt(total) if metric == "L2" else total.copy()
     return result
 
 

@@ -81,11 +81,11 @@ def score_retrieval(
         for rows in [np.flatnonzero(query_sequence == sequence)]
         for start in range(0, len(rows), _BLOCK)
     ]
-    others: tuple[int, Floats32] = (-1, negatives)
+    others: tuple[int, Floats] = (-1, np.empty((0, 0)))
     for number in each(range(len(blocks))):
         sequence, rows = blocks[number]
         if others[0] != sequence:
-            others = (sequence, negatives[distractor_sequence != sequence])
+            others = (sequence, negatives[distractor_sequence != sequence].astype(np.float64))
         idx = queries.idx[rows]
         reference = data[descriptors.rows(query_sequence[rows], zero, idx)]
         targets = [type_index(level, image) for level in LEVELS for image in range(1, NUM_TARGETS + 1)]
@@ -127,7 +127,7 @@ def precision_from_counts(false_positives: NDArray[np.int64]) -> tuple[Floats, F
 
 
 def count_nearer(
-    queries: Floats32, negatives: Floats32, thresholds: Floats, metric: str
+    queries: Floats32, negatives: Floats32 | Floats, thresholds: Floats, metric: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many of the first k - 5 negatives are nearer than each threshold, and how many are not farther.
 
@@ -136,7 +136,7 @@ def count_nearer(
 
     Args:
         queries: (q, D).
-        negatives: (M, D).
+        negatives: (M, D), float32 values, best as float64 when they are used again.
         thresholds: (q, T) distances.
         metric: one of ``distances.METRICS``.
 
@@ -146,11 +146,13 @@ def count_nearer(
     num_queries, num_thresholds = thresholds.shape
     order = np.argsort(thresholds, axis=1)
     limits = torch.from_numpy(np.take_along_axis(thresholds, order, axis=1))
-    a, b = torch.from_numpy(queries).double(), torch.from_numpy(negatives).double()
+    a = torch.from_numpy(queries).double()
+    b = torch.from_numpy(negatives) if negatives.dtype == np.float64 else torch.from_numpy(negatives).double()
     if metric == "L2":
-        values = torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist").square_()
+        a_square, b_square = a.square().sum(1, keepdim=True), b.square().sum(1)
+        values = torch.addmm(b_square[None], a, b.T, alpha=-2.0).add_(a_square)
         limits_of_values = limits.square()
-        scale = a.square().sum(1, keepdim=True) + (b.square().sum(1).max() if len(b) else 0.0)
+        scale = a_square + (b_square.max() if len(b) else 0.0)
     else:
         values, limits_of_values = torch.cdist(a, b, p=1.0), limits
         scale = values.amax(1, keepdim=True) if len(b) else torch.zeros(num_queries, 1).double()
@@ -158,16 +160,21 @@ def count_nearer(
     lower = torch.searchsorted(limits_of_values - tolerance, values, out_int32=True, right=True)
     upper = torch.searchsorted(limits_of_values + tolerance, values, out_int32=True, right=True)
     place_below = lower.numpy()  # thresholds with index >= place are larger than the value
-    place_at_most = place_below.copy()
+    place_at_most = place_below
     row, column = np.nonzero((lower != upper).numpy())
+    if len(row):
+        place_at_most = place_below.copy()
     for start in range(0, len(row), 1 << 18):
         r, c = row[start : start + (1 << 18)], column[start : start + (1 << 18)]
-        exact = exact_pair_distances(queries[r], negatives[c], metric)[:, None]
+        exact = exact_pair_distances(queries[r], negatives[c].astype(np.float32), metric)[:, None]
         place_below[r, c] = (limits.numpy()[r] <= exact).sum(axis=1)
         place_at_most[r, c] = (limits.numpy()[r] < exact).sum(axis=1)
     back = np.argsort(order, axis=1)[:, :, None]
-    results = []
+    results: list[NDArray[np.int64]] = []
     for place in (place_below, place_at_most):
+        if results and place is place_below:  # no tie
+            results.append(results[0])
+            break
         counts = np.zeros((num_queries, num_thresholds, len(POOL_SIZES)), dtype=np.int64)
         width = num_thresholds + 1
         running = np.zeros((num_queries, width), dtype=np.int64)

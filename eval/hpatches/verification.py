@@ -50,29 +50,39 @@ def score_verification(
 def verification_scores(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> dict[str, float]:
     """Scores of one table cell from the distances of positives and negatives, (M,) each."""
     few = positive[: int(_POSITIVE_SHARE * len(positive))]
-    labels = np.arange(len(negative) + len(positive)) >= len(negative)
-    few_labels = labels[: len(negative) + len(few)]
-    against = -np.concatenate([negative, few])
-    in_favour = -np.concatenate([few, negative])
-    in_favour_labels = np.arange(len(in_favour)) < len(few)
-    pessimistic = average_precision(against, few_labels)
+    # Sorted once: the functions of eval.metrics sort again, which costs little on sorted input.
+    against = _ranked(negative, few, last_wins=True)
+    pessimistic = average_precision(*against)
     ties = tie_share(few, negative)
-    optimistic = average_precision(in_favour, in_favour_labels) if ties else pessimistic
+    in_favour = _ranked(few, negative, last_wins=False) if ties else against
+    optimistic = average_precision(*in_favour) if ties else pessimistic
     return {
         "imbalanced_ap": pessimistic,
-        "imbalanced_ap_vl": float(np.nan_to_num(average_precision_vlfeat(in_favour, in_favour_labels))),
+        "imbalanced_ap_vl": float(np.nan_to_num(average_precision_vlfeat(*in_favour))),
         "imbalanced_ap_tie_neutral": (pessimistic + optimistic) / 2.0,
-        "balanced_auc": roc_auc(-np.concatenate([negative, positive]), labels),
+        "balanced_auc": roc_auc(*_ranked(negative, positive, last_wins=True)),
         "tie_share": ties,
     }
 
 
+def _ranked(
+    first: NDArray[np.float32], second: NDArray[np.float32], last_wins: bool
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores (minus distance) and labels, best first; ties keep ``first`` before ``second``.
+
+    ``last_wins``: the positives are ``second``, else ``first``.
+    """
+    distances = np.concatenate([first, second])
+    order = np.argsort(distances, kind="stable")
+    return -distances[order], (order >= len(first)) == last_wins
+
+
 def tie_share(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
     """Share of distances that also occur with the other label."""
-    common = np.intersect1d(positive, negative)
-    if len(common) == 0:
-        return 0.0
-    return float((np.isin(positive, common).sum() + np.isin(negative, common).sum()) / (len(positive) + len(negative)))
+    mine, counts = np.unique(positive, return_counts=True)
+    others = np.sort(negative)
+    same = np.searchsorted(others, mine, side="right") - np.searchsorted(others, mine, side="left")
+    return float((counts[same > 0].sum() + same.sum()) / max(len(positive) + len(negative), 1))
 
 
 def headline(table: dict[str, dict[str, dict[str, float] | None]], key: str = "imbalanced_ap") -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,9 @@ def read_cached(path: Path) -> PatchSet:
     """A ``.pt`` file: (patches, labels, matches or image ids), or a dictionary with these names."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is not a readable patch file: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, struct.error) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"{path} is not a readable patch file: {reason}") from None
     if isinstance(content, (tuple, list)) and len(content) == 3:
         content = dict(zip(("patches", "labels", "third"), content, strict=True))
         third = np.asarray(content.pop("third"))

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.cli import main
+from eval.report.page import build_sections, mma_curves
+from eval.report.published import PUBLISHED
+from eval.results import Result, Score, write_results
+
+VOID = {"meta", "link", "img", "wbr", "line", "polyline", "br"}
+
+
+def entry(descriptor: str, value: float | None, benchmark: str = "webcam", **more) -> Result:
+    scores = {
+        "correct_nn": Score(value, (value - 0.1, value + 0.1) if value else None, 40),
+        "mAP": Score(0.4, None, 40),
+    }
+    return Result(
+        benchmark=benchmark,
+        protocol={"keypoints": 10},
+        dataset={"name": "<cams>", "fingerprint": "x"},
+        method={"descriptor": descriptor, "weights_sha256": None},
+        scores=more.pop("scores", scores),
+        per_scene={"view & one": {"correct_nn": value, "mAP": 0.4}},
+        environment={},
+        **more,
+    )
+
+
+@pytest.fixture
+def page(tmp_path) -> str:
+    first = tmp_path / "first"
+    write_results(
+        first / "results.json", [entry("rootsift", 0.384), entry("hardtfeat@a.pth", 0.46), entry("bad", None)]
+    )
+    (first / "matches").mkdir()
+    cv2.imwrite(str(first / "matches" / "pair.png"), np.zeros((4, 4), np.uint8))
+    second = tmp_path / "second"
+    curve = {f"MMA@{t}": Score(0.05 * t, None, 5) for t in range(1, 11)}
+    other = entry("rootsift", 0.3, "sequences", scores={**curve, "HA@3": Score(0.8, None, 5)})
+    patches = entry("rootsift", 0.3, "hpatches", scores={"matching/mAP_vl": Score(0.5, None, 2)})
+    patches.protocol["not_measured"] = {"retrieval/mAP": "one sequence only"}
+    write_results(second / "results.json", [other, patches])
+    assert main(["report", str(first), str(second / "results.json"), "--out", str(tmp_path / "site")]) == 0
+    return (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
+class Checker(HTMLParser):
+    """Tags that close, ids, tables as lists of rows of texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.cell: list[str] | None = None
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("th", "td"):
+            self.cell = []
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        assert self.open.pop() == tag
+        if tag in ("th", "td"):
+            self.tables[-1][-1].append(" ".join("".join(self.cell).split()))
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell.append(data)
+
+
+def parsed(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    return checker
+
+
+def test_the_page_is_complete_in_itself(page):
+    checker = parsed(page)
+    for tag, attributes in checker.attributes:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            if value is not None:
+                assert value.startswith(("#", "data:")), (tag, value)
+    assert "http" not in page
+    assert "@import" not in page
+
+
+def test_the_page_is_well_formed_and_accessible(page):
+    checker = parsed(page)
+    tags = [tag for tag, _ in checker.attributes]
+    ids = [a["id"] for _, a in checker.attributes if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"][1:] for tag, a in checker.attributes if tag == "a"]
+    assert set(targets) <= set(ids)
+    assert dict(checker.attributes)["html"]["lang"] == "en"
+    assert any(a.get("name") == "viewport" for tag, a in checker.attributes if tag == "meta")
+    assert all(a.get("alt") for tag, a in checker.attributes if tag == "img")
+    # Whatever scrolls can be reached and is named; sorting is done by buttons.
+    regions = [a for _, a in checker.attributes if a.get("class") == "scroll"]
+    assert regions
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
+    assert tags.count("button") > 5
+    assert all(a["scope"] in ("col", "row") for tag, a in checker.attributes if tag == "th")
+
+
+def test_leaderboard_values_order_and_marks(page):
+    tables = parsed(page).tables
+    board = next(t for t in tables if t[0][1].startswith("correct_nn"))
+    assert board[1][:2] == ["rootsift", "38.428.4 to 48.4"]
+    assert [row[0] for row in board[1:]] == ["rootsift", "hardtfeat@a.pth", "bad"]
+    assert board[3][1] == "–"
+    assert '<td class="best" data-sort="0.46">' in page
+    assert "&lt;cams&gt;" in page
+    assert "<cams>" not in page
+    assert "Not measured: one sequence only." in page
+    assert "<summary>Settings</summary>" in page
+    assert 'src="data:image/png;base64,' in page
+
+
+def test_published_rows_are_marked_and_never_best(page):
+    rows = re.findall(r"<tr( class=\"published\")?>\n<th scope=\"row\">(.*?)</th>(.*?)</tr>", page, re.S)
+    published = [(name, cells) for mark, name, cells in rows if mark]
+    assert any("HardNet+, Liberty" in name for name, _ in published)
+    assert any("SuperPoint" in name for name, _ in published)
+    for name, cells in published:
+        assert "published [" in name
+        assert "best" not in cells
+    for name, row in ((r.method, r) for rows in PUBLISHED.values() for r in rows):
+        assert row.source, name
+        assert all(0.0 < v <= 1.0 for v in row.scores.values()), name
+    # FPR95 figures of papers were only recalled, never read: they are not shown.
+    assert not any("FPR95" in row.scores for row in PUBLISHED["brown"])
+
+
+def test_published_figures_are_those_of_the_sources():
+    by_name = {row.method: row.scores for row in PUBLISHED["hpatches"]}
+    assert by_name["HardNet, PhotoSync"]["matching/mAP_vl"] == pytest.approx(0.5801)
+    assert by_name["RootSIFT"] == pytest.approx({"matching/mAP_vl": 0.2722, "retrieval/mAP_vl": 0.4249})
+    brown = {row.method: row.scores["revisited/mAP"] for row in PUBLISHED["brown"]}
+    assert brown["HardNet"] == pytest.approx(np.mean([70.64, 70.31, 61.93, 59.56, 63.06, 61.64]) / 100)
+
+
+def test_curves_are_drawn_to_scale():
+    scores = {f"MMA@{t}": {"value": t / 10} for t in range(1, 11)}
+    svg = mma_curves(["<a>"], [{"scores": scores}])
+    points = re.search(r'points="([^"]+)"', svg)[1].split()
+    x, y = np.array([p.split(",") for p in points], float).T
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0], atol=0.11)
+    assert (y[0] - y[-1]) / 240 == pytest.approx(0.9, abs=1e-3)
+    assert "&lt;a&gt;" in svg
+    assert mma_curves(["b"], [{"scores": {}}]) == ""
+
+
+def test_equal_tokens_of_two_runs_are_told_apart(tmp_path):
+    paths = [tmp_path / n / "results.json" for n in ("run_a", "run_b")]
+    for path in paths:
+        write_results(path, [entry("rootsift", 0.3)])
+    from eval.results import read_results
+
+    section = build_sections([(p, read_results(p)) for p in paths])[0]
+    assert [row.name for row in section.rows] == ["rootsift (run_a)", "rootsift (run_b)"]
+
+
+def test_contrast_of_text_is_sufficient(page):
+    def luminance(colour: str) -> float:
+        full = "".join(c * 2 for c in colour) if len(colour) == 3 else colour
+        channels = [int(full[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    colours = dict(re.findall(r"--(ink|soft|accent|band): #([0-9a-f]+)", page))
+    for text in ("ink", "soft", "accent"):
+        for ground in ("fff", colours["band"]):
+            ratio = (luminance(ground) + 0.05) / (luminance(colours[text]) + 0.05)
+            assert ratio >= 4.5, (text, ground)
+
+
+def test_faults(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 1
+    assert "results.json is not there" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 1
+    assert "is not a results file" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text('{"schema": "results/1", "results": [{"benchmark": "x"}]}')
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 1
+    assert "an entry lacks protocol, method, scores" in capsys.readouterr().err
+    assert not (tmp_path / "site" / "index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
+    """A real browser: no console message, no sideways scroll of the page, and sorting works."""
+    probe = """<script>
+    const board = [...document.querySelectorAll("section")].at(-1).querySelector("table.sortable");
+    const head = board.querySelectorAll("thead button")[1];
+    const order = () => [...board.querySelectorAll("tbody th")].map(cell => cell.textContent.trim()).join(",");
+    head.focus(); const focused = document.activeElement === head;
+    head.click(); const down = order();
+    head.click(); const up = order();
+    document.title = [document.documentElement.scrollWidth <= window.innerWidth, focused, down, up,
+                      head.closest("th").getAttribute("aria-sort")].join("|");
+    </script></body>"""
+    path = tmp_path / "index.html"
+    path.write_text(page.replace("</body>", probe), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += [f"--window-size={width},1600", "--enable-logging=stderr"]
+    shot = tmp_path / "page.png"
+    line = ["chromium", *flags, f"--screenshot={shot}", path.as_uri()]
+    seen = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in seen.stderr
+    picture = cv2.imread(str(shot))
+    assert picture.std() > 10
+    line = ["chromium", *flags, "--dump-dom", path.as_uri()]
+    dumped = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(.*?)</title>", dumped.stdout)[1]
+    assert title.split("|") == [
+        "true",
+        "true",
+        "hardtfeat@a.pth,rootsift,bad",
+        "rootsift,hardtfeat@a.pth,bad",  # what was not measured stays last
+        "ascending",
+    ]

@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group("size of --hpatches")
     size.add_argument("--sequences", type=int, default=116, help="of the full-size set")
     size.add_argument("--patches", type=int, default=2000, help="of each of its sequences")
-    size.add_argument("--compare-sequences", type=int, default=6, help="of the set that is also done by plain loops")
-    size.add_argument("--compare-patches", type=int, default=2000, help="of each of its sequences")
+    size.add_argument("--compare-sequences", type=int, default=4, help="of the set that is also done by plain loops")
+    size.add_argument("--compare-patches", type=int, default=1000, help="of each of its sequences")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
 
 

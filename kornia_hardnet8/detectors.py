@@ -1,0 +1,173 @@
+"""Detectors of local affine frames, all with one call: a gray image in, frames of 6 sigma and responses out."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import kornia.feature as KF
+import torch
+from kornia.geometry.transform import ScalePyramid
+from torch import Tensor, nn
+
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
+from kornia_hardnet8.lafs import lafs_from_opencv
+
+DetectorName = Literal["dog", "keynet", "hessian", "sift-opencv"]
+DETECTORS: tuple[DetectorName, ...] = ("dog", "keynet", "hessian", "sift-opencv")
+# Half side of the frames / sigma on which shape and orientation are estimated: kornia's.
+DETECTION_MR_SIZE = 6.0
+# Images with a shorter side have no room for a scale space.
+MIN_SIDE = 16
+
+
+class Detector(nn.Module, ABC):
+    """Finds frames in one image."""
+
+    @abstractmethod
+    def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames (N, 2, 3) of 6 sigma and responses (N,) of a gray image (H, W) in [0, 1]; mask (H, W) or None."""
+
+
+class KorniaDetector(Detector):
+    """A detector of kornia, without its empty slots."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :meth:`Detector.find`."""
+        if min(image.shape) < MIN_SIDE:
+            return image.new_zeros(0, 2, 3), image.new_zeros(0)
+        lafs, responses = self.detector(image[None, None], None if mask is None else mask[None, None].to(image.dtype))
+        area = torch.linalg.det(lafs[0, :, :, :2].float())
+        filled = torch.isfinite(area) & (area.abs() > 0)
+        return lafs[0, filled], responses.reshape(-1)[filled]
+
+
+class OpenCVSift(Detector):
+    """OpenCV's SIFT; ``contrast`` and ``edge`` are its thresholds, -10000 takes every extremum."""
+
+    def __init__(self, num_features: int, upright: bool, contrast: float = -10000.0, edge: float = -10000.0) -> None:
+        super().__init__()
+        try:
+            import cv2
+        except ImportError:
+            raise missing_extra("opencv-python-headless", "eval") from None
+        self.num_features, self.upright, self.contrast, self.edge = num_features, upright, contrast, edge
+        self._create = cv2.SIFT.create
+
+    def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :meth:`Detector.find`; a place with several orientations comes several times unless upright."""
+        gray = (image.detach().float() * 255.0).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
+        sift = self._create(contrastThreshold=self.contrast, edgeThreshold=self.edge)
+        allowed = None if mask is None else (mask > 0).to("cpu", torch.uint8).numpy()
+        keypoints = sorted(sift.detect(gray, allowed), key=lambda k: -k.response)
+        if self.upright:
+            places: dict[tuple[float, float, float], None] = {}
+            unique = []
+            for keypoint in keypoints:
+                place = (keypoint.pt[0], keypoint.pt[1], keypoint.size)
+                if place not in places:
+                    places[place] = None
+                    unique.append(keypoint)
+                keypoint.angle = 0.0
+            keypoints = unique
+        keypoints = keypoints[: self.num_features]
+        lafs = lafs_from_opencv(keypoints, DETECTION_MR_SIZE)[0]
+        responses = torch.tensor([k.response for k in keypoints], dtype=image.dtype, device=image.device)
+        return lafs.to(image), responses
+
+
+def make_detector(name: str, num_features: int, upright: bool, weights_dir: Path | None) -> Detector:
+    """A detector by its name.
+
+    Raises:
+        UsageError: an unknown name (close names given).
+        MissingFileError: KeyNet's weights are not there.
+    """
+    if name == "sift-opencv":
+        return OpenCVSift(num_features, upright)
+    if name == "keynet":
+        detector = KF.KeyNetDetector(False, num_features)
+        network: Any = detector.model
+        load_kornia_weights(network, "keynet_pytorch.pth", weights_dir)
+        return KorniaDetector(detector.eval())
+    if name == "dog":
+        return KorniaDetector(
+            _scale_space_detector(
+                num_features, resp_module=KF.BlobDoG(), scale_pyr_module=ScalePyramid(3, 1.6, 32, double_image=True),
+                scale_space_response=True, minima_are_also_good=True,
+            )
+        )  # fmt: skip
+    if name == "hessian":
+        return KorniaDetector(_scale_space_detector(num_features, resp_module=KF.BlobHessian()))
+    raise UsageError(f"unknown detector {name!r}: it is one of {', '.join(DETECTORS)}{closest(name, DETECTORS)}")
+
+
+def _scale_space_detector(num_features: int, **arguments: Any) -> nn.Module:
+    """The detector of kornia with subpixel maxima, whose argument was called ``nms_module`` before 0.9."""
+    parameters = inspect.signature(KF.ScaleSpaceDetector.__init__).parameters
+    subpixel = "subpix_module" if "subpix_module" in parameters else "nms_module"
+    arguments[subpixel] = KF.ConvQuadInterp3d() if hasattr(KF, "ConvQuadInterp3d") else _conv_quad_interp()
+    detector: nn.Module = KF.ScaleSpaceDetector(num_features, mr_size=DETECTION_MR_SIZE, **arguments)
+    return detector.eval()
+
+
+def _conv_quad_interp() -> nn.Module:
+    from kornia.geometry.subpix import ConvQuadInterp3d
+
+    module: nn.Module = ConvQuadInterp3d(10)
+    return module
+
+
+def make_shape_estimator(name: str | None, weights_dir: Path | None) -> nn.Module | None:
+    """``"affnet"`` or None: what turns similarity frames into affine ones."""
+    if name is None or name == "none":
+        return None
+    if name != "affnet":
+        raise UsageError(f"unknown affine shape {name!r}: it is affnet or none")
+    module = KF.LAFAffNetShapeEstimator(False)
+    load_kornia_weights(module, "AffNet.pth", weights_dir)
+    return module.eval()
+
+
+def make_orienter(name: str, weights_dir: Path | None) -> nn.Module | None:
+    """``"dominant"`` (gradient histogram), ``"orinet"`` or ``"none"``."""
+    if name == "none":
+        return None
+    if name == "dominant":
+        return KF.LAFOrienter(32).eval()
+    if name != "orinet":
+        raise UsageError(f"unknown orientation {name!r}: it is dominant, orinet or none")
+    network = KF.OriNet(False)
+    load_kornia_weights(network, "OriNet.pth", weights_dir)
+    return KF.LAFOrienter(32, angle_detector=network.eval()).eval()
+
+
+def load_kornia_weights(module: nn.Module, name: str, weights_dir: Path | None) -> None:
+    """Load one of kornia's weight files from ``weights_dir``, else from torch's hub cache; nothing is fetched.
+
+    Raises:
+        MissingFileError: it is in neither, with its name and where it was looked for.
+        DataError: the file is damaged or is of another network.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints" if weights_dir is None else weights_dir
+    path = folder / name
+    if not path.is_file():
+        raise MissingFileError(
+            f"{name} is not in {folder}: put kornia's file there, name its folder with weights_dir, or let kornia "
+            "fetch it once"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = module.load_state_dict(content["state_dict"], strict=False)
+    except Exception as error:  # torch raises many types for damaged files
+        raise DataError(f"{path} is no weight file of {type(module).__name__}: {str(error)[:200]}") from None
+    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or found.unexpected_keys:
+        wrong = (missing or found.unexpected_keys)[0]
+        raise DataError(f"{path} is no weight file of {type(module).__name__}: {wrong} is missing or extra")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from kornia_hardnet8 import HardNet8
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Fit and write."""
     from train.checkpoint import save_checkpoint
     from train.datasets import open_mix
-    from train.pca import fit_projection
+    from train.pca import fit_projection, measure_ranges
     from train.run_command import pick_device
 
     weights = load_weights(args.checkpoint)
@@ -37,6 +38,9 @@ def run(args: argparse.Namespace) -> None:
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
     projection, count = fit_projection(model, stores, device, args.patches, args.seed)
     metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count}
+    # Networks that int8 cannot run have no use for ranges.
+    with contextlib.suppress(UsageError):
+        metadata["int8_ranges"] = measure_ranges(model, stores, seed=args.seed)
     save_checkpoint(
         args.out,
         {

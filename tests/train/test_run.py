@@ -23,6 +23,7 @@ from train.checkpoint import load_checkpoint
 from train.cli import main
 from train.config import TrainConfig
 from train.loop import resume_run, run_to_end, start_run
+from train.network import dropout, raw_descriptors
 from train.run import Run
 from train.stores.store import PatchStore
 
@@ -251,6 +252,8 @@ def test_pca_and_bundle(
 ) -> None:  # fmt: skip
     """The projection is that of the descriptors in eval mode; the bundle holds it and its support."""
     from kornia_hardnet8.checkpoints import load_weights
+    from kornia_hardnet8.inference import calibrate
+    from train.augment import center_crop
     from train.validate import describe_batch
 
     monkeypatch.setattr("train.bundle_command.BUNDLED_DIR", tmp_path)
@@ -271,6 +274,12 @@ def test_pca_and_bundle(
     bundled = load_weights(tmp_path / "tiny.safetensors")
     assert bundled.arch == "h7nodrop"
     assert bundled.metadata["mr_size"] == 12.0
+    ranges = bundled.metadata["int8_ranges"]
+    plain = torch.tensor(store.patches)
+    measured = calibrate(model, center_crop(plain, 1.5, 32))
+    assert ranges["input"] == pytest.approx(measured["input"])
+    assert ranges["outputs"] == pytest.approx(measured["outputs"])
+    assert len(ranges["outputs"]) == 6  # one after the ReLU of each convolution but the last
     assert main(["bundle", str(out), "--name", "../tiny"]) == 2
 
 
@@ -356,3 +365,29 @@ def test_a_time_budget_counts_everything_and_the_rate_ends_low(
     assert lines[0]["step"] == 0  # before the first step: how long saving takes
     assert lines[-1]["elapsed_s"] < 9
     assert [line["lr"] for line in lines if "lr" in line][-1] < 4e-4  # of 2e-3
+
+
+def test_the_fast_forward_pass_is_that_of_the_network() -> None:
+    """Channels-last, the last convolution as a product; one graph for torch.compile."""
+    torch.manual_seed(0)
+    model = HardNet8(arch="h7nodrop", output_dim=None).train()
+    patches = torch.rand(16, 1, 32, 32) * 255
+    expected = torch.nn.functional.normalize(model.features(model._normalize_input(patches)).flatten(1), dim=1)
+    model.to(memory_format=torch.channels_last)
+    raw = raw_descriptors(model, patches)
+    torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=1), expected, atol=1e-5, rtol=0)
+    compiled = torch.compile(raw_descriptors, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(model, patches), raw, atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_has_its_rate_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(64, 32, 8, 8).to(memory_format=torch.channels_last)
+    out = dropout(x, 0.3)
+    dropped = (out == 0).float()
+    assert dropped.mean().item() == pytest.approx(0.3, abs=0.005)
+    assert out.max().item() == pytest.approx(1 / 0.7)
+    assert dropped.mean((0, 2, 3)).std() < 0.02  # every channel alike
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, 0.3), out)
+    assert dropout(x.to(torch.bfloat16), 0.3).dtype == torch.bfloat16

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
@@ -122,9 +122,8 @@ class Run:
             loss, figures = self._loss(raw, batch)
             self.scaler.scale(loss).backward()
         else:
-            chunks = patches.split(micro)
-            if len(chunks[-1]) == config.npos and self.model.features[-1].__class__ is nn.BatchNorm2d:
-                chunks = (*chunks[:-2], torch.cat(chunks[-2:]))  # too few for statistics
+            tuples = patches.unflatten(0, (-1, config.npos))
+            chunks = [part.flatten(0, 1) for part in tuples.tensor_split(-(-len(patches) // micro))]
             with torch.no_grad():
                 parts = [self._describe(chunk, number) for number, chunk in enumerate(chunks)]
             raw = torch.cat(parts).requires_grad_()

@@ -23,8 +23,8 @@ from train.optim import OPTIMIZERS, SCHEDULES
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 MEMORY = (
-    "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.05 MB in fp32 (h8E512): 10 or 19 GB for "
-    "--bs 9000, 3.4 or 6.5 GB for --bs 3072. --micro-batch N keeps that of N patches instead (about a third slower; "
+    "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.2 MB in fp32 (h8E512): 10 or 22 GB for "
+    "--bs 9000, 3.4 or 7.4 GB for --bs 3072. --micro-batch N keeps that of N patches instead (about a third slower; "
     "batch norm then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole "
     "matrix of distances."
 )
@@ -85,7 +85,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
     add(learn, "--micro-batch", dest="micro_batch", type=int, help="patches in the network at once; 0: all")
-    learn.add_argument("--compile", action="store_true", help="let torch.compile fuse the network")
+    learn.add_argument(
+        "--compile", action="store_true", help="let torch.compile fuse the network; measured on CPUs it gains nothing"
+    )
     add_refusals(parser)
 
 

@@ -12,6 +12,7 @@ import torch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.batches import BatchSource
 from train.catalogue import ALIASES, MIXES, TOKENS
+from train.checkpoint import load_checkpoint
 from train.cli import main
 from train.config import TrainConfig
 from train.data2020 import open_2020
@@ -121,9 +122,8 @@ def test_a_brown_file_of_2020_is_read_in_place(tmp_path: Path, colour: bool, leg
         assert any(torch.equal(part.patches[0].double(), g) for g in gray)
 
 
-def test_a_webcam_file_of_2020_is_read_in_place(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    sets = rng.integers(0, 256, (6, 5, 1, 96, 96), dtype=np.uint8)
+def _save_views(path: Path) -> np.ndarray:
+    sets = np.random.default_rng(0).integers(0, 256, (6, 5, 1, 96, 96), dtype=np.uint8)
     mask = np.ones((6, 5), bool)
     mask[2, 3] = False
     content = {
@@ -131,7 +131,13 @@ def test_a_webcam_file_of_2020_is_read_in_place(tmp_path: Path) -> None:
         "cam_idxs": torch.tensor([0, 0, 0, 1, 1, 1]), "view_names": ["a", "b"], "patches_mask": mask,
         "collisions": [np.array([0, 1]), np.array([0, 1]), np.array([2]), np.array([3]), np.array([4]), np.array([5])],
     }  # fmt: skip
-    torch.save(content, tmp_path / "v4.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return sets
+
+
+def test_a_webcam_file_of_2020_is_read_in_place(tmp_path: Path) -> None:
+    sets = _save_views(tmp_path / "v4.pt")
     store = open_2020(tmp_path / "v4.pt")
     assert store.meta["kind"] == "views"
     assert store.meta["crop"] == 1.5
@@ -145,6 +151,17 @@ def test_a_webcam_file_of_2020_is_read_in_place(tmp_path: Path) -> None:
         labels = source.batch(step).labels[0::2].tolist()
         assert not {0, 1} <= set(labels)
         assert len(labels) == 4
+
+
+def test_the_published_command_trains_on_the_files_of_2020(tmp_path: Path, fast: list[str]) -> None:
+    _save_views(tmp_path / "AMOS-views" / "AMOS-views-v4.pt")
+    _save_brown(tmp_path / "6Brown" / "liberty.pt")
+    published = ["--ds=v4+lib", "--loss=tripletMargin++"]
+    small = [*fast, "--data-root", str(tmp_path), "--bs", "5", "--steps", "4", "--tuples", "20", "--holdout", "0"]
+    assert main([*published, *small, "--schedule", "onecycle", "--lr", "3", "--out", str(tmp_path / "run")]) == 0
+    content = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert content["step"] == 4
+    assert all(torch.isfinite(value).all() for value in content["features"].values())
 
 
 def test_tuples_of_the_older_loaders_have_no_cameras(tmp_path: Path) -> None:

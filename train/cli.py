@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("train.bench_command", "patches per second, stage by stage"),
     "bundle": ("train.bundle_command", "write a checkpoint as weights that ship with the library"),
     "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
+    "export": ("train.export_command", "write weights as ONNX, TorchScript or OpenVINO"),
 }
 
 

@@ -1,0 +1,258 @@
+"""One file that describes patches elsewhere: ONNX, TorchScript, OpenVINO; standardisation and projection inside."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kornia_hardnet8 import _engine
+from kornia_hardnet8._engine import FusedConv
+from kornia_hardnet8._files import atomic_path
+from kornia_hardnet8.errors import DataError, UsageError, closest, missing_extra
+from kornia_hardnet8.hardnet8 import HardNet8
+
+Format = Literal["onnx", "torchscript", "openvino"]
+ExportPrecision = Literal["fp32", "fp16", "int8"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".jitpt", "openvino": ".xml"}
+_OPSET = 18
+
+
+def export(module: HardNet8, path: str | Path, format: Format = "onnx", precision: ExportPrecision = "fp32") -> None:
+    """Write a network to a file, whole or not at all.
+
+    Convention: input ``patches`` (N, 1, S, S) float32 of any intensity range, output ``descriptors`` (N, D) float32 of
+    unit length, N free. In reduced precision only the convolutions change.
+
+    Args:
+        module: the network, weights on any device.
+        path: the file: ``.onnx``; ``.jitpt`` or ``.pt``, which ``torch.jit.load`` runs without this package;
+            ``.xml`` (with a ``.bin`` beside it).
+        format: ``"onnx"``, ``"torchscript"`` or ``"openvino"``.
+        precision: ``"fp32"``; ``"fp16"`` (half the size); ``"int8"`` (a quarter; quantise and dequantise nodes with
+            one scale for each output channel, ranges as in :func:`prepare_for_inference`). TorchScript has fp32 only.
+
+    Raises:
+        UsageError: an unknown format or precision, or one that the network or the format cannot have.
+        MissingDependencyError: the extra that writes the format is not installed.
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
+    if format not in get_args(Format):
+        raise UsageError(f"unknown format {format!r}: it is one of {', '.join(SUFFIXES)}{closest(format, SUFFIXES)}")
+    if precision not in get_args(ExportPrecision):
+        raise UsageError(f"unknown precision {precision!r}: it is one of {', '.join(get_args(ExportPrecision))}")
+    allowed = (".jitpt", ".pt") if format == "torchscript" else (SUFFIXES[format],)
+    if path.suffix not in allowed:
+        raise UsageError(f"{path}: a file of format {format} ends in {' or '.join(allowed)}")
+    if format == "torchscript":
+        if precision != "fp32":
+            raise UsageError(f"precision {precision} cannot be had in TorchScript: take onnx or openvino")
+        _export_torchscript(module, path)
+    elif format == "onnx":
+        model = onnx_model(module, precision)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+    else:
+        _export_openvino(module, path, precision)
+
+
+def _export_torchscript(module: HardNet8, path: Path) -> None:
+    plain = _plain_copy(module)
+    with atomic_path(path) as temporary:
+        try:
+            torch.jit.script(plain).save(str(temporary))
+        except RuntimeError as error:
+            raise DataError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _export_openvino(module: HardNet8, path: Path, precision: ExportPrecision) -> None:
+    try:
+        import openvino
+    except ImportError:
+        raise missing_extra("openvino", "openvino") from None
+    model = onnx_model(module, precision)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "m.onnx").write_bytes(model.SerializeToString())
+        converted = openvino.convert_model(Path(folder) / "m.onnx")
+        openvino.save_model(converted, Path(folder) / "m.xml", compress_to_fp16=precision == "fp16")
+        # The weights first: a network without them is of no use.
+        for suffix in (".bin", ".xml"):
+            with atomic_path(path.with_suffix(suffix)) as temporary:
+                temporary.write_bytes((Path(folder) / f"m{suffix}").read_bytes())
+
+
+def _plain_copy(module: HardNet8) -> HardNet8:
+    """The network on the CPU in float32 and eval mode."""
+    return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+
+
+# -- ONNX --------------------------------------------------------------------------------------------------------------
+
+
+class _Graph:
+    """Nodes and constants of an ONNX graph that grows in a chain."""
+
+    def __init__(self) -> None:
+        try:
+            import onnx
+        except ImportError:
+            raise missing_extra("onnx", "onnx") from None
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, value: Tensor | np.ndarray[Any, Any] | Sequence[int] | float) -> str:
+        """The name of a stored tensor; Python numbers are float32, lists of integers int64."""
+        if isinstance(value, Tensor):
+            array = value.detach().numpy()
+        elif isinstance(value, float):
+            array = np.array(value, dtype=np.float32)
+        else:
+            array = np.asarray(value)
+        name = f"c{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """The name of the output of a new node."""
+        name = f"{operator.lower()}{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+
+def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
+    """The ``onnx.ModelProto`` of a network; see :func:`export`."""
+    graph = _Graph()
+    helper, kinds = graph.onnx.helper, graph.onnx.TensorProto
+    plain = _plain_copy(module)
+    if precision == "int8" and not _engine.fits_int8(plain.features):
+        raise UsageError(f"precision int8 cannot be had: {module.arch} is no plain chain of convolutions with ReLU")
+    steps = _engine.fuse(plain.features)
+    if steps is None:
+        raise UsageError("only networks made of this package's layers, without hooks, can be exported to ONNX")
+    x = _standardise(graph, "patches", module.patch_size)
+    if precision == "int8":
+        ranges = _engine.ranges_from_json(module.metadata.get("int8_ranges"))
+        x = _int8_chain(graph, x, [s for s in steps if isinstance(s, FusedConv)], module.patch_size, ranges)
+    else:
+        x = _float_chain(graph, x, steps, module, half=precision == "fp16")
+    x = _unit_length(graph, x)
+    if plain.mean is not None and plain.components is not None:
+        x = graph.node("Sub", x, graph.constant(plain.mean))
+        x = _unit_length(graph, graph.node("MatMul", x, graph.constant(plain.components)))
+    graph.nodes.append(helper.make_node("Identity", [x], ["descriptors"], name="descriptors"))
+    side = module.patch_size
+    proto = helper.make_graph(
+        graph.nodes,
+        "hardnet8",
+        [helper.make_tensor_value_info("patches", kinds.FLOAT, ["N", 1, side, side])],
+        [helper.make_tensor_value_info("descriptors", kinds.FLOAT, ["N", module.output_dim])],
+        graph.constants,
+    )
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9, producer_name="kornia_hardnet8"
+    )
+    facts = {**module.metadata, "arch": module.arch, "precision": precision}
+    helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    graph.onnx.checker.check_model(model)
+    return model
+
+
+def _standardise(graph: _Graph, x: str, side: int) -> str:
+    """Mean 0, unbiased standard deviation 1, with the network's epsilon."""
+    axes = graph.constant(np.array([1, 2, 3]))
+    centred = graph.node("Sub", x, graph.node("ReduceMean", x, axes, keepdims=1))
+    squares = graph.node("ReduceSumSquare", centred, axes, keepdims=1)
+    std = graph.node("Sqrt", graph.node("Div", squares, graph.constant(float(side * side - 1))))
+    return graph.node("Div", centred, graph.node("Add", std, graph.constant(1e-7)))
+
+
+def _unit_length(graph: _Graph, x: str) -> str:
+    norm = graph.node("ReduceL2", x, graph.constant(np.array([1])), keepdims=1)
+    return graph.node("Div", x, graph.node("Max", norm, graph.constant(1e-12)))
+
+
+def _float_chain(graph: _Graph, x: str, steps: Sequence[_engine.Step], module: HardNet8, half: bool) -> str:
+    dtype = torch.float16 if half else torch.float32
+    kinds = graph.onnx.TensorProto
+    if half:
+        x = graph.node("Cast", x, to=kinds.FLOAT16)
+    channels, flat = 1, False
+    for step in steps:
+        if isinstance(step, FusedConv):
+            inputs = [x, graph.constant(step.weight.to(dtype))]
+            if step.bias is not None:
+                inputs.append(graph.constant(step.bias.to(dtype)))
+            x = graph.node("Conv", *inputs, strides=list(step.stride), pads=list(step.padding) * 2)
+            x = graph.node("Relu", x) if step.relu else x
+            channels = step.weight.shape[0]
+        elif isinstance(step, nn.ReLU):
+            x = graph.node("Relu", x)
+        elif isinstance(step, nn.LeakyReLU):
+            x = graph.node("LeakyRelu", x, alpha=step.negative_slope)
+        elif isinstance(step, nn.Tanh):
+            x = graph.node("Tanh", x)
+        elif isinstance(step, nn.AdaptiveAvgPool2d):
+            x = graph.node("GlobalAveragePool", x)
+        elif isinstance(step, nn.MaxPool2d):
+            x = graph.node("MaxPool", x, kernel_shape=[int(step.kernel_size)] * 2, strides=[1, 1])  # type: ignore[arg-type]
+        elif isinstance(step, nn.InstanceNorm2d):
+            ones = graph.constant(torch.ones(channels, dtype=dtype))
+            zeros = graph.constant(torch.zeros(channels, dtype=dtype))
+            x = graph.node("InstanceNormalization", x, ones, zeros, epsilon=step.eps)
+        elif isinstance(step, nn.Flatten):
+            x, flat = graph.node("Flatten", x), True
+        elif isinstance(step, nn.BatchNorm1d) and step.running_mean is not None and step.running_var is not None:
+            scale = (step.running_var.double() + step.eps).rsqrt()
+            x = graph.node("Sub", x, graph.constant(step.running_mean.to(dtype)))
+            x = graph.node("Mul", x, graph.constant(scale.to(dtype)))
+        else:
+            raise UsageError(f"{module.arch}: a layer of type {type(step).__name__} has no ONNX form here")
+    if half:
+        x = graph.node("Cast", x, to=kinds.FLOAT)
+    return x if flat else graph.node("Flatten", x)
+
+
+def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges: _engine.Ranges | None) -> str:
+    """Quantise and dequantise around each layer: unsigned activations, signed weights, a scale for each channel."""
+    ranges = ranges or _engine.Ranges(_engine.DEFAULT_RANGE, (_engine.DEFAULT_RANGE,) * (len(convs) - 1))
+    scale, zero = ranges.input / 127.0, 128
+    for index, conv in enumerate(convs):
+        x = _through_8_bits(graph, x, scale, zero)
+        weight_scale = conv.weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127.0
+        weight = (conv.weight / weight_scale[:, None, None, None]).round().clamp(-127, 127).to(torch.int8)
+        side = (side + 2 * conv.padding[0] - conv.weight.shape[2]) // conv.stride[0] + 1
+        whole = side == 1 and conv.padding == (0, 0)
+        stored = graph.constant(weight.flatten(1) if whole else weight)
+        zeros = graph.constant(torch.zeros(len(weight_scale), dtype=torch.int8))
+        inputs = [x, graph.node("DequantizeLinear", stored, graph.constant(weight_scale), zeros, axis=0)]
+        if conv.bias is not None:
+            bias_scale = weight_scale * scale
+            bias = (conv.bias.double() / bias_scale).round().to(torch.int32)
+            none = graph.constant(torch.zeros(len(bias), dtype=torch.int32))
+            inputs.append(
+                graph.node("DequantizeLinear", graph.constant(bias), graph.constant(bias_scale), none, axis=0)
+            )
+        if whole:
+            inputs[0] = graph.node("Flatten", x)
+            x = graph.node("Gemm", *inputs, transB=1)
+        else:
+            x = graph.node("Conv", *inputs, strides=list(conv.stride), pads=list(conv.padding) * 2)
+        if conv.relu:
+            x = graph.node("Relu", x)
+        if index < len(convs) - 1:
+            scale, zero = ranges.outputs[index] / 255.0, 0
+    return x if whole else graph.node("Flatten", x)
+
+
+def _through_8_bits(graph: _Graph, x: str, scale: float, zero: int) -> str:
+    scale_name, zero_name = graph.constant(scale), graph.constant(np.array(zero, dtype=np.uint8))
+    return graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, scale_name, zero_name), scale_name, zero_name)

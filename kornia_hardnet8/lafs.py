@@ -6,14 +6,16 @@ A frame is ``[[a11, a12, x], [a21, a22, y]]`` in pixels, pixel centres at intege
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kornia_hardnet8.errors import DataError, missing_extra
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Half side of the patch / sigma of the detection scale: the support that HardNet is used with on DoG keypoints.
 DEFAULT_MR_SIZE = 12.0

@@ -98,8 +98,12 @@ def draw_verification(
     rng = np.random.RandomState(SEED)
     s = rng.choice(len(names), num_pairs)
     # choice without replacement is the head of a permutation; calling that directly halves the time.
-    patches = np.array([rng.permutation(count)[:2] for count in n[s].tolist()], dtype=np.int64).reshape(-1, 2)
-    images = np.array([rng.permutation(_DRAWN_IMAGES)[:2] for _ in range(num_pairs)], dtype=np.int64).reshape(-1, 2)
+    # Copied row by row: a kept slice would hold its whole permutation in memory.
+    patches, images = np.empty((num_pairs, 2), dtype=np.int64), np.empty((num_pairs, 2), dtype=np.int64)
+    for row, count in enumerate(n[s].tolist()):
+        patches[row] = rng.permutation(count)[:2]
+    for row in range(num_pairs):
+        images[row] = rng.permutation(_DRAWN_IMAGES)[:2]
     other = rng.choice(len(names), num_pairs)
     other_patch = np.array([rng.randint(count) for count in n[other].tolist()], dtype=np.int64)
     first = (s, images[:, 0], patches[:, 0])

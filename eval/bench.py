@@ -1,4 +1,4 @@
-"""``python -m eval bench``: how long the benchmarks take, against the plain way in the same run."""
+"""``python -m eval bench``: how fast patches are described, and how long the benchmarks take, against the plain way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from eval.command_line import format_table
+from eval.command_line import choose_device, format_table
 from eval.results import environment, strict
 from kornia_hardnet8._files import write_json
 from kornia_hardnet8.errors import UsageError
@@ -16,6 +16,14 @@ from kornia_hardnet8.errors import UsageError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
+    group = parser.add_argument_group("descriptors (measured when nothing else is asked for)")
+    group.add_argument("--weights", default="h8E512", help="of h8E512 with its projection: a name or a file")
+    group.add_argument("--count", type=int, default=8192, help="patches in one call")
+    group.add_argument("--keypoints", type=int, nargs="*", default=[2048, 8000], help="of a whole image; none: skip")
+    group.add_argument("--rounds", type=int, default=3, help="timed calls of each, in turn")
+    group.add_argument("--threads", type=int, help="of the CPU (default: all)")
+    group.add_argument("--device", default="cpu", help="where kornia and ours run: cpu, cuda")
+    group.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--hpatches", action="store_true", help="the patch tasks on a synthetic full-size HPatches")
     size = parser.add_argument_group("size of --hpatches")
     size.add_argument("--sequences", type=int, default=116, help="of the full-size set")
@@ -28,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure what is asked for and print a table."""
     if not args.hpatches:
-        raise UsageError("nothing to measure: give --hpatches")
+        _descriptors(args)
+        return
     sizes = (args.sequences, args.patches, args.compare_sequences, args.compare_patches)
     if args.sequences < 2 or args.compare_sequences < 2 or args.patches < 8 or args.compare_patches < 8:
         raise UsageError("the sets need at least 2 sequences of 8 patches")
@@ -39,6 +48,65 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         write_json(args.out, strict({"hpatches": result, "environment": environment()}))
         print(f"numbers: {args.out}")
+
+
+def _descriptors(args: argparse.Namespace) -> None:
+    """Measure descriptors and whole images, print two tables and write what was measured."""
+    if min([args.count, args.rounds, *args.keypoints]) < 1 or (args.threads is not None and args.threads < 1):
+        raise UsageError("--count, --rounds, --threads and --keypoints must be at least 1")
+    from eval import speed, speed_image
+
+    device = choose_device(args.device)
+    threads = args.threads or torch.get_num_threads()
+    result = speed.measure(args.weights, args.count, args.rounds, threads, device, not args.no_memory)
+    print(_descriptor_lines(result))
+    images = [speed_image.measure(args.weights, n, args.rounds, threads) for n in args.keypoints]
+    for image in images:
+        print(f"\n{_image_lines(image)}")
+    if args.out is not None:
+        content = {"descriptors": result, "images": images, "environment": environment()}
+        write_json(args.out, strict(content))
+        print(f"numbers: {args.out}")
+
+
+def _descriptor_lines(result: dict[str, Any]) -> str:
+    names = ("patches_s", "ratio", "gemm_share", "extra_mb", "max_difference", "nn_agreement")
+    rows = [
+        [row["name"], f"{row['patches_s']:.0f}", f"{row['ratio']:.2f}"]
+        + [_cell(row[name], form) for name, form in zip(names[2:], (".2f", ".0f", ".1e", ".4f"), strict=True)]
+        for row in result["rows"]
+    ]
+    blocks = [
+        f"{result['patches']} patches a call, {result['threads']} threads, {result['device']}, median of "
+        f"{result['rounds']} rounds in turn",
+        format_table(["", "patches/s", "x kornia", "of GEMM", "extra MB", "max diff", "same NN"], rows),
+        "matrix product: "
+        + ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in sorted(result["gemm"].items())),
+    ]
+    blocks += [f"left out: {name}: {reason}" for name, reason in result["left_out"].items()]
+    return "\n".join(blocks)
+
+
+def _image_lines(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["name"],
+            *(f"{value:.2f}" for value in row["stages"].values()),
+            f"{row['total_s']:.2f}",
+            row["keypoints"],
+            f"{row['ratio']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    height, width = result["image"]
+    stages = list(result["rows"][0]["stages"])
+    title = f"{width} x {height}, {result['num_features']} keypoints; seconds"
+    table = format_table([title, *stages, "all", "keypoints", "x kornia"], rows)
+    return f"{table}\nlargest difference of our patches to kornia's: {result['patch_difference']:.1e}"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _hpatches_lines(result: dict[str, Any]) -> str:

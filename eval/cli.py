@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "webcam": ("eval.webcam", "static cameras: the same place in another light or season"),
     "dev": ("eval.dev.command", "the development judgement: poses, homographies and fixed cameras in one go"),
     "compare": ("eval.compare", "differences between the methods of two runs, pair by pair, with intervals"),
-    "bench": ("eval.bench", "how long the benchmarks take, against the plain way"),
+    "bench": ("eval.bench", "how fast patches are described, and how long the benchmarks take"),
     "report": ("eval.report.commands", "one static HTML page from results of any benchmarks"),
 }
 

@@ -1,0 +1,260 @@
+"""How fast patches are described: kornia's module, this package's in each precision, exported files, other descriptors.
+
+All of them in turn, round after round in one process, so that a change of the machine's speed meets each alike.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kornia_hardnet8 import HardNet8, prepare_for_inference
+from kornia_hardnet8._engine import has_onednn_int8
+from kornia_hardnet8.arch import get_arch
+from kornia_hardnet8.errors import HardNet8Error, MissingDependencyError
+from kornia_hardnet8.export import export
+
+Describe = Callable[[Tensor], Tensor]
+BASE = "kornia"
+PRECISION_OF = {
+    "kornia": "fp32", "kornia, chunks": "fp32", "ours fp32": "fp32", "ours bf16": "bf16", "ours int8": "int8",
+    "ours fp16": "fp16", "onnxruntime fp32": "fp32", "onnxruntime int8": "int8", "openvino fp32": "fp32",
+    "openvino int8": "int8",
+}  # fmt: skip
+KORNIA_CHUNK = 256
+
+
+def smooth_patches(count: int, seed: int = 0) -> Tensor:
+    """Random patches (N, 1, 32, 32) in [0, 1] with the correlation of neighbours that images have."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for start in range(0, count, 4096):
+        noise = torch.rand(min(4096, count - start), 1, 38, 38, generator=generator)
+        parts.append(F.avg_pool2d(F.avg_pool2d(noise, 5, 1), 3, 1))
+    return torch.cat(parts)
+
+
+def make(name: str, weights: str | Path, folder: Path, threads: int, device: torch.device) -> Describe:
+    """One of the contenders, with the same weights where it has the same network.
+
+    Raises:
+        HardNet8Error: it cannot run here; the message says why.
+    """
+    if name in ("rootsift", "tfeat"):
+        return _other(name)
+    module = HardNet8(weights).to(device)
+    if name.startswith("kornia"):
+        import kornia.feature as KF
+
+        theirs = KF.HardNet8(pretrained=False).eval().to(device)
+        theirs.load_state_dict(module.state_dict(), strict=True)
+        if name == "kornia":
+            return theirs
+        return lambda patches: torch.cat([theirs(part) for part in patches.split(KORNIA_CHUNK)])
+    tool, _, precision = name.partition(" ")
+    if tool == "ours":
+        return prepare_for_inference(module, precision)  # type: ignore[arg-type]
+    path = folder / f"{precision}.onnx"
+    if not path.is_file():
+        export(module, path, "onnx", precision)  # type: ignore[arg-type]
+    return _onnxruntime(path, threads) if tool == "onnxruntime" else _openvino(path, threads)
+
+
+def _onnxruntime(path: Path, threads: int) -> Describe:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError("onnxruntime is not installed") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def describe(patches: Tensor) -> Tensor:
+        parts = [session.run(None, {"patches": p.numpy()})[0] for p in patches.split(KORNIA_CHUNK)]
+        return torch.cat([torch.from_numpy(p) for p in parts])
+
+    return describe
+
+
+def _openvino(path: Path, threads: int) -> Describe:
+    try:
+        import openvino
+    except ImportError:
+        raise MissingDependencyError("openvino is not installed") from None
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+    def describe(patches: Tensor) -> Tensor:
+        return torch.cat([torch.from_numpy(compiled(p.numpy())[0].copy()) for p in patches.split(KORNIA_CHUNK)])
+
+    return describe
+
+
+def _other(name: str) -> Describe:
+    if name == "rootsift":
+        from eval.features import load
+
+        return load("rootsift").describe
+    import kornia.feature as KF
+
+    module = KF.TFeat(pretrained=False).eval()
+    return lambda patches: torch.cat([module(part) for part in patches.split(1024)])
+
+
+def measure(
+    weights: str | Path, count: int, rounds: int, threads: int, device: torch.device, memory: bool = True
+) -> dict[str, Any]:
+    """Rates of all contenders.
+
+    Args:
+        weights: of h8E512 with a projection of 128 dimensions, so that kornia's module takes them too.
+        count: patches in one call.
+        rounds: timed calls of each, in turn; medians are given.
+        threads: of the CPU.
+        device: where kornia and ours run; the others run on the CPU.
+        memory: whether to measure peak memory too, each contender in a process of its own (Linux).
+
+    Returns:
+        ``rows``: name, patches_s, spread (interquartile range / median), ratio to kornia's own call, gemm_share
+        of the matrix-product rate in the same precision, extra_mb, max_difference and nn_agreement with kornia;
+        ``left_out``: name and reason; ``gemm``: operations/s by precision; and the settings.
+    """
+    torch.set_num_threads(threads)
+    patches = smooth_patches(count).to(device)
+    names = [*PRECISION_OF, "rootsift", "tfeat"]
+    if device.type != "cpu":
+        names = ["kornia", "kornia, chunks", "ours fp32", "ours bf16", "ours fp16"]
+    contenders: dict[str, Describe] = {}
+    left_out: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        for name in names:
+            try:
+                contenders[name] = make(name, weights, Path(folder), threads, device)
+                contenders[name](patches[:512])
+            except HardNet8Error as error:
+                left_out[name] = str(error)
+        precisions = {PRECISION_OF[n] for n in contenders if n in PRECISION_OF}
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        gemm: dict[str, list[float]] = {p: [] for p in precisions}
+        descs: dict[str, Tensor] = {}
+        for _ in range(rounds):
+            for precision in gemm:
+                gemm[precision].append(gemm_rate(precision, device))
+            for name, describe in contenders.items():
+                start = time.perf_counter()
+                descs[name] = describe(patches)
+                _wait(device)
+                seconds[name].append(time.perf_counter() - start)
+        extra = {n: extra_memory_mb(n, weights, count, threads) for n in contenders} if memory else {}
+    rates = {precision: statistics.median(values) for precision, values in gemm.items() if values[0] > 0}
+    base = statistics.median(seconds[BASE])
+    rows = []
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        precision = PRECISION_OF.get(name, "")
+        same = precision != "" and descs[name].shape == descs[BASE].shape
+        rate = rates.get(precision)
+        rows.append(
+            {
+                "name": name,
+                "patches_s": count / median,
+                "spread": _spread(values),
+                "ratio": base / median,
+                "gemm_share": None if rate is None else 2.0 * get_arch("h8E512").macs * count / median / rate,
+                "extra_mb": extra.get(name),
+                "max_difference": float((descs[name] - descs[BASE]).abs().max()) if same else None,
+                "nn_agreement": _agreement(descs[name], descs[BASE]) if same else None,
+            }
+        )
+    settings = {"patches": count, "rounds": rounds, "threads": threads, "device": str(device), "weights": str(weights)}
+    return {"rows": rows, "left_out": left_out, "gemm": rates, **settings}
+
+
+def _spread(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4)
+    return (high - low) / statistics.median(values)
+
+
+def _agreement(descs: Tensor, reference: Tensor) -> float:
+    """Share of patches of the first half whose nearest one of the second half is the same by both."""
+    half = min(len(descs) // 2, 2048)
+    if half == 0:
+        return 1.0
+    nearest = [(d[:half] @ d[half : 2 * half].T).argmax(dim=1) for d in (descs, reference)]
+    return float((nearest[0] == nearest[1]).float().mean())
+
+
+def gemm_rate(precision: str, device: torch.device, side: int = 2048) -> float:
+    """Operations a second of one large matrix product; 0 where torch has none of this precision here."""
+    if precision == "int8":
+        if not has_onednn_int8():
+            return 0.0
+        left = torch.randint(0, 255, (side, side), dtype=torch.uint8)
+        packed = torch.ops.onednn.qlinear_prepack(
+            torch.randint(-127, 127, (side, side), dtype=torch.int8), [side, side]
+        )
+        scale, zero = torch.full((side,), 0.01), torch.zeros(side, dtype=torch.int8)
+
+        def multiply() -> Tensor:
+            product: Tensor = torch.ops.onednn.qlinear_pointwise(
+                left, 0.01, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+            return product
+    else:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        a = torch.rand(side, side, device=device).to(dtype)
+        b = torch.rand(side, side, device=device).to(dtype)
+
+        def multiply() -> Tensor:
+            return a @ b
+
+    multiply()
+    _wait(device)
+    start = time.perf_counter()
+    multiply()
+    _wait(device)
+    return 2.0 * side**3 / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def extra_memory_mb(name: str, weights: str | Path, count: int, threads: int) -> float | None:
+    """Peak resident memory of one call over what was there before it and the result, MB; None where unknown."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_extra_memory_here, (name, str(weights), count, threads))
+
+
+def _extra_memory_here(name: str, weights: str, count: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        describe = make(name, weights, Path(folder), threads, torch.device("cpu"))
+        patches = smooth_patches(count)
+        describe(patches[:1024])
+        before = _status_mb("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        result = describe(patches)
+        return _status_mb("VmHWM") - before - result.numel() * result.element_size() / 2**20
+
+
+def _status_mb(key: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    return 0.0

@@ -1,0 +1,141 @@
+"""Where the time goes from an image to its descriptors: kornia's LocalFeature and HardNet8Feature, stage by stage."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import kornia.feature as KF
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kornia_hardnet8 import HardNet8, HardNet8Feature
+from kornia_hardnet8.detectors import DetectorName, make_detector
+from kornia_hardnet8.errors import HardNet8Error
+from kornia_hardnet8.patches import extract_patches
+
+T = TypeVar("T")
+STAGES = ("detection", "orientation", "patches", "description")
+
+
+def textured_image(height: int, width: int, seed: int = 0) -> Tensor:
+    """Noise of all scales (1, 1, H, W) in [0, 1]: plenty of keypoints of every size."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(1, 1, height, width)
+    side = 4
+    while side < min(height, width):
+        noise = torch.rand(1, 1, -(-height // side) + 1, -(-width // side) + 1, generator=generator)
+        image += side**0.5 * F.interpolate(noise, (height, width), mode="bicubic")
+        side *= 2
+    image += torch.rand(image.shape, generator=generator)
+    return (image - image.min()) / (image.max() - image.min())
+
+
+def measure(
+    weights: str | Path, num_features: int, rounds: int, threads: int, height: int = 768, width: int = 1024
+) -> dict[str, Any]:
+    """Seconds of each stage on the CPU.
+
+    Args:
+        weights: of h8E512 with a projection of 128 dimensions.
+        num_features: keypoints that are asked for.
+        rounds: timed passes of each pipeline, in turn; medians are given.
+        threads: of the CPU.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Returns:
+        ``rows``: pipeline, seconds of each of :data:`STAGES` and in all, keypoints, ratio to kornia's total, the
+        largest difference between its patches and kornia's at kornia's frames; and the settings.
+    """
+    torch.set_num_threads(threads)
+    image = textured_image(height, width)
+    kornia = _Kornia(weights, num_features)
+    pipelines: dict[str, Callable[[Tensor], tuple[dict[str, float], int]]] = {"kornia LocalFeature": kornia}
+    variants: list[tuple[DetectorName, Literal["fp32", "auto"]]] = list(
+        product(("dog", "sift-opencv"), ("fp32", "auto"))
+    )
+    for detector, precision in variants:
+        try:
+            feature = HardNet8Feature(num_features, detector, HardNet8(weights), precision=precision)
+        except HardNet8Error:
+            continue
+        pipelines[f"ours {detector} {feature.descriptor.precision}"] = _Ours(feature)
+    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in pipelines}
+    counts: dict[str, int] = {}
+    with torch.inference_mode():
+        for step in range(rounds + 1):
+            for name, pipeline in pipelines.items():
+                taken, counts[name] = pipeline(image)
+                if step:  # the first pass warms up
+                    seconds[name].append(taken)
+        lafs = kornia.lafs
+        theirs = KF.extract_patches_from_pyramid(image, lafs, 32)[0]
+        differences = (extract_patches(image[0, 0], lafs[0], 32, level="floor") - theirs).abs().max()
+    totals = {name: statistics.median(sum(p.values()) for p in passes) for name, passes in seconds.items()}
+    rows = [
+        {
+            "name": name,
+            "stages": {stage: statistics.median(p[stage] for p in passes) for stage in STAGES},
+            "total_s": totals[name],
+            "keypoints": counts[name],
+            "ratio": next(iter(totals.values())) / totals[name],
+        }
+        for name, passes in seconds.items()
+    ]
+    return {
+        "rows": rows, "image": [height, width], "num_features": num_features, "rounds": rounds, "threads": threads,
+        "patch_difference": float(differences),
+    }  # fmt: skip
+
+
+class _Kornia:
+    """DoG, gradient orientation, patches and HardNet8, all kornia's, as its LocalFeature strings them together."""
+
+    def __init__(self, weights: str | Path, num_features: int) -> None:
+        self.detector = make_detector("dog", num_features, True, None)
+        self.orienter = KF.LAFOrienter(32)
+        self.network = KF.HardNet8(pretrained=False).eval()
+        self.network.load_state_dict(HardNet8(weights).state_dict(), strict=True)
+        self.lafs = torch.zeros(1, 0, 2, 3)
+
+    def __call__(self, image: Tensor) -> tuple[dict[str, float], int]:
+        taken: dict[str, float] = {}
+        lafs, _ = _timed(taken, "detection", lambda: self.detector.find(image[0, 0], None))
+        oriented = _timed(taken, "orientation", lambda: self.orienter(lafs[None], image))
+        self.lafs = KF.scale_laf(oriented, 2.0)
+        patches = _timed(taken, "patches", lambda: KF.extract_patches_from_pyramid(image, self.lafs, 32)[0])
+        _timed(taken, "description", lambda: self.network(patches))
+        return taken, len(lafs)
+
+
+class _Ours:
+    """HardNet8Feature, taken apart."""
+
+    def __init__(self, feature: HardNet8Feature) -> None:
+        self.feature = feature
+
+    def __call__(self, image: Tensor) -> tuple[dict[str, float], int]:
+        taken: dict[str, float] = {}
+        orienter = self.feature.orienter
+        lafs, _ = _timed(taken, "detection", lambda: self.feature.detector.find(image[0, 0], None))
+        if orienter is None:
+            taken["orientation"] = 0.0
+        else:
+            lafs = _timed(taken, "orientation", lambda: orienter(lafs[None], image)[0])
+        frames = torch.cat([lafs[:, :, :2] * 2.0, lafs[:, :, 2:]], dim=2)
+        patches = _timed(taken, "patches", lambda: extract_patches(image[0, 0], frames, 32))
+        _timed(taken, "description", lambda: self.feature.descriptor(patches))
+        return taken, len(lafs)
+
+
+def _timed(taken: dict[str, float], stage: str, work: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    result = work()
+    taken[stage] = time.perf_counter() - start
+    return result

@@ -1,0 +1,87 @@
+"""The bench of descriptors: it runs, and its sums are right; no speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval import speed, speed_image
+from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.checkpoints import Weights, save_weights
+from kornia_hardnet8.projection import Projection
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    module = HardNet8(output_dim=None)
+    features = {k.removeprefix("features."): v for k, v in module.state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, Weights("h8E512", features, Projection(torch.zeros(512), torch.eye(512), torch.ones(512))))
+    return path
+
+
+def test_the_command(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "eval", "bench", "--weights", str(weights), "--count", "40", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--threads", "1", "--keypoints", "30", "--no-memory", "--out", str(out)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    rows = {row["name"]: row for row in content["descriptors"]["rows"]}
+    assert rows["kornia"]["ratio"] == 1.0
+    assert rows["kornia"]["max_difference"] == 0.0
+    assert {"kornia, chunks", "ours fp32", "rootsift", "tfeat"} <= set(rows)
+    assert rows["ours fp32"]["max_difference"] < 1e-5
+    assert rows["ours fp32"]["nn_agreement"] == 1.0
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["patches_s"] / rows["kornia"]["patches_s"])
+        assert row["name"] in done.stdout
+    gemm = content["descriptors"]["gemm"]["fp32"]
+    assert rows["ours fp32"]["gemm_share"] == pytest.approx(2 * 65_306_624 * rows["ours fp32"]["patches_s"] / gemm)
+    (image,) = content["images"]
+    assert image["patch_difference"] < 1e-3
+    for row in image["rows"]:
+        assert row["total_s"] == pytest.approx(sum(row["stages"].values()))
+        assert 0 < row["keypoints"] <= 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux gives it")
+@pytest.mark.slow
+def test_memory_of_chunks_is_bounded(weights: Path) -> None:
+    kornia = speed.extra_memory_mb("kornia", weights, 3000, 1)
+    ours = speed.extra_memory_mb("ours fp32", weights, 3000, 1)
+    assert kornia is not None
+    assert ours is not None
+    assert ours < 150 < kornia
+
+
+def test_what_cannot_run_is_left_out_with_its_reason(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = speed.measure(weights, 8, 1, 1, torch.device("cpu"), memory=False)
+    assert {"openvino int8", "onnxruntime fp32", "ours fp16"} <= set(result["left_out"])
+    assert "not installed" in result["left_out"]["openvino int8"]
+
+
+def test_wrong_numbers(weights: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "bench", "--count", "0"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --count")
+
+
+def test_the_image_has_keypoints_of_all_sizes() -> None:
+    image = speed_image.textured_image(96, 128)
+    assert image.shape == (1, 1, 96, 128)
+    assert (image.min(), image.max()) == (0.0, 1.0)
+    assert torch.equal(image, speed_image.textured_image(96, 128))

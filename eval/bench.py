@@ -88,16 +88,10 @@ def _descriptor_lines(result: dict[str, Any]) -> str:
 
 
 def _image_lines(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            row["name"],
-            *(f"{value:.2f}" for value in row["stages"].values()),
-            f"{row['total_s']:.2f}",
-            row["keypoints"],
-            f"{row['ratio']:.2f}",
-        ]
-        for row in result["rows"]
-    ]
+    rows = []
+    for row in result["rows"]:
+        stages = [f"{value:.2f}" for value in row["stages"].values()]
+        rows.append([row["name"], *stages, f"{row['total_s']:.2f}", row["keypoints"], f"{row['ratio']:.2f}"])
     height, width = result["image"]
     stages = list(result["rows"][0]["stages"])
     title = f"{width} x {height}, {result['num_features']} keypoints; seconds"

@@ -135,7 +135,9 @@ def test_small_and_flat_images(detector: Any, image: Tensor, network: HardNet8) 
     assert lafs.shape[1] == responses.shape[1] == descs.shape[1]
     assert descs.shape[2] == 64
     assert torch.isfinite(descs).all()
-    if image.std() == 0 or (min(image.shape[1:]) < MIN_SIDE and detector != "sift-opencv"):
+    if image.std() == 0:
+        assert (responses.abs() < 1e-6).all()  # kornia 0.8 finds some of no strength
+    if min(image.shape[1:]) < MIN_SIDE and detector != "sift-opencv":
         assert lafs.shape[1] == 0
 
 
@@ -187,14 +189,26 @@ def test_colour_images_and_other_types(feature: HardNet8Feature) -> None:
         assert torch.isfinite(half[2]).all()
 
 
-def test_shrunk_images_give_frames_of_the_given_image(network: HardNet8) -> None:
-    blob_y, blob_x = torch.arange(400.0)[:, None], torch.arange(600.0)
-    image = (0.1 + 0.8 * torch.exp(-((blob_x - 310) ** 2 + (blob_y - 190) ** 2) / (2 * 12.0**2)))[None]
-    for side in (None, 300, 213):
-        lafs = HardNet8Feature(1, "dog", network, max_side=side)(image[None])[0]
-        assert abs(float(lafs[0, 0, 0, 2]) - 310) < 0.6
-        assert abs(float(lafs[0, 0, 1, 2]) - 190) < 0.6
-        assert float(torch.linalg.det(lafs[0, 0, :, :2]).sqrt()) / 12 == pytest.approx(12, rel=0.2)
+@pytest.mark.parametrize("side", [None, 300, 213])
+def test_shrunk_images_give_frames_of_the_given_image(
+    side: int | None, network: HardNet8, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame found on the middle of the small image is the middle of the given one, and covers as much of it."""
+    feature = HardNet8Feature(1, "dog", network, max_side=side)
+    seen: list[tuple[int, ...]] = []
+
+    def find(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen.append(tuple(image.shape))
+        middle = [(image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2]
+        size = image.shape[1] / 20
+        return torch.tensor([[[size, 0.0, middle[0]], [0.0, size, middle[1]]]]), torch.ones(1)
+
+    monkeypatch.setattr(feature.detector, "find", find)
+    monkeypatch.setattr(feature, "orienter", None)
+    lafs = feature(torch.rand(1, 1, 400, 600))[0]
+    assert max(seen[0]) == (side or 600)
+    torch.testing.assert_close(lafs[0, 0, :, 2], torch.tensor([299.5, 199.5]))
+    torch.testing.assert_close(lafs[0, 0, :, :2], 60 * torch.eye(2), atol=0.2, rtol=0)
 
 
 def test_gradients_reach_the_image(network: HardNet8) -> None:

@@ -184,6 +184,8 @@ class HardNet8(nn.Module):
         weight = self.features[0].weight
         if weight.dtype != torch.float32 or weight.device != input.device:
             return None
+        if self._precision in (("fp16",) if input.device.type == "cpu" else ("int8",)):
+            return None  # prepared for another kind of device than it was moved to
         if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in self.parameters())):
             return None
         key = _engine.fingerprint(self.features)

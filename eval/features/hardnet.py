@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from eval.features.base import Descriptor, NetworkDescriptor
-from eval.features.tokens import Token, flag, positive
+from eval.features.tokens import Token, flag, one_of, positive
 from eval.features.weights import load_strictly, read_weights
-from kornia_hardnet8 import HardNet8
+from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8.arch import ALIASES, ARCHS
 from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names
 from kornia_hardnet8.errors import UsageError
 
 _UNTRAINED_SEED = 0
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
 
 def names() -> list[str]:
@@ -23,8 +26,11 @@ def names() -> list[str]:
 
 
 def hardnet8(token: Token, weights: Path | None) -> Descriptor:
-    """A bundled model, a weight file (``@PATH``) or random weights (``untrained=true``); ``dim``: the output width."""
-    options = token.typed_options({"dim": positive, "untrained": flag})
+    """A bundled model, a weight file (``@PATH``) or random weights (``untrained=true``).
+
+    ``dim``: the output width; ``precision``: fp32 (default), bf16, fp16, int8 or auto.
+    """
+    options = token.typed_options({"dim": positive, "untrained": flag, "precision": one_of(*_PRECISIONS)})
     dim = options.get("dim", 128)
     arch = token.name if token.name in ARCHS or token.name in ALIASES else None
     if options.get("untrained", False):
@@ -33,7 +39,7 @@ def hardnet8(token: Token, weights: Path | None) -> Descriptor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_UNTRAINED_SEED)
             module = HardNet8(arch=arch, output_dim=dim)
-        return NetworkDescriptor(token, module, dim, patch_size=module.patch_size)
+        return NetworkDescriptor(token, _prepared(module, options), dim, patch_size=module.patch_size)
     if weights is not None:
         module = HardNet8(weights, arch=arch, output_dim=dim)
     elif token.name in bundled_names():
@@ -44,7 +50,12 @@ def hardnet8(token: Token, weights: Path | None) -> Descriptor:
             f"{token.text}: no bundled weights of this name (there are: {', '.join(bundled_names()) or 'none'}); "
             f"write {token.name}@PATH, or {token.name}:untrained=true for random weights"
         )
-    return NetworkDescriptor(token, module, dim, weights, module.patch_size)
+    return NetworkDescriptor(token, _prepared(module, options), dim, weights, module.patch_size)
+
+
+def _prepared(module: HardNet8, options: Mapping[str, Any]) -> HardNet8:
+    precision = options.get("precision", "fp32")
+    return module if precision == "fp32" else prepare_for_inference(module, precision)
 
 
 def kornia_hardnet8(token: Token, weights: Path | None) -> Descriptor:

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eval.features import load
+from eval.features.base import NetworkDescriptor
+from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.inference import best_precision
+
+
+def test_precision_of_a_token() -> None:
+    plain, fast = load("h7:untrained=true"), load("h7:untrained=true,precision=auto")
+    assert isinstance(plain, NetworkDescriptor)
+    assert isinstance(fast, NetworkDescriptor)
+    assert plain.module.precision == "fp32"
+    assert fast.module.precision == best_precision(plain.module)  # type: ignore[arg-type]
+    patches = torch.rand(20, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (plain.describe(patches) * fast.describe(patches)).sum(dim=1).min() > 0.9
+    assert plain.identity(12.0) != fast.identity(12.0)
+    with pytest.raises(UsageError, match="int8"):
+        load("h7:untrained=true,precision=int9")

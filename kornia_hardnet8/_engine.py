@@ -7,7 +7,7 @@ reordered once; elsewhere they are ``F.conv2d`` on folded weights.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,11 @@ CPU_CHUNK = 128
 # Patches in one pass on other devices: enough to fill them, little enough memory (0.13 MB a patch and layer).
 DEVICE_CHUNK = 1024
 
-# In a trained network every batch norm leaves mean 0 and variance 1 on the training data, so that a range of six
-# standard deviations suits any of them where none was measured.
-DEFAULT_RANGE = 6.0
+# Where ranges are not known they are measured on generated patches, with so much room for what images hold more.
+_HEADROOM = 1.5
+_GENERATED = 32
+# Of the activations, the share that may lie beyond a measured range.
+_CLIPPED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ class Engine:
 
     def _build_int8(self, steps: Sequence[Step], shape: list[int], ranges: Ranges | None) -> None:
         convs = [step for step in steps if isinstance(step, FusedConv)]
-        if ranges is None:
-            ranges = Ranges(DEFAULT_RANGE, (DEFAULT_RANGE,) * (len(convs) - 1))
+        if ranges is None or len(ranges.outputs) != len(convs) - 1:
+            ranges = generated_ranges(convs, shape[2])
         scale, zero = ranges.input / 127.0, 128
         quantise_scale = scale
         self._operators.append(
@@ -174,6 +176,40 @@ class Engine:
             out_scale = 1.0 if last else ranges.outputs[index] / 255.0
             self._operators.append(_int8_operator(conv, shape, scale, zero, None if last else out_scale))
             shape, scale, zero = _out_shape(conv, shape), out_scale, 0
+
+
+def measure_ranges(convs: Sequence[FusedConv], batches: Iterable[Tensor]) -> Ranges:
+    """Ranges of a chain's activations on standardised patches, averaged over batches."""
+    tops: list[Tensor] = []
+    total = 0
+    for x in batches:
+        count = len(x)
+        bounds = [_high(x.abs())]
+        for conv in convs[:-1]:
+            x = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding).relu_()
+            bounds.append(_high(x))
+        tops.append(torch.stack(bounds) * count)
+        total += count
+    mean = (torch.stack(tops).sum(dim=0) / total).clamp(min=1e-12).tolist()
+    return Ranges(mean[0], tuple(mean[1:]))
+
+
+def _high(x: Tensor) -> Tensor:
+    """The value that a share of ``_CLIPPED`` exceeds."""
+    flat = x.flatten()
+    return flat.kthvalue(max(1, round(flat.numel() * (1 - _CLIPPED)))).values
+
+
+def generated_ranges(convs: Sequence[FusedConv], patch_size: int) -> Ranges:
+    """Ranges for weights of which none are known: of noise of several scales, with room to spare."""
+    generator = torch.Generator().manual_seed(0)
+    side = patch_size + 16
+    noise = torch.randn(_GENERATED, 1, side, side, generator=generator)
+    parts = [F.avg_pool2d(noise, k, 1)[:, :, :patch_size, :patch_size] for k in (1, 3, 7, 15)]
+    patches = torch.cat(parts)
+    std, mean = torch.std_mean(patches, dim=(1, 2, 3), keepdim=True)
+    found = measure_ranges(convs, [(patches - mean) / std])
+    return Ranges(found.input * _HEADROOM, tuple(value * _HEADROOM for value in found.outputs))
 
 
 def has_onednn() -> bool:

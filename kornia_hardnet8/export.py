@@ -223,7 +223,8 @@ def _float_chain(graph: _Graph, x: str, steps: Sequence[_engine.Step], module: H
 
 def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges: _engine.Ranges | None) -> str:
     """Quantise and dequantise around each layer: unsigned activations, signed weights, a scale for each channel."""
-    ranges = ranges or _engine.Ranges(_engine.DEFAULT_RANGE, (_engine.DEFAULT_RANGE,) * (len(convs) - 1))
+    if ranges is None or len(ranges.outputs) != len(convs) - 1:
+        ranges = _engine.generated_ranges(convs, side)
     scale, zero = ranges.input / 127.0, 128
     for index, conv in enumerate(convs):
         x = _through_8_bits(graph, x, scale, zero)

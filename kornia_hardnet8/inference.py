@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from kornia_hardnet8 import _engine
-from kornia_hardnet8._engine import Precision, Ranges
+from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from kornia_hardnet8.hardnet8 import HardNet8
-
-# Of the activations that are clipped: the share that calibration lets go beyond the range.
-_CLIPPED = 1e-5
 
 
 def prepare_for_inference(module: HardNet8, precision: Literal["auto"] | Precision = "auto") -> HardNet8:
@@ -28,7 +25,7 @@ def prepare_for_inference(module: HardNet8, precision: Literal["auto"] | Precisi
     Args:
         module: the network.
         precision: ``"fp32"``; ``"bf16"`` (CPUs with AVX-512, GPUs); ``"fp16"`` (GPUs); ``"int8"`` (x86 CPUs with
-            VNNI; the ranges come with the weights, and where they do not, from what batch norm guarantees);
+            VNNI; the ranges come with the weights, and where they do not, from generated patches);
             ``"auto"``: int8 on CPUs with VNNI, fp16 on CUDA devices, else fp32.
 
     Raises:
@@ -94,25 +91,10 @@ def calibrate(module: HardNet8, patches: Tensor) -> dict[str, Any]:
     """
     if len(patches) == 0 or not torch.isfinite(patches).all():
         raise DataError("calibration needs finite patches, at least one")
-    reason = None if _engine.fits_int8(module.features) else f"{module.arch} is no plain chain of convolutions"
     steps = _engine.fuse(module.features)
-    if reason or steps is None:
-        raise UsageError(f"precision int8 cannot be had: {reason}")
-    tops: list[Tensor] = []
+    if steps is None or not _engine.fits_int8(module.features):
+        raise UsageError(f"precision int8 cannot be had: {module.arch} is no plain chain of convolutions with ReLU")
+    convs = [step for step in steps if isinstance(step, _engine.FusedConv)]
     with torch.no_grad():
-        for part in patches.split(_engine.CPU_CHUNK):
-            x = module._normalize_input(part.float())
-            bounds = [_high(x.abs())]
-            for step in steps[:-1]:
-                assert isinstance(step, _engine.FusedConv)
-                x = torch.nn.functional.conv2d(x, step.weight, step.bias, step.stride, step.padding).relu_()
-                bounds.append(_high(x))
-            tops.append(torch.stack(bounds) * len(part))
-    mean = (torch.stack(tops).sum(dim=0) / len(patches)).tolist()
-    return _engine.ranges_to_json(Ranges(mean[0], tuple(mean[1:])))
-
-
-def _high(x: Tensor) -> Tensor:
-    """The value that a share of ``_CLIPPED`` exceeds."""
-    flat = x.flatten()
-    return flat.kthvalue(max(1, round(flat.numel() * (1 - _CLIPPED)))).values
+        parts = (module._normalize_input(part.float()) for part in patches.split(_engine.CPU_CHUNK))
+        return _engine.ranges_to_json(_engine.measure_ranges(convs, parts))

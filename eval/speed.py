@@ -33,14 +33,22 @@ PRECISION_OF = {
 KORNIA_CHUNK = 256
 
 
-def smooth_patches(count: int, seed: int = 0) -> Tensor:
-    """Random patches (N, 1, 32, 32) in [0, 1] with the correlation of neighbours that images have."""
+def paired_patches(count: int, seed: int = 0) -> Tensor:
+    """Random patches (N, 1, 32, 32) in [0, 1] with the correlation of neighbours that images have.
+
+    The second half shows the first once more: moved by a pixel, brighter, with noise.
+    """
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for start in range(0, count, 4096):
-        noise = torch.rand(min(4096, count - start), 1, 38, 38, generator=generator)
-        parts.append(F.avg_pool2d(F.avg_pool2d(noise, 5, 1), 3, 1))
-    return torch.cat(parts)
+    half = (count + 1) // 2
+    patches = torch.empty(2 * half, 1, 32, 32)
+    for start in range(0, half, 2048):
+        rows = min(2048, half - start)
+        noise = torch.rand(rows, 1, 39, 39, generator=generator)
+        smooth = F.avg_pool2d(F.avg_pool2d(noise, 5, 1), 3, 1)
+        patches[start : start + rows] = smooth[:, :, :32, :32]
+        again = 1.2 * smooth[:, :, 1:, 1:] + 0.1 * torch.randn(rows, 1, 32, 32, generator=generator)
+        patches[half + start : half + start + rows] = again
+    return patches[:count]
 
 
 def make(name: str, weights: str | Path, folder: Path, threads: int, device: torch.device) -> Describe:
@@ -129,7 +137,7 @@ def measure(
         ``left_out``: name and reason; ``gemm``: operations/s by precision; and the settings.
     """
     torch.set_num_threads(threads)
-    patches = smooth_patches(count).to(device)
+    patches = paired_patches(count).to(device)
     names = [*PRECISION_OF, "rootsift", "tfeat"]
     if device.type != "cpu":
         names = ["kornia", "kornia, chunks", "ours fp32", "ours bf16", "ours fp16"]
@@ -188,10 +196,11 @@ def _spread(values: list[float]) -> float:
 
 def _agreement(descs: Tensor, reference: Tensor) -> float:
     """Share of patches of the first half whose nearest one of the second half is the same by both."""
-    half = min(len(descs) // 2, 2048)
-    if half == 0:
+    half = (len(descs) + 1) // 2
+    rows = min(half, 2048)
+    if len(descs) < 2:
         return 1.0
-    nearest = [(d[:half] @ d[half : 2 * half].T).argmax(dim=1) for d in (descs, reference)]
+    nearest = [(d[:rows] @ d[half:].T).argmax(dim=1) for d in (descs, reference)]
     return float((nearest[0] == nearest[1]).float().mean())
 
 
@@ -245,12 +254,12 @@ def _extra_memory_here(name: str, weights: str, count: int, threads: int) -> flo
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         describe = make(name, weights, Path(folder), threads, torch.device("cpu"))
-        patches = smooth_patches(count)
+        patches = paired_patches(count)
         describe(patches[:1024])
         before = _status_mb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         result = describe(patches)
-        return _status_mb("VmHWM") - before - result.numel() * result.element_size() / 2**20
+        return max(0.0, _status_mb("VmHWM") - before - result.numel() * result.element_size() / 2**20)
 
 
 def _status_mb(key: str) -> float:

@@ -579,3 +579,23 @@ def test_pretrained_is_the_bundled_model(
         module = HardNet8(pretrained=name)
         assert not module.training
         torch.testing.assert_close(module.features[22].weight, source.features[22].weight.half().float())
+
+
+def test_distributed_data_parallel(small: HardNet8, tmp_path: Path) -> None:
+    module = copy.deepcopy(small).train()
+    alone = copy.deepcopy(module)
+    patches = random_patches(6)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(module)
+        torch.manual_seed(0)
+        wrapped(patches)[:, :5].sum().backward()
+        torch.manual_seed(0)
+        alone(patches)[:, :5].sum().backward()
+        for ours, theirs in zip(module.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad)
+        wrapped.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(wrapped(patches), alone.eval()(patches))
+    finally:
+        torch.distributed.destroy_process_group()

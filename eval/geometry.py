@@ -93,14 +93,20 @@ def symmetric_epipolar_squared(points0_n: ArrayLike, points1_n: ArrayLike, dR: A
 
 def epipolar_squared(points0: ArrayLike, points1: ArrayLike, F: ArrayLike) -> Floats:
     """Squared distances to the epipolar lines of F in both images, summed, (N,), in the units of the points."""
+    result: Floats = np.sum(epipolar_distances(points0, points1, F) ** 2, axis=0)
+    return result
+
+
+def epipolar_distances(points0: ArrayLike, points1: ArrayLike, F: ArrayLike) -> Floats:
+    """Distances of the points to the epipolar lines of F in image 0 and in image 1, (2, N), in their units.
+
+    NaN or infinite for a point on the epipole.
+    """
     x0, x1, f = _homogeneous(points0), _homogeneous(points1), _matrix(F, "F")
     lines1, lines0 = x0 @ f.T, x1 @ f
-    residuals = np.sum(x1 * lines1, axis=1) ** 2
+    residuals = np.abs(np.sum(x1 * lines1, axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        result: Floats = residuals * (
-            1.0 / np.sum(lines1[:, :2] ** 2, axis=1) + 1.0 / np.sum(lines0[:, :2] ** 2, axis=1)
-        )
-    return result
+        return np.stack([residuals / np.hypot(line[:, 0], line[:, 1]) for line in (lines0, lines1)])
 
 
 def recover_pose(E: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> tuple[Floats, Floats, int]:

@@ -18,6 +18,7 @@ COLUMNS = (
     SUMMARY,
     "poses/mAA@5",
     "poses/mAA@10",
+    "poses/AP",
     "homography/MMA@3",
     "homography/correct_nn",
     "homography/HA@3",

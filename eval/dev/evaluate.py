@@ -24,7 +24,7 @@ from kornia_hardnet8._shell import progress
 
 MAA_DEGREES = (5, 10)
 METRICS = {
-    "poses": [f"mAA@{degrees}" for degrees in MAA_DEGREES],
+    "poses": [*(f"mAA@{degrees}" for degrees in MAA_DEGREES), "AP"],
     "homography": [*(f"MMA@{t}" for t in MMA_THRESHOLDS_PX), "correct_nn", *(f"HA@{t}" for t in HA_THRESHOLDS_PX)],
     "webcam": ["correct_nn", "mAP"],
 }
@@ -49,6 +49,8 @@ def evaluate(
     Returns:
         One result a descriptor, in their order. ``per_pair`` holds one row a pair with its ``task`` (``poses``,
         ``homography``, ``webcam``), ``scene``, ``pair`` and scores; ``scores`` are means over all pairs of a task;
+        ``poses/AP`` is :func:`eval.dev.poses.ranking_quality`, which has no RANSAC in it: far less noisy than mAA, it
+        tells apart what the poses of some hundred pairs cannot;
         the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``.
 
     Raises:
@@ -148,6 +150,7 @@ def _judge_poses(
     kept = held_out(errors, chosen)  # (S, P)
     shares = {f"mAA@{degrees}": np.mean([maa_per_pair(e, degrees) for e in kept], axis=0) for degrees in MAA_DEGREES}
     inliers = held_out(np.concatenate([f.num_inliers for f in found], axis=2), chosen).mean(axis=0)
+    precision = np.concatenate([f.average_precision for f in found])
     matches = held_out(np.concatenate([f.num_matches for f in found], axis=1), chosen)
     names = [(scene.scene.name, f"{a}-{b}") for scene in scenes for a, b in scene.scene.pairs]
     rows = [
@@ -157,6 +160,7 @@ def _judge_poses(
             "pair": pair,
             "error_deg": kept[:, k].tolist() if settings.ransac_seeds > 1 else float(kept[0, k]),
             **{name: float(share[k]) for name, share in shares.items()},
+            "AP": float(precision[k]),
             "num_matches": int(matches[k]),
             "num_inliers": float(inliers[k]),
         }

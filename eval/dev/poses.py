@@ -16,13 +16,15 @@ from eval.dev.data import PoseScene
 from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints
 from eval.features.extract import detect
-from eval.geometry import relative_pose
+from eval.geometry import epipolar_distances, essential_from_pose, relative_pose
 from eval.imw.scene import Camera
 from eval.matching import Matches, mutual_nn
-from eval.metrics import maa_per_pair
+from eval.metrics import average_precision, maa_per_pair
 from eval.poses import score_pair
 
 Floats = NDArray[np.float64]
+# A match is taken as correct when it lies this near to the true epipolar lines of both images.
+EPIPOLAR_PX = 2.0
 
 
 class PreparedScene(NamedTuple):
@@ -45,6 +47,8 @@ class PoseErrors(NamedTuple):
     """(R, P)."""
     num_inliers: NDArray[np.int64]
     """(R, S, P)."""
+    average_precision: Floats
+    """(P,), see :func:`ranking_quality`."""
     seconds: dict[str, float]
 
 
@@ -88,7 +92,24 @@ def judge_scene(prepared: PreparedScene, descriptor: Descriptor, settings: DevSe
         "match": float(stored["match_s"]),
         "geometry": float(scored["seconds"]),
     }
-    return PoseErrors(scored["errors_deg"], counts, scored["num_inliers"], seconds)
+    quality = [ranking_quality(prepared, pair, found) for pair, found in zip(pairs, matches, strict=True)]
+    return PoseErrors(scored["errors_deg"], counts, scored["num_inliers"], np.array(quality), seconds)
+
+
+def ranking_quality(prepared: PreparedScene, pair: tuple[str, str], matches: Matches) -> float:
+    """Average precision of a pair's matches by ratio, judged by the true epipolar lines instead of by an estimate.
+
+    Recall is counted over the keypoints of the image that has fewer, so that many correct matches count and not
+    their share alone; chance has no part in it but for what lies on a line by accident.
+    """
+    one, two = (prepared.cameras[name] for name in pair)
+    points0, points1 = (prepared.keypoints[name].xy for name in pair)
+    dR, dt = relative_pose(one.R, one.t, two.R, two.t)
+    F = np.linalg.inv(two.K).T @ essential_from_pose(dR, dt) @ np.linalg.inv(one.K)
+    rows = matches.matches.numpy()
+    correct = epipolar_distances(points0[rows[:, 0]], points1[rows[:, 1]], F).max(axis=0) <= EPIPOLAR_PX
+    possible = min(len(points0), len(points1))
+    return average_precision(-matches.ratios.numpy(), correct, possible)
 
 
 def choose_ratios(errors_deg: Floats) -> tuple[int, int]:

@@ -7,14 +7,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from eval.cache import Cache
 from eval.dev import DevSettings, evaluate
 from eval.dev.evaluate import scores_of
-from eval.dev.poses import choose_ratios, held_out
-from eval.features import Descriptor, load
+from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
+from eval.features import Descriptor, Keypoints, load
 from eval.features.detect import DogSettings
+from eval.imw.scene import Camera
+from eval.matching import Matches
 from eval.metrics import maa_per_pair
 from kornia_hardnet8.errors import UsageError
 
@@ -59,6 +62,19 @@ def test_poses_of_a_rendered_scene_are_found(judged: tuple[Any, Path]) -> None:
         assert result.scores["poses/mAA@10"].value == pytest.approx(np.mean([row["mAA@10"] for row in rows]))
         assert result.scores["poses/mAA@10"].n == 3
     assert rootsift.per_pair != sift.per_pair
+
+
+def test_ranking_of_matches_is_judged_by_the_true_epipolar_lines() -> None:
+    # pure translation along x: epipolar lines are the rows
+    cameras = {"a": Camera(np.eye(3), np.eye(3), np.zeros(3)), "b": Camera(np.eye(3), np.eye(3), np.array([1.0, 0, 0]))}
+    places = np.array([[10.0, 10], [20, 30], [30, 50], [40, 70]])
+    moved = places + [[5.0, 0], [0, 3], [-7, 1.5], [0, 0]]  # right, 3 px off the line, 1.5 px off, (not matched)
+    keypoints = {name: Keypoints(xy, *np.ones((4, 4))) for name, xy in (("a", places), ("b", moved))}
+    scene = PreparedScene(None, {}, cameras, keypoints, {})  # type: ignore[arg-type]
+    matches = Matches(torch.tensor([0.5, 0.6, 0.7]), torch.tensor([[0, 0], [1, 1], [2, 2]]))
+    # of 4 keypoints two are found, at precisions 1 and 2/3; the trapezoids: (1 + 1) / 2 / 4 + (1/2 + 2/3) / 2 / 4
+    assert ranking_quality(scene, ("a", "b"), matches) == pytest.approx(0.25 + 7 / 48)
+    assert ranking_quality(scene, ("a", "b"), matches.below(0.1)) == 0.0
 
 
 def test_true_homography_explains_the_matches(judged: tuple[Any, Path]) -> None:

@@ -68,7 +68,7 @@ def test_ranking_of_matches_is_judged_by_the_true_epipolar_lines() -> None:
     # pure translation along x: epipolar lines are the rows
     cameras = {"a": Camera(np.eye(3), np.eye(3), np.zeros(3)), "b": Camera(np.eye(3), np.eye(3), np.array([1.0, 0, 0]))}
     places = np.array([[10.0, 10], [20, 30], [30, 50], [40, 70]])
-    moved = places + np.array([[5.0, 0], [0, 3], [-7, 1.5], [0, 0]])  # right, 3 px off the line, 1.5 px off, (not matched)
+    moved = places + np.array([[5.0, 0], [0, 3], [-7, 1.5], [0, 0]])  # right, 3 px off, 1.5 px off
     keypoints = {name: Keypoints(xy, *np.ones((4, 4))) for name, xy in (("a", places), ("b", moved))}
     scene = PreparedScene(None, {}, cameras, keypoints, {})  # type: ignore[arg-type]
     matches = Matches(torch.tensor([0.5, 0.6, 0.7]), torch.tensor([[0, 0], [1, 1], [2, 2]]))

@@ -40,7 +40,7 @@ class TrainConfig:
         epochs: epochs.
         steps: steps of the whole run; None: those of the epochs.
         max_minutes: time budget that the schedule is fitted to; None: none.
-        optimizer, lr, wd, schedule: optimiser, peak rate, decay, schedule.
+        optimizer, lr, wd, eps, schedule: optimiser, peak rate, decay, what adamw adds to its denominator, schedule.
         ema: decay of a running mean of the weights, which is what is validated and saved for use; 0: none.
         aug: preset of the augmentation.
         fliprot: transpose and mirror whole tuples, where the preset does.
@@ -72,6 +72,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     lr: float = 3.0
     wd: float = 0.01
+    eps: float = 1e-5
     schedule: str = "onecycle"
     ema: float = 0.0
     aug: str = "published"
@@ -101,7 +102,7 @@ class TrainConfig:
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0)):
             if not low <= getattr(self, name) < high:
                 raise UsageError(f"--{name} must be {low:g} … {high:g}, got {getattr(self, name)}")
-        for name in ("epochs", "steps", "save_every", "max_minutes", "lr"):
+        for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):

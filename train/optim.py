@@ -59,30 +59,30 @@ SCHEDULES: dict[str, Callable[[float, float, float], Rate]] = {
 }
 
 
-def _adamw(module: nn.Module, lr: float, wd: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=wd)
+def _adamw(module: nn.Module, lr: float, wd: float, eps: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), eps=eps, weight_decay=wd)
 
 
-def _sgd2017(module: nn.Module, lr: float, wd: float) -> torch.optim.Optimizer:
+def _sgd2017(module: nn.Module, lr: float, wd: float, eps: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9, dampening=0.9, weight_decay=wd)
 
 
-# adamw: decoupled decay, with beta2 and eps of the 2020 code; sgd2017: momentum and dampening of the 2017 one.
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]] = {
+# adamw: decoupled decay, with beta2 of the 2020 code; sgd2017: momentum and dampening of the 2017 one.
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, float], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "sgd2017": _sgd2017,
 }
 
 
-def build_optimizer(name: str, module: nn.Module, lr: float, wd: float) -> torch.optim.Optimizer:
-    """The optimiser of a name over all parameters.
+def build_optimizer(name: str, module: nn.Module, lr: float, wd: float, eps: float = 1e-5) -> torch.optim.Optimizer:
+    """The optimiser of a name over all parameters; ``eps`` is that of adamw, by default that of the 2020 code.
 
     Raises:
         UsageError: an unknown name.
     """
     if name not in OPTIMIZERS:
         raise UsageError(f"unknown optimizer {name!r} (there are: {', '.join(OPTIMIZERS)})")
-    return OPTIMIZERS[name](module, lr, wd)
+    return OPTIMIZERS[name](module, lr, wd, eps)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: Rate) -> None:

@@ -52,7 +52,7 @@ class Run:
         self.model = self.model.to(device).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.model) if config.ema else None
-        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr, config.wd)
+        self.optimizer = build_optimizer(config.optimizer, self.model, config.lr, config.wd, config.eps)
         self.criterion = config.build_criterion().to(device)
         self.precision = resolve_precision(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")

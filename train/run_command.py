@@ -81,6 +81,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--optimizer", dest="optimizer", help=f"optimiser: {', '.join(OPTIMIZERS)}")
     add(learn, "--lr", dest="lr", type=float, help="peak learning rate")
     add(learn, "--wd", dest="wd", type=float, help="weight decay")
+    add(learn, "--eps", dest="eps", type=float,
+        help="of adamw, added to the root of the mean square of a gradient; the published value damps the steps of "
+        "weights whose gradient is smaller, so with a small --lr take less, e.g. 1e-8")  # fmt: skip
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
@@ -139,7 +142,7 @@ def effective_settings(config: TrainConfig) -> dict[str, Any]:
         },
         "rates": {name: {"lr": rate.lr, "momentum": rate.momentum} for name, rate in rates.items()},
         "beta2": 0.99 if config.optimizer == "adamw" else None,
-        "eps": 1e-5 if config.optimizer == "adamw" else None,
+        "eps": config.eps if config.optimizer == "adamw" else None,
         "augmentation": {kind: dataclasses.asdict(config.augmentation(kind)) for kind in ("tuples", "views")},
     }  # fmt: skip
 

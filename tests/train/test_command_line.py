@@ -75,6 +75,8 @@ def test_short_and_long_names_mean_the_same(capsys: pytest.CaptureFixture[str]) 
     long += ["--n_triplets", "7000", "--aug", "full"]
     assert _config(short, capsys) == _config(long, capsys)
     assert _config(["--ds", "lib"], capsys)["arch"] == "h8"
+    assert _config(["--ds", "lib", "--eps", "1e-8"], capsys)["eps"] == 1e-8
+    assert _config(["--ds", "lib", "--optimizer", "sgd2017"], capsys)["eps"] is None
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.dest)

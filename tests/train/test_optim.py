@@ -71,3 +71,15 @@ def test_sgd_is_that_of_the_2017_code(cases: dict[str, dict[str, Any]]) -> None:
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(UsageError, match="adamw"):
         build_optimizer("adagrad", torch.nn.Linear(1, 1), 1.0, 0.0)
+
+
+def test_eps_decides_how_far_a_tiny_gradient_moves() -> None:
+    """The first step of Adam is lr * g / (|g| + eps)."""
+    for eps, expected in ((1e-5, 0.5), (1e-8, 1.0 / 1.001)):
+        module = torch.nn.Linear(1, 1, bias=False)
+        module.weight.data.zero_()
+        optimizer = build_optimizer("adamw", module, 1.0, 0.0, eps)
+        set_rate(optimizer, Rate(1.0, 0.9))
+        module.weight.grad = torch.full((1, 1), 1e-5)
+        optimizer.step()
+        assert module.weight.item() == pytest.approx(-expected, rel=1e-4)

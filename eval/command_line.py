@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from eval.features import Descriptor, known_names, load
+from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from eval.results import Result, Score, write_results
 from kornia_hardnet8.errors import UsageError
 
@@ -40,12 +40,26 @@ def load_descriptors(args: argparse.Namespace) -> list[Descriptor]:
     """The descriptors that ``--desc`` names, on the device of ``--device``.
 
     Raises:
-        UsageError: a descriptor named twice, or see :func:`eval.features.load`.
+        UsageError: a descriptor named twice, a whole local feature, or see :func:`eval.features.load`.
+    """
+    methods = load_methods(args)
+    descriptors = [method for method in methods if not isinstance(method, WholeFeature)]
+    if len(descriptors) < len(methods):
+        whole = next(method.name for method in methods if isinstance(method, WholeFeature))
+        raise UsageError(f"{whole} finds its own keypoints: here the patches or keypoints are given")
+    return descriptors
+
+
+def load_methods(args: argparse.Namespace) -> list[Method]:
+    """The descriptors and whole local features that ``--desc`` names, on the device of ``--device``.
+
+    Raises:
+        UsageError: one named twice, or see :func:`eval.features.load`.
     """
     if len(set(args.desc)) < len(args.desc):
         raise UsageError(f"--desc names a descriptor twice: {' '.join(args.desc)}")
     device = choose_device(args.device)
-    return [load(token).to(device) for token in args.desc]
+    return [load_method(token).to(device) for token in args.desc]
 
 
 def choose_device(name: str) -> torch.device:

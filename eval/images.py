@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -21,10 +25,25 @@ def read_gray(path: Path) -> NDArray[np.uint8]:
         MissingFileError: no such file.
         DataError: not an image that OpenCV decodes.
     """
+    return gray_from_bgr(read_bgr(path))
+
+
+def gray_from_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Gray image (H, W) of a colour image (H, W, 3) in OpenCV's order; a gray one is returned as it is."""
+    if image.ndim == 2:
+        return image
     import cv2
 
-    color = read_bgr(path)
-    return np.asarray(cv2.cvtColor(color, cv2.COLOR_BGR2GRAY), np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+def rgb_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """An image (H, W, 3) in OpenCV's order, or a gray one (H, W), as RGB (1, 3, H, W) float32 in [0, 1]."""
+    import torch
+
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).float() / 255.0
+    rgb = pixels.expand(3, -1, -1) if image.ndim == 2 else pixels.permute(2, 0, 1).flip(0)
+    return rgb[None].contiguous()
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:

@@ -1,8 +1,18 @@
-"""Descriptors behind tokens: ``load("h8E512@run/best.ckpt:dim=512")``."""
+"""Descriptors and whole local features behind tokens: ``load("h8E512@run/best.ckpt:dim=512")``."""
 
-from eval.features.base import Descriptor
+from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.keypoints import Keypoints
-from eval.features.registry import known_names, load
+from eval.features.registry import known_names, load, load_method
 from eval.features.tokens import Token, parse_token
 
-__all__ = ["Descriptor", "Keypoints", "Token", "known_names", "load", "parse_token"]
+__all__ = [
+    "Descriptor",
+    "Keypoints",
+    "Method",
+    "Token",
+    "WholeFeature",
+    "known_names",
+    "load",
+    "load_method",
+    "parse_token",
+]

@@ -1,4 +1,4 @@
-"""What a descriptor offers to the evaluations."""
+"""What descriptors and whole local features offer to the evaluations."""
 
 from __future__ import annotations
 
@@ -68,6 +68,49 @@ class Descriptor(ABC):
     def to(self, device: torch.device) -> Descriptor:
         """Move what can be moved to ``device``; returns itself."""
         return self
+
+
+class WholeFeature(ABC):
+    """A local feature that finds its own keypoints.
+
+    Attributes: see :class:`Descriptor`.
+    """
+
+    dim: int
+
+    def __init__(self, token: Token, weights: Path | None = None) -> None:
+        self.token = token
+        self.name = token.text
+        self.weights = weights
+        self.weights_sha256 = sha256_file(weights) if weights is not None else None
+        self.device = torch.device("cpu")
+
+    @abstractmethod
+    def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
+        """The ``num`` strongest keypoints of a colour image (H, W, 3) in OpenCV's order, strongest first.
+
+        Returns:
+            N <= ``num`` keypoints, pixel centres at integers, and their descriptors (N, D), float32 on the CPU.
+        """
+
+    def identity(self, num: int) -> dict[str, Any]:
+        """All that the features of a given image depend on: the cache key of this stage."""
+        return {
+            "feature": self.token.name,
+            "options": dict(sorted(self.token.options.items())),
+            "weights_sha256": self.weights_sha256,
+            "num": num,
+            "kornia": kornia.__version__,
+        }
+
+    def to(self, device: torch.device) -> WholeFeature:
+        """Run networks on ``device``; returns itself."""
+        self.device = device
+        return self
+
+
+Method = Descriptor | WholeFeature
+"""What a token may name where images are given."""
 
 
 class NetworkDescriptor(Descriptor):

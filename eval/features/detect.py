@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.features.keypoints import Keypoints
+from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
 
 
@@ -23,27 +26,40 @@ class DogSettings:
         contrast: OpenCV's contrastThreshold.
         edge: OpenCV's edgeThreshold.
         upright: angle 0, each place once.
+        same_place: how ``upright`` recognises a further orientation of a place: by its ``position`` (before the budget
+            cuts), or, as the IMW code does, by a ``response`` equal to that of the keypoint found just before.
+        affine_weights: file of AffNet, which gives the frames affine shapes; None: similarities.
     """
 
     num: int = 2048
     contrast: float = -10000.0
     edge: float = -10000.0
     upright: bool = False
+    same_place: Literal["position", "response"] = "position"
+    affine_weights: Path | None = None
 
     def __post_init__(self) -> None:
         if self.num < 1:
             raise UsageError(f"the number of keypoints must be at least 1, got {self.num}")
+        if self.same_place not in ("position", "response"):
+            raise UsageError(f"one place is recognised by position or response, not {self.same_place!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """What a cache key and a results file say about the detector."""
-        return {"detector": "dog-opencv", **asdict(self)}
+        settings = {"detector": "dog-opencv", **asdict(self)}
+        weights, same_place = settings.pop("affine_weights"), settings.pop("same_place")
+        if weights is not None:
+            settings |= {"affine": "affnet", "affine_sha256": _sha256(weights)}
+        if self.upright and same_place != "position":
+            settings["same_place"] = same_place
+        return settings
 
 
 def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
     """Detect keypoints in a gray image (H, W) uint8, strongest first; a blank image gives none.
 
     Of equal responses the one that OpenCV found last comes first, as in the IMW code. Upright keypoints are made
-    unique by position before the budget cuts, so that it is filled.
+    unique before the budget cuts, so that it is filled.
     """
     try:
         import cv2
@@ -52,7 +68,28 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
     if image.ndim != 2 or image.dtype != np.uint8:
         raise DataError(f"detect_dog: the image must be (H, W) uint8, got {image.shape} {image.dtype}")
     sift = cv2.SIFT.create(contrastThreshold=settings.contrast, edgeThreshold=settings.edge)
-    return select(Keypoints.from_opencv(sift.detect(image, None)), settings.num, settings.upright)
+    found = Keypoints.from_opencv(sift.detect(image, None))
+    if settings.upright and settings.same_place == "response":
+        found = found[first_orientations(found.response)]
+        found.angle[:] = 0.0
+        found = select(found, settings.num, upright=False)
+    else:
+        found = select(found, settings.num, settings.upright)
+    if settings.affine_weights is None:
+        return found
+    from eval.features.affine import affine_shapes
+
+    return affine_shapes(image, found, settings.affine_weights)
+
+
+def first_orientations(response: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Rows, in the detector's order, whose response differs from that of the row before.
+
+    OpenCV gives the further orientations of a place right after the first, with its response (IMW benchmark, spec 7.2).
+    """
+    kept = np.ones(len(response), bool)
+    kept[1:] = response[1:] != response[:-1]
+    return np.flatnonzero(kept)
 
 
 def select(keypoints: Keypoints, num: int, upright: bool) -> Keypoints:
@@ -63,3 +100,8 @@ def select(keypoints: Keypoints, num: int, upright: bool) -> Keypoints:
         keypoints = keypoints[np.sort(first)]
         keypoints.angle[:] = 0.0
     return keypoints[:num]
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path) -> str:
+    return sha256_file(path)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.cache import Cache
-from eval.features.base import Descriptor
+from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.detect import DogSettings, detect_dog
-from eval.features.keypoints import FIELDS, Keypoints
+from eval.features.keypoints import Keypoints
+from eval.images import gray_from_bgr
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -28,47 +29,76 @@ class Features(NamedTuple):
     key: str
     """Cache key: all that keypoints and descriptors depend on."""
     seconds: float
-    """What describing took when it was done, without detection."""
+    """What describing took when it was done, without detection unless the feature does both."""
+    image_shape: tuple[int, int] = (0, 0)
+    """(H, W)."""
+    image_sha256: str = ""
+    """Of the pixels in gray, see :func:`image_digest`."""
 
 
 def extract(
     image: NDArray[np.uint8],
-    descriptor: Descriptor,
+    method: Method,
     detector: DogSettings,
     cache: Cache,
     mr_size: float = DEFAULT_MR_SIZE,
 ) -> Features:
-    """Detect and describe a gray image (H, W), or read both from the cache.
+    """Detect and describe an image, or read both from the cache.
+
+    Args:
+        image: colour (H, W, 3) in OpenCV's order, or gray (H, W). Patch descriptors see it in gray.
+        method: a descriptor, for keypoints by ``detector``; or a whole local feature, which takes its ``num``
+            strongest of its own and none of the other settings.
+        detector: of keypoints.
+        cache: what is there is not done again.
+        mr_size: half side of a patch / sigma.
 
     Raises:
-        DataError: the descriptor gave another number of rows or columns than it should.
+        DataError: the method gave another number of rows or columns than it should.
     """
-    keypoints, keypoints_key = detect(image, detector, cache)
-    described = {"keypoints": keypoints_key, **descriptor.identity(mr_size)}
-    arrays = cache.compute("descriptors", described, lambda: _describe(image, keypoints, descriptor, mr_size))
-    descs = torch.from_numpy(arrays["descs"])
-    return Features(keypoints, descs, cache.key("descriptors", described), float(arrays["seconds"]))
+    gray = gray_from_bgr(image)
+    if isinstance(method, WholeFeature):
+        configuration = {"image": image_digest(image), **method.identity(detector.num)}
+        arrays = cache.compute("features", configuration, lambda: _detect_and_describe(image, method, detector.num))
+        keypoints, key = Keypoints.from_arrays(arrays), cache.key("features", configuration)
+    else:
+        keypoints, keypoints_key = detect(gray, detector, cache)
+        configuration = {"keypoints": keypoints_key, **method.identity(mr_size)}
+        arrays = cache.compute("descriptors", configuration, lambda: _describe(gray, keypoints, method, mr_size))
+        key = cache.key("descriptors", configuration)
+    descs, seconds = torch.from_numpy(arrays["descs"]), float(arrays["seconds"])
+    return Features(keypoints, descs, key, seconds, (gray.shape[0], gray.shape[1]), image_digest(gray))
+
+
+def detector_of(method: Method, detector: DogSettings) -> dict[str, Any]:
+    """What a results file says about where the keypoints of a method come from."""
+    if isinstance(method, WholeFeature):
+        return {"detector": method.token.name, "num": detector.num}
+    return detector.to_dict()
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Hex SHA-256 over shape and pixels of an image."""
+    return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def detect(image: NDArray[np.uint8], detector: DogSettings, cache: Cache) -> tuple[Keypoints, str]:
     """Keypoints of a gray image (H, W), detected or from the cache, and their cache key."""
     configuration = _detector_configuration(image, detector)
     stored = cache.compute("keypoints", configuration, lambda: _detect(image, detector))
-    return Keypoints(*(stored[name] for name in FIELDS)), cache.key("keypoints", configuration)
+    return Keypoints.from_arrays(stored), cache.key("keypoints", configuration)
 
 
 def _detector_configuration(image: NDArray[np.uint8], detector: DogSettings) -> dict[str, Any]:
     import cv2
 
-    digest = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-    return {"image": digest, "opencv": cv2.__version__, **detector.to_dict()}
+    return {"image": image_digest(image), "opencv": cv2.__version__, **detector.to_dict()}
 
 
 def _detect(image: NDArray[np.uint8], detector: DogSettings) -> dict[str, NDArray[Any]]:
     start = time.perf_counter()
     keypoints = detect_dog(image, detector)
-    arrays = {name: getattr(keypoints, name) for name in FIELDS}
-    return {**arrays, "seconds": np.array(time.perf_counter() - start)}
+    return {**keypoints.to_arrays(), "seconds": np.array(time.perf_counter() - start)}
 
 
 def _describe(
@@ -76,9 +106,21 @@ def _describe(
 ) -> dict[str, NDArray[Any]]:
     start = time.perf_counter()
     descs = descriptor.describe_image(image, keypoints, mr_size)
-    if descs.shape != (len(keypoints), descriptor.dim):
+    return {**_checked(descs, keypoints, descriptor), "seconds": np.array(time.perf_counter() - start)}
+
+
+def _detect_and_describe(image: NDArray[np.uint8], feature: WholeFeature, num: int) -> dict[str, NDArray[Any]]:
+    start = time.perf_counter()
+    keypoints, descs = feature.detect_and_describe(image, num)
+    if len(keypoints) > num:
+        raise DataError(f"{feature.name} gave {len(keypoints)} keypoints, at most {num} were asked for")
+    arrays = {**keypoints.to_arrays(), **_checked(descs, keypoints, feature)}
+    return {**arrays, "seconds": np.array(time.perf_counter() - start)}
+
+
+def _checked(descs: Tensor, keypoints: Keypoints, method: Method) -> dict[str, NDArray[Any]]:
+    if descs.shape != (len(keypoints), method.dim):
         raise DataError(
-            f"{descriptor.name} gave descriptors of shape {tuple(descs.shape)}, "
-            f"expected {(len(keypoints), descriptor.dim)}"
+            f"{method.name} gave descriptors of shape {tuple(descs.shape)}, expected {(len(keypoints), method.dim)}"
         )
-    return {"descs": descs.float().cpu().numpy(), "seconds": np.array(time.perf_counter() - start)}
+    return {"descs": descs.float().cpu().numpy()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Keypoints:
         angle: (N,) float32, degrees, clockwise on the screen.
         response: (N,) float32, higher is stronger.
         octave: (N,) int32, OpenCV's packed octave and layer (SIFT needs it to describe).
+        shape: (N, 2, 2) float32, linear part of the frames, of unit determinant; None: rotations by the angle.
     """
 
     xy: NDArray[np.float32]
@@ -35,12 +36,35 @@ class Keypoints:
     angle: NDArray[np.float32]
     response: NDArray[np.float32]
     octave: NDArray[np.int32]
+    shape: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.xy)
 
     def __getitem__(self, rows: Any) -> Keypoints:
-        return Keypoints(*(getattr(self, name)[rows] for name in FIELDS))
+        return Keypoints(**{name: values[rows] for name, values in self.to_arrays().items()})
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The columns by name; ``shape`` only where there is one."""
+        arrays = {name: getattr(self, name) for name in FIELDS}
+        return arrays if self.shape is None else {**arrays, "shape": self.shape}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Keypoints:
+        """The inverse of :meth:`to_arrays`; further names are left out."""
+        return cls(**{name: arrays[name] for name in FIELDS}, shape=arrays.get("shape"))
+
+    @classmethod
+    def from_points(
+        cls, xy: NDArray[np.floating], response: NDArray[np.floating], size: float | NDArray[np.floating] = 1.0
+    ) -> Keypoints:
+        """Points (N, 2) with responses (N,) of one size or sizes (N,), angle 0."""
+        count = len(xy)
+        sizes = np.broadcast_to(np.asarray(size, np.float32), (count,)).copy()
+        zeros = np.zeros(count, np.float32)
+        return cls(
+            np.asarray(xy, np.float32), sizes, zeros, np.asarray(response, np.float32), np.zeros(count, np.int32)
+        )
 
     @classmethod
     def from_opencv(cls, keypoints: Sequence[cv2.KeyPoint]) -> Keypoints:
@@ -66,9 +90,12 @@ class Keypoints:
         ]
 
     def lafs(self, mr_size: float) -> Tensor:
-        """Similarity frames (N, 2, 3) of half side ``mr_size * sigma`` pixels, sigma = size / 2."""
+        """Frames (N, 2, 3) of half side ``mr_size * sigma`` pixels, sigma = size / 2: similarities without a shape."""
         import torch
 
+        if self.shape is not None:
+            linear = self.shape * (self.size * (0.5 * mr_size))[:, None, None]
+            return torch.from_numpy(np.concatenate([linear, self.xy[:, :, None]], axis=2))
         return lafs_from_similarity(
             torch.from_numpy(self.xy), torch.from_numpy(self.size * (0.5 * mr_size)), torch.from_numpy(self.angle)
         )

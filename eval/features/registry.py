@@ -1,32 +1,39 @@
-"""From a token to a descriptor: the built-in names, and those of other packages by entry point."""
+"""From a token to a descriptor or whole local feature: built-in names, and those of other packages by entry point."""
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from eval.features.base import Descriptor
+from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.tokens import Token, parse_token
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
+from eval.features.weights import find_file
+from kornia_hardnet8.errors import DataError, UsageError, closest
 
-# Other packages register `name = "module:factory"`; factory(token, weights) -> Descriptor.
+# Other packages register `name = "module:factory"`; factory(token, weights) -> Descriptor or WholeFeature.
 ENTRY_POINT_GROUP = "kornia_hardnet8.features"
-WEIGHTS_VARIABLE = "KORNIA_HARDNET8_WEIGHTS"
 
-Factory = Callable[[Token, "Path | None"], Descriptor]
+Factory = Callable[[Token, "Path | None"], Method]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A built-in name: where its factory is, the usual name of its file of weights (None: it needs none)."""
+    """A built-in name.
+
+    Attributes:
+        factory: where its factory is.
+        weights_file: usual name of its file of weights; None: it needs none.
+        help: what it is.
+        cached_file: name of that file in kornia's cache, where kornia has it.
+    """
 
     factory: str
     weights_file: str | None = None
     help: str = ""
+    cached_file: str | None = None
 
 
 BUILT_IN: dict[str, Entry] = {
@@ -36,34 +43,48 @@ BUILT_IN: dict[str, Entry] = {
     "hardtfeat": Entry("eval.features.tfeat:hardtfeat", "HardTFeat.pth", "TFeat's layers trained with HardNet's loss"),
     "mkd": Entry("eval.features.mkd:mkd", "mkd-concat-64.pth", "multiple-kernel descriptor; whitening=, set="),
     "kornia-hardnet8": Entry("eval.features.hardnet:kornia_hardnet8", help="kornia's HardNet8; untrained without @"),
+    "aliked-n16": Entry("eval.features.aliked:aliked", "aliked-n16.pth", "ALIKED", "aliked-n16.pth"),
+    "xfeat": Entry("eval.features.xfeat:xfeat", "xfeat.pt", "XFeat", "xfeat.pt"),
+    "disk": Entry("eval.features.disk:disk", "depth-save.pth", "DISK", "depth-save.pth"),
+    "keynet-h8E512": Entry(
+        "eval.features.keynet:keynet", "keynet_pytorch.pth", "KeyNet keypoints, our descriptors", "keynet_pytorch.pth"
+    ),
 }
 _HARDNET = "eval.features.hardnet"
 
 
 def known_names() -> list[str]:
-    """Every name that :func:`load` takes, sorted."""
+    """Every name that :func:`load_method` takes, sorted."""
     from eval.features.hardnet import names
 
     return sorted({*BUILT_IN, *names(), *(point.name for point in _plugins())})
 
 
 def load(text: str) -> Descriptor:
-    """Build the descriptor that a token names; nothing is downloaded.
+    """Build the descriptor of patches that a token names; nothing is downloaded.
 
     Weights: the path after ``@``; without it, for names that need weights, the usual file name in the folder that the
-    environment variable KORNIA_HARDNET8_WEIGHTS names.
+    environment variable KORNIA_HARDNET8_WEIGHTS names, then kornia's cache where kornia has such weights.
 
     Raises:
-        UsageError: malformed token, unknown name or option (the close ones are named).
+        UsageError: malformed token, unknown name or option (the close ones are named), a whole local feature.
         MissingFileError: no weights where they are looked for.
         DataError: a file that does not hold the weights of this network.
     """
+    method = load_method(text)
+    if isinstance(method, WholeFeature):
+        raise UsageError(f"{text} finds its own keypoints: here the patches or keypoints are given")
+    return method
+
+
+def load_method(text: str) -> Method:
+    """Build the descriptor or whole local feature that a token names; see :func:`load`."""
     token = parse_token(text)
     if token.name in BUILT_IN:
         entry = BUILT_IN[token.name]
         module, _, attribute = entry.factory.partition(":")
         factory: Factory = getattr(importlib.import_module(module), attribute)
-        return factory(token, find_weights(token, entry.weights_file))
+        return factory(token, find_weights(token, entry.weights_file, entry.cached_file))
     from eval.features import hardnet
 
     if token.name in hardnet.names():
@@ -74,39 +95,26 @@ def load(text: str) -> Descriptor:
     raise UsageError(f"unknown descriptor {token.name!r}{closest(token.name, known_names()) or _list()}")
 
 
-def find_weights(token: Token, usual_name: str | None) -> Path | None:
+def find_weights(token: Token, usual_name: str | None, cached_name: str | None = None) -> Path | None:
     """The file of weights of a token, or None for a name that needs none."""
-    if token.weights is not None:
-        if not token.weights.is_file():
-            raise MissingFileError(f"{token.text}: {token.weights} is not there")
-        return token.weights
-    if usual_name is None:
+    if token.weights is None and usual_name is None:
         return None
-    folder = os.environ.get(WEIGHTS_VARIABLE)
-    if not folder:
-        raise MissingFileError(
-            f"{token.text} needs weights: write {token.name}@PATH, or name the folder that holds {usual_name} "
-            f"in {WEIGHTS_VARIABLE}"
-        )
-    path = Path(folder).expanduser() / usual_name
-    if not path.is_file():
-        raise MissingFileError(f"{token.text}: {path} is not there ({WEIGHTS_VARIABLE}={folder})")
-    return path
+    return find_file(token.text, token.name, token.weights, usual_name or "", cached_name)
 
 
 def _plugins() -> list[EntryPoint]:
     return sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
 
 
-def _load_plugin(point: EntryPoint, token: Token) -> Descriptor:
+def _load_plugin(point: EntryPoint, token: Token) -> Method:
     weights = find_weights(token, None)
     try:
-        descriptor = point.load()(token, weights)
+        method = point.load()(token, weights)
     except ImportError as error:
         raise DataError(f"{token.text}: {point.value} does not import: {error}") from error
-    if not isinstance(descriptor, Descriptor):
-        raise DataError(f"{token.text}: {point.value} gave {type(descriptor).__name__}, not a Descriptor")
-    return descriptor
+    if not isinstance(method, (Descriptor, WholeFeature)):
+        raise DataError(f"{token.text}: {point.value} gave {type(method).__name__}, not a Descriptor or WholeFeature")
+    return method
 
 
 def _list() -> str:

@@ -58,6 +58,8 @@ class _Sift(Descriptor):
         self, image: NDArray[np.uint8], keypoints: Keypoints, mr_size: float = DEFAULT_MR_SIZE
     ) -> Tensor:
         """SIFT's own support (12 sigma wide, 4 x 4 cells of 3 sigma), so ``mr_size`` has no part in it."""
+        if keypoints.shape is not None:
+            raise UsageError(f"{self.name}: OpenCV's SIFT describes circles, not affine shapes")
         if len(keypoints) == 0:
             return torch.zeros(0, self.dim)
         try:

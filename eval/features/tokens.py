@@ -84,6 +84,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def non_negative(text: str) -> float:
+    """Convert a finite number that is not below 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError("expected a finite number that is not below 0")
+    return value
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """A converter that takes one of ``names``."""
 

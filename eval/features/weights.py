@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,62 @@ from typing import Any
 import torch
 from torch import nn
 
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+
+WEIGHTS_VARIABLE = "KORNIA_HARDNET8_WEIGHTS"
+
+
+def find_file(what: str, name: str, given: Path | None, usual_name: str, cached_name: str | None = None) -> Path:
+    """Find a file of weights; nothing is downloaded.
+
+    It is ``given``, else ``usual_name`` in the folder that KORNIA_HARDNET8_WEIGHTS names, else ``cached_name`` in
+    kornia's cache.
+
+    Args:
+        what: the token, for messages.
+        name: the part of it before ``@``.
+        given: the path after ``@``.
+        usual_name: file name in the folder of the environment variable.
+        cached_name: file name in kornia's cache, where kornia has such weights.
+
+    Raises:
+        MissingFileError: with every place that was looked at.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise MissingFileError(f"{what}: {given} is not there")
+        return given
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    places = [] if not folder else [Path(folder).expanduser() / usual_name]
+    if cached_name is not None:
+        places.append(Path(torch.hub.get_dir()) / "checkpoints" / cached_name)
+    for place in places:
+        if place.is_file():
+            return place
+    variable = f"({WEIGHTS_VARIABLE}={folder})" if folder else f"({WEIGHTS_VARIABLE} is not set)"
+    if places:
+        raise MissingFileError(
+            f"{what}: {' and '.join(map(str, places))} {'is' if len(places) == 1 else 'are'} not there {variable}; "
+            f"write {name}@PATH, or put {usual_name} into the folder that {WEIGHTS_VARIABLE} names"
+        )
+    raise MissingFileError(
+        f"{what} needs weights: write {name}@PATH, or name the folder that holds {usual_name} in {WEIGHTS_VARIABLE}"
+    )
+
+
+def kornia_module(name: str) -> Any:
+    """A class of ``kornia.feature``.
+
+    Raises:
+        UsageError: this version of kornia does not have it.
+    """
+    import kornia
+    import kornia.feature
+
+    module = getattr(kornia.feature, name, None)
+    if module is None:
+        raise UsageError(f"kornia {kornia.__version__} has no {name}: pip install 'kornia>=0.9'")
+    return module
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:

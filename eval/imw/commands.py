@@ -7,13 +7,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.cache import Cache, canonical_json
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
 from eval.estimators import METHODS, EstimatorSettings
-from eval.features import Descriptor
+from eval.features import Method
+from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
+from eval.features.extract import detector_of
 from eval.imw.scene import find_scenes
 from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, run_stereo
 from eval.imw.stereo_results import MAA_DEGREES, stereo_pairs, stereo_scene, stereo_scores
@@ -29,6 +31,12 @@ MATCHERS: dict[str, tuple[Filter, str]] = {
     "nn": ("none", "none"),
     "fginn": ("fginn_ratio_pairwise", "both"),
 }
+# Upright keypoints: how a further orientation of a place is recognised.
+UPRIGHT: dict[str, Literal["position", "response"]] = {
+    "off": "position",
+    "upright": "response",
+    "upright++": "position",
+}
 _FGINN_RADIUS_PX = 10.0
 
 
@@ -40,8 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
     add_descriptor_flags(parser)
     points = parser.add_argument_group("keypoints")
-    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
-    points.add_argument("--upright", action="store_true", help="angle 0, every position once")
+    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest keypoints an image")
+    points.add_argument(
+        "--upright",
+        nargs="?",
+        choices=UPRIGHT,
+        const="upright++",
+        default="off",
+        help="angle 0; upright++ (the flag alone): every position once; upright: as the benchmark's code does it",
+    )
+    points.add_argument("--affine", default="none", metavar="affnet[@PATH]", help="shapes of the frames by AffNet")
     points.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     matching = parser.add_argument_group("matching")
     matching.add_argument("--matcher", choices=MATCHERS, default="smnn", help="rule; smnn: mutual, ratio both ways")
@@ -65,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         config = {"data": args.data, "desc": args.desc, "task": args.task, **settings.to_dict()}
         print(json.dumps(strict(config), indent=1))
         return
-    descriptors = load_descriptors(args)
+    descriptors = load_methods(args)
     if args.data is None:
         from eval.demo import cached_scene
 
@@ -90,7 +106,12 @@ def settings_from(args: argparse.Namespace) -> StereoSettings:
     """The settings that the flags ask for."""
     kind, symmetric = MATCHERS[args.matcher]
     return StereoSettings(
-        detector=DogSettings(num=args.keypoints, upright=args.upright),
+        detector=DogSettings(
+            num=args.keypoints,
+            upright=args.upright != "off",
+            same_place=UPRIGHT[args.upright],
+            affine_weights=affine_weights(args.affine),
+        ),
         mr_size=args.mr_size,
         matcher=MatcherSettings(
             filter=kind,
@@ -133,7 +154,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _result(
-    descriptor: Descriptor, stereo: Sequence[StereoScene], settings: StereoSettings, about: dict[str, Any]
+    descriptor: Method, stereo: Sequence[StereoScene], settings: StereoSettings, about: dict[str, Any]
 ) -> Result:
     """The entry of one descriptor in the results file."""
     fingerprints = {found.scene.name: found.scene.fingerprint for found in stereo}
@@ -147,7 +168,7 @@ def _result(
         },
         method={
             "descriptor": descriptor.name,
-            "detector": settings.detector.to_dict(),
+            "detector": detector_of(descriptor, settings.detector),
             "matcher": settings.matcher.to_dict(),
             "geometry": settings.estimator.to_dict(),
             "weights_sha256": descriptor.weights_sha256,

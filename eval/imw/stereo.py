@@ -16,10 +16,11 @@ from torch import Tensor
 
 from eval.cache import Cache
 from eval.estimators import EstimatorSettings
-from eval.features import Descriptor, Keypoints
+from eval.features import Keypoints, Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.geometry import relative_pose
+from eval.images import read_bgr
 from eval.imw.scene import Camera, Pair, Scene, pair_key
 from eval.matching import MatcherSettings, official_match
 from eval.poses import score_pair
@@ -87,7 +88,7 @@ class StereoScene:
     seconds: dict[str, float]
 
 
-def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, cache: Cache) -> StereoScene:
+def run_stereo(scene: Scene, descriptor: Method, settings: StereoSettings, cache: Cache) -> StereoScene:
     """Match every pair of a scene's list and judge the poses; what is in the cache is not done again.
 
     The pairs are those of the list of the lowest threshold that is there (0.0: all of them).
@@ -96,7 +97,7 @@ def run_stereo(scene: Scene, descriptor: Descriptor, settings: StereoSettings, c
         raise DataError(f"scene {scene.name} has no list of pairs: {scene.root / 'new-vis-pairs'} holds none")
     cameras = scene.cameras
     features = {
-        name: extract(scene.gray(name), descriptor, settings.detector, cache, settings.mr_size)
+        name: extract(read_bgr(scene.images[name]), descriptor, settings.detector, cache, settings.mr_size)
         for name in progress(scene.images, what=f"{scene.name} {descriptor.name}: describe", unit="image")
     }
     pairs = scene.pairs(scene.thresholds[0])

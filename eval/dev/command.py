@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
 from eval.dev.evaluate import HEADLINES, SUMMARY, evaluate
 from eval.dev.settings import DevSettings
 from eval.features.detect import DogSettings
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         ransac_seeds=args.ransac_seeds,
         seed=args.seed,
     )
-    descriptors = load_descriptors(args)
+    descriptors = load_methods(args)
     out = run_folder(args.out, "dev")
     results = evaluate(args.data, descriptors, settings, Cache(args.cache or out / "cache"))
     finish(out, results, args.json, table(results))
@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> None:
 
 def table(results: Sequence[Result]) -> str:
     """Means with intervals, one line a descriptor; then each scene's headline numbers, one line a scene."""
-    columns = [name for name in COLUMNS if name in results[0].scores]
-    rows: list[Sequence[Any]] = [(r.method["descriptor"], *(r.scores[name] for name in columns)) for r in results]
+    columns = [name for name in COLUMNS if any(name in r.scores for r in results)]
+    rows: list[Sequence[Any]] = [(r.method["descriptor"], *(r.scores.get(name) for name in columns)) for r in results]
     lines = [format_table(("mean [95 %]", *columns), rows)]
-    first = results[0].per_scene
+    first = max((r.per_scene for r in results), key=len)  # whole local features have no fixed cameras
     scenes = [
-        (name, metric, first[name][metric].n, *(r.per_scene[name][metric].value for r in results))
+        (name, metric, first[name][metric].n, *(_value(r, name, metric) for r in results))
         for name in first
         for metric in (f"{task}/{metric}" for task, metric in HEADLINES.items())
         if metric in first[name]
@@ -74,3 +74,8 @@ def table(results: Sequence[Result]) -> str:
     lines.append(format_table(("scene", "metric", "n", *(r.method["descriptor"] for r in results)), scenes))
     lines.append(f"{SUMMARY} = {results[0].protocol['summary']}")
     return "\n\n".join(lines)
+
+
+def _value(result: Result, scene: str, metric: str) -> float | None:
+    score = result.per_scene.get(scene, {}).get(metric)
+    return None if score is None else score.value

@@ -15,7 +15,8 @@ from eval.dev.data import DevData, find_data, open_pose_scene
 from eval.dev.planes import HA_THRESHOLDS_PX, judge_camera, judge_sequence, prepare_camera, prepare_sequence
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, judge_scene, prepare_scene
 from eval.dev.settings import DevSettings
-from eval.features import Descriptor
+from eval.features import Method, WholeFeature
+from eval.features.extract import detector_of
 from eval.metrics import maa_per_pair
 from eval.results import Result, Score, environment, mean_over_scenes, mean_score
 from eval.sequences.protocols import MMA_THRESHOLDS_PX
@@ -36,13 +37,14 @@ Rows = list[dict[str, Any]]
 
 
 def evaluate(
-    data: Path, descriptors: Sequence[Descriptor], settings: DevSettings | None = None, cache: Cache | None = None
+    data: Path, descriptors: Sequence[Method], settings: DevSettings | None = None, cache: Cache | None = None
 ) -> list[Result]:
     """Judge descriptors by the development protocol.
 
     Args:
         data: folder of ``GROUP/SCENE`` folders; see :func:`eval.dev.data.find_data`.
-        descriptors: see :func:`eval.features.load`.
+        descriptors: see :func:`eval.features.load_method`; whole local features use their own keypoints, and have no
+            part in what fixed cameras ask: they are not given the places there.
         settings: default: the protocol.
         cache: of keypoints, matches and scores; what is there is not done again. Default: nothing is kept.
 
@@ -51,7 +53,8 @@ def evaluate(
         ``homography``, ``webcam``), ``scene``, ``pair`` and scores; ``scores`` are means over all pairs of a task;
         ``poses/AP`` is :func:`eval.dev.poses.ranking_quality`, which has no RANSAC in it: far less noisy than mAA, it
         tells apart what the poses of some hundred pairs cannot;
-        the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``.
+        the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``; whole local features
+        have none.
 
     Raises:
         DataError, MissingFileError: see :func:`eval.dev.data.find_data` and :func:`eval.dev.data.open_pose_scene`.
@@ -83,10 +86,11 @@ def evaluate(
             scored, seconds = judge_sequence(sequence, descriptor, settings, cache)
             rows[k] += [{"task": "homography", "scene": sequence.name, **row} for row in scored]
             _add_time(timing[k], {"homography": seconds})
-        for camera in progress(cameras, what=f"{descriptor.name}: webcams", unit="camera"):
-            scored, seconds = judge_camera(camera, descriptor, settings, cache)
-            rows[k] += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
-            _add_time(timing[k], {"webcam": seconds})
+        if not isinstance(descriptor, WholeFeature):
+            for camera in progress(cameras, what=f"{descriptor.name}: webcams", unit="camera"):
+                scored, seconds = judge_camera(camera, descriptor, settings, cache)
+                rows[k] += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
+                _add_time(timing[k], {"webcam": seconds})
         timing[k]["prepare"] = prepare_s
         protocol.append({**settings.to_dict(), "chosen_ratios": chosen, "summary": _summary_text(found)})
     about, dataset = environment(), _dataset(data, found)
@@ -97,12 +101,12 @@ def evaluate(
             dataset=dataset,
             method={
                 "descriptor": descriptor.name,
-                "detector": settings.detector.to_dict(),
+                "detector": detector_of(descriptor, settings.detector),
                 "matcher": "mutual nearest neighbours, L2",
                 "geometry": settings.estimator.to_dict(),
                 "weights_sha256": descriptor.weights_sha256,
             },
-            scores=scores_of(rows[k], settings.seed),
+            scores=scores_of(rows[k], settings.seed, summary=not isinstance(descriptor, WholeFeature)),
             per_scene={
                 name: scores_of([row for row in rows[k] if row["scene"] == name], settings.seed, summary=False)
                 for name in dict.fromkeys(row["scene"] for row in rows[k])
@@ -133,7 +137,7 @@ def scores_of(rows: Rows, seed: int, summary: bool = True) -> dict[str, Score]:
 
 def _judge_poses(
     scenes: Sequence[PreparedScene],
-    descriptor: Descriptor,
+    descriptor: Method,
     settings: DevSettings,
     cache: Cache,
     timing: dict[str, float],

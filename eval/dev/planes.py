@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from eval.cache import Cache
 from eval.dev.data import resize_matrix
+from eval.dev.poses import own_features
 from eval.dev.settings import DevSettings
-from eval.features import Descriptor, Keypoints
+from eval.features import Descriptor, Keypoints, Method, WholeFeature
 from eval.features.extract import detect
 from eval.homography import corner_error
 from eval.homography_estimators import estimate_homography
@@ -38,6 +40,7 @@ class PreparedSequence(NamedTuple):
     """From image 1 to each other one."""
     keypoints: list[Keypoints]
     keys: list[str]
+    paths: list[Path]
 
 
 class PreparedCamera(NamedTuple):
@@ -61,27 +64,36 @@ def prepare_sequence(name: str, sequence: ImageSequence, settings: DevSettings, 
     ]
     keypoints, keys = zip(*(detect(image, settings.detector, cache) for image in images), strict=True)
     numbers = [number for number, _, _ in sequence.targets]
-    return PreparedSequence(name, numbers, list(images), homographies, list(keypoints), list(keys))
+    return PreparedSequence(name, numbers, list(images), homographies, list(keypoints), list(keys), paths)
 
 
 def judge_sequence(
-    prepared: PreparedSequence, descriptor: Descriptor, settings: DevSettings, cache: Cache
+    prepared: PreparedSequence, descriptor: Method, settings: DevSettings, cache: Cache
 ) -> tuple[list[dict[str, Any]], float]:
     """Rows of the pairs (1, k) with ``MMA@1`` … ``MMA@10``, ``correct_nn``, ``HA@1|3|5``; and seconds."""
+    own = []
+    if isinstance(descriptor, WholeFeature):
+        own = [own_features(path, descriptor, settings, cache) for path in prepared.paths]
+        identity = descriptor.identity(settings.detector.num)
+    else:
+        identity = descriptor.identity(settings.mr_size)
     configuration = {
-        "keypoints": prepared.keys,
+        "keypoints": [found.key for found in own] or prepared.keys,
         "homographies": [H.tolist() for H in prepared.homographies],
         "estimator": settings.homography.to_dict(),
         "seed": settings.seed,
-        **descriptor.identity(settings.mr_size),
+        **identity,
     }
 
     def make() -> dict[str, NDArray[Any]]:
-        start = time.perf_counter()
-        features = [
-            LocalFeatures(kpts.xy, kpts.response, descriptor.describe_image(image, kpts, settings.mr_size))
-            for image, kpts in zip(prepared.images, prepared.keypoints, strict=True)
-        ]
+        start = time.perf_counter() - sum(found.seconds for found in own)
+        if isinstance(descriptor, WholeFeature):
+            features = [LocalFeatures(f.keypoints.xy, f.keypoints.response, f.descs) for f in own]
+        else:
+            features = [
+                LocalFeatures(kpts.xy, kpts.response, descriptor.describe_image(image, kpts, settings.mr_size))
+                for image, kpts in zip(prepared.images, prepared.keypoints, strict=True)
+            ]
         rows = [
             _judge_plane(features[0], other, H, prepared.images[0].shape, settings)
             for other, H in zip(features[1:], prepared.homographies, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from eval.cache import Cache
 from eval.dev.data import PoseScene
 from eval.dev.settings import DevSettings
-from eval.features import Descriptor, Keypoints
-from eval.features.extract import detect
+from eval.features import Keypoints, Method, WholeFeature
+from eval.features.extract import Features, detect, extract
 from eval.geometry import epipolar_distances, essential_from_pose, relative_pose
+from eval.images import read_bgr, reduce_image
 from eval.imw.scene import Camera
 from eval.matching import Matches, mutual_nn
 from eval.metrics import average_precision, maa_per_pair
@@ -62,15 +64,31 @@ def prepare_scene(scene: PoseScene, settings: DevSettings, cache: Cache) -> Prep
     return prepared
 
 
-def judge_scene(prepared: PreparedScene, descriptor: Descriptor, settings: DevSettings, cache: Cache) -> PoseErrors:
+def own_features(path: Path, feature: WholeFeature, settings: DevSettings, cache: Cache) -> Features:
+    """What a whole local feature finds in an image file in colour, reduced as the protocol says."""
+    image, _ = reduce_image(read_bgr(path), settings.max_side_px)
+    return extract(image, feature, settings.detector, cache)
+
+
+def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettings, cache: Cache) -> PoseErrors:
     """Matches and pose errors of every pair of a scene, from the cache where they are there."""
     pairs = prepared.scene.pairs
+    own: dict[str, Features] = {}
+    if isinstance(descriptor, WholeFeature):
+        own = {n: own_features(prepared.scene.images[n], descriptor, settings, cache) for n in prepared.images}
+        prepared = prepared._replace(
+            keypoints={name: found.keypoints for name, found in own.items()},
+            keys={name: found.key for name, found in own.items()},
+        )
+        identity = descriptor.identity(settings.detector.num)
+    else:
+        identity = descriptor.identity(settings.mr_size)
     matching = {
         "keypoints": [[prepared.keys[name] for name in pair] for pair in pairs],
         "max_ratio": max(settings.ratios),
-        **descriptor.identity(settings.mr_size),
+        **identity,
     }
-    stored = cache.compute("dev-matches", matching, lambda: _match(prepared, descriptor, settings))
+    stored = cache.compute("dev-matches", matching, lambda: _match(prepared, descriptor, settings, own))
     ends = np.cumsum(stored["counts"])[:-1]
     matches = [
         Matches(torch.from_numpy(ratios), torch.from_numpy(rows).long())
@@ -131,19 +149,25 @@ def held_out(values: NDArray[Any], chosen: tuple[int, int]) -> NDArray[Any]:
     return result
 
 
-def _match(prepared: PreparedScene, descriptor: Descriptor, settings: DevSettings) -> dict[str, NDArray[Any]]:
+def _match(
+    prepared: PreparedScene, descriptor: Method, settings: DevSettings, own: Mapping[str, Features]
+) -> dict[str, NDArray[Any]]:
     start = time.perf_counter()
-    descs = {
-        name: descriptor.describe_image(image, prepared.keypoints[name], settings.mr_size)
-        for name, image in prepared.images.items()
-    }
+    if isinstance(descriptor, WholeFeature):
+        descs, describe_s = {name: f.descs for name, f in own.items()}, sum(f.seconds for f in own.values())
+    else:
+        descs = {
+            name: descriptor.describe_image(image, prepared.keypoints[name], settings.mr_size)
+            for name, image in prepared.images.items()
+        }
+        describe_s = time.perf_counter() - start
     described = time.perf_counter()
     found = [mutual_nn(descs[a], descs[b], max(settings.ratios)) for a, b in prepared.scene.pairs]
     return {
         "matches": torch.cat([m.matches for m in found]).cpu().numpy().astype(np.int32),
         "ratios": torch.cat([m.ratios for m in found]).cpu().numpy(),
         "counts": np.array([len(m.ratios) for m in found], np.int64),
-        "describe_s": np.array(described - start),
+        "describe_s": np.array(describe_s),
         "match_s": np.array(time.perf_counter() - described),
     }
 

@@ -8,14 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.cache import Cache
 from eval.dev import DevSettings, evaluate
+from eval.dev.command import table
 from eval.dev.evaluate import scores_of
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
-from eval.features import Descriptor, Keypoints, load
-from eval.features.detect import DogSettings
+from eval.features import Descriptor, Keypoints, Token, WholeFeature, load
+from eval.features.detect import DogSettings, detect_dog
+from eval.images import gray_from_bgr
 from eval.imw.scene import Camera
 from eval.matching import Matches
 from eval.metrics import maa_per_pair
@@ -208,3 +211,30 @@ def test_broken_descriptor_leaves_no_half_result(dev_folder: Path, tmp_path: Pat
         evaluate(dev_folder, [_Broken(parse_token("broken"))], SMALL, Cache(tmp_path))
     stages = {path.parent.name for path in tmp_path.rglob("*.h5")}
     assert stages == {"keypoints"}
+
+
+class _OwnKeypoints(WholeFeature):
+    """RootSIFT as a whole local feature: it detects what the protocol's detector does."""
+
+    dim = 128
+
+    def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
+        gray = gray_from_bgr(image)
+        keypoints = detect_dog(gray, DogSettings(num=num, contrast=0.002, edge=10.0))
+        return keypoints, load("rootsift").describe_image(gray, keypoints)
+
+
+def test_whole_features_are_judged_on_their_own_keypoints(judged: tuple[Any, Path], dev_folder: Path) -> None:
+    (rootsift, _), cache = judged
+    whole = _OwnKeypoints(Token("own", "own"))
+    (result,) = evaluate(dev_folder, [whole], SMALL, Cache(cache))
+    assert result.method["detector"] == {"detector": "own", "num": 1200}
+    assert "dev" not in result.scores
+    assert {row["task"] for row in result.per_pair} == {"poses", "homography"}
+    for row in result.per_pair:
+        # the homography pair is stored in colour: the two roads to gray agree
+        same = row_of(rootsift, row["task"], row["pair"])
+        assert {k: v for k, v in row.items() if k != "seconds"} == pytest.approx(same)
+    text = table([result, rootsift])
+    assert "webcam/mAP" in text
+    assert "own" in text

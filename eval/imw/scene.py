@@ -1,16 +1,18 @@
 """Scenes in the layout of the IMW benchmark, read as they are.
 
 A scene folder holds, directly or in ``set_100``: ``images.txt``, ``images/``, ``calibration/calibration_<name>.h5``,
-``new-vis-pairs/keys-th-<T>.npy``, and optionally ``visibility/`` and ``sub_set/``. Poses are world to camera, pixel
-centres lie at integers.
+``new-vis-pairs/keys-th-<T>.npy``, and optionally ``visibility/``, ``sub_set/`` and ``depth_maps/``. Poses are world to
+camera, pixel centres lie at integers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,11 +21,19 @@ from numpy.typing import NDArray
 
 from eval.h5files import read_h5
 from eval.images import SUFFIXES, read_gray
-from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._files import read_json, sha256_file
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 DATASETS = ("phototourism", "pragueparks", "googleurban")
+# More common points than this make a pair of the multiview task (spec of the benchmark, 1.4).
+VISIBILITY_THRESHOLD, VISIBILITY_THRESHOLDS = 100, {"googleurban": 1}
+# Images that the benchmark wanted to drop, but never does, by (dataset, scene) (spec, 1.6 and 6.6).
+DEPRECATED = {
+    ("phototourism", "london_bridge"): frozenset(
+        ("21416139_3508932720", "61662402_4816310161", "92273298_5039274514", "50666539_5168136646")
+    )
+}
 
 Pair = tuple[str, str]
 
@@ -45,11 +55,13 @@ class Scene:
         name: folder name of the scene.
         root: the folder that holds ``images/``.
         images: path of every image by its name (base name without suffix), in the order of ``images.txt``.
+        dropped: images whose pairs and bags are left out.
     """
 
     name: str
     root: Path
     images: dict[str, Path]
+    dropped: frozenset[str] = field(default=frozenset())
 
     @property
     def dataset(self) -> str:
@@ -75,7 +87,84 @@ class Scene:
         path = self.root / "new-vis-pairs" / f"keys-th-{threshold}.npy"
         if not path.is_file():
             raise MissingFileError(f"scene {self.name}: the list of pairs {path} is not there")
-        return [self._split(key, path) for key in read_keys(path)]
+        found = [self._split(key, path) for key in read_keys(path)]
+        return [pair for pair in found if self.dropped.isdisjoint(pair)]
+
+    @cached_property
+    def bags(self) -> dict[int, dict[str, list[str]]]:
+        """Image names of every bag of the multiview task, by size and name (``5bag_000``); {} without ``sub_set``."""
+        found: dict[int, dict[str, list[str]]] = {}
+        for path in sorted((self.root / "sub_set").glob("*bag_*.txt")):
+            matched = re.fullmatch(r"(\d+)bag_\d+", path.stem)
+            if matched is None:
+                continue
+            size = int(matched[1])
+            names = [Path(line).stem for line in read_lines(path)]
+            unknown = next((name for name in names if name not in self.images), None)
+            if unknown is not None:
+                raise DataError(f"{path} names the image {unknown!r}, which is not in the scene")
+            if len(names) != size or len(set(names)) != size or size < 2:
+                raise DataError(f"{path}: expected {size} different images, got {len(names)}: {', '.join(names[:5])} …")
+            if self.dropped.isdisjoint(names):
+                found.setdefault(size, {})[path.stem] = names
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def visibility(self) -> NDArray[np.float32] | None:
+        """(N, N) common points of image i (row) and image j; counts may stand on one side alone. None without files."""
+        if not (self.root / "visibility").is_dir():
+            return None
+        files = self._listed("visibility", "{}.txt")
+        missing = [path for path in files.values() if not path.is_file()]
+        if missing:
+            raise MissingFileError(f"scene {self.name}: {len(missing)} visibility files are not there: {missing[0]} …")
+        rows = []
+        for path in files.values():
+            try:
+                row = np.array(path.read_text(encoding="utf-8").split(), np.float32)
+            except ValueError:
+                raise DataError(f"{path} holds something that is not a number") from None
+            if len(row) != len(self.images):
+                raise DataError(f"{path}: {len(row)} counts for {len(self.images)} images")
+            rows.append(row)
+        return np.stack(rows)
+
+    @cached_property
+    def visibility_threshold(self) -> float:
+        """More common points than this make a pair of the multiview task."""
+        about = self.root / "scene.json"
+        if about.is_file():
+            value = read_json(about).get("visibility_threshold")
+            if not isinstance(value, (int, float)):
+                raise DataError(f"{about}: visibility_threshold must be a number, got {value!r}")
+            return float(value)
+        return VISIBILITY_THRESHOLDS.get(self.dataset, VISIBILITY_THRESHOLD)
+
+    @cached_property
+    def depth_maps(self) -> dict[str, Path]:
+        """The depth maps that are there, by image name."""
+        if not (self.root / "depth_maps").is_dir():
+            return {}
+        return {name: path for name, path in self._listed("depth_maps", "{}.h5").items() if path.is_file()}
+
+    def depth(self, name: str) -> NDArray[np.float32]:
+        """Depth map (H, W) of an image, in the units of the poses; 0 where there is none."""
+        return read_depth(self.depth_maps[name])
+
+    def left_out(self) -> dict[str, str]:
+        """What cannot be judged here, and why: ``stereo``, ``multiview``, ``depth``."""
+        missing = {}
+        if not self.thresholds:
+            missing["stereo"] = "no lists of pairs (new-vis-pairs/keys-th-*.npy)"
+        if not self.bags:
+            missing["multiview"] = "no bags (sub_set/*bag_*.txt)"
+        elif self.visibility is None:
+            missing["multiview"] = "no visibility files (visibility/*.txt)"
+        if not self.depth_maps:
+            missing["depth"] = "no depth maps: no repeatability, no matching score"
+        elif len(self.depth_maps) < len(self.images):
+            missing["depth"] = f"{len(self.images) - len(self.depth_maps)} images have no depth map: nor do their pairs"
+        return missing
 
     @cached_property
     def thresholds(self) -> list[str]:
@@ -98,7 +187,28 @@ class Scene:
                 digest.update(np.ascontiguousarray(values, np.float64).tobytes())
         for threshold in self.thresholds:
             digest.update("\0".join([threshold, *map(pair_key, self.pairs(threshold))]).encode())
+        for bags in self.bags.values():
+            digest.update("\0".join(f"{name} {' '.join(images)}" for name, images in bags.items()).encode())
+        if self.visibility is not None:
+            digest.update(f"{self.visibility_threshold}".encode() + self.visibility.tobytes())
+        for name in self.depth_maps:
+            digest.update(f"{name} {self.depth_hashes[name]}".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def depth_hashes(self) -> dict[str, str]:
+        """SHA-256 of every depth map, by image name."""
+        return {name: sha256_file(path) for name, path in self.depth_maps.items()}
+
+    def _listed(self, what: str, pattern: str) -> dict[str, Path]:
+        """Files of a kind by image name: as the list file has them, in the order of ``images.txt``, or by name."""
+        listed = self.root / f"{what}.txt"
+        if not listed.is_file():
+            return {name: self.root / what / pattern.format(name) for name in self.images}
+        files = [self.root / line for line in read_lines(listed)]
+        if len(files) != len(self.images):
+            raise DataError(f"{listed}: {len(files)} files for {len(self.images)} images")
+        return dict(zip(self.images, files, strict=True))
 
     def _split(self, key: str, path: Path) -> Pair:
         first, _, second = key.partition("-")
@@ -110,6 +220,20 @@ class Scene:
         return first, second
 
 
+def without_deprecated(scene: Scene, deprecated: Mapping[tuple[str, str], frozenset[str]] = DEPRECATED) -> Scene:
+    """The scene without the pairs and bags of deprecated images, names compared as a whole."""
+    return replace(scene, dropped=deprecated.get((scene.dataset, scene.name), frozenset()))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The entries of a list file; blank lines are none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a text file") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
 def pair_key(pair: Pair) -> str:
     """``name1-name2``, the key of a pair in every file of the benchmark."""
     return f"{pair[0]}-{pair[1]}"
@@ -118,6 +242,16 @@ def pair_key(pair: Pair) -> str:
 def all_pairs(names: list[str]) -> list[Pair]:
     """Every pair of the names, larger name first, in the order of the names."""
     return [(max(a, b), min(a, b)) for a, b in itertools.combinations(names, 2)]
+
+
+def camera_hash(pairs: Sequence[Pair], cameras: Mapping[str, Camera]) -> str:
+    """Hex SHA-256 over pairs and their calibrations."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(pair_key(pair).encode())
+        for camera in (cameras[name] for name in pair):
+            digest.update(np.concatenate([camera.K.ravel(), camera.R.ravel(), camera.t]).tobytes())
+    return digest.hexdigest()
 
 
 def find_scenes(path: Path) -> list[Scene]:
@@ -138,9 +272,8 @@ def find_scenes(path: Path) -> list[Scene]:
             if twice:
                 raise DataError(f"{path} holds several scenes called {twice[0]!r}: choose a folder below it")
             return scenes
-    hint = "; it holds a COLMAP model: make a scene of it with `python -m eval imw-scene`" if _is_colmap(path) else ""
     raise DataError(
-        f"{path} holds no scene: expected images/, calibration/ and new-vis-pairs/, in it or in set_100{hint}"
+        f"{path} holds no scene: expected images/, calibration/ and new-vis-pairs/, in it or in set_100{_hint(path)}"
     )
 
 
@@ -156,8 +289,7 @@ def open_scene(path: Path) -> Scene:
         raise DataError(f"{path} is not a scene: expected images/ and calibration/, in it or in set_100")
     listed = root / "images.txt"
     if listed.is_file():
-        lines = listed.read_text(encoding="utf-8").splitlines()
-        files = [root / line.strip() for line in lines if line.strip()]
+        files = [root / line for line in read_lines(listed)]
     else:
         files = sorted(p for p in (root / "images").iterdir() if p.suffix.lower() in SUFFIXES)
     images: dict[str, Path] = {}
@@ -198,6 +330,18 @@ def read_calibration(path: Path) -> Camera:
     return Camera(arrays["K"], arrays["R"], arrays["T"])
 
 
+def read_depth(path: Path) -> NDArray[np.float32]:
+    """Read a depth map (H, W); 0 where there is no depth.
+
+    Raises:
+        DataError: a damaged file, no dataset ``depth``, or one that is not a matrix.
+    """
+    depth = read_h5(path, ("depth",))[0]["depth"]
+    if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+        raise DataError(f"{path}: depth is {depth.dtype} of shape {depth.shape}, expected numbers (height, width)")
+    return np.asarray(depth, np.float32)
+
+
 def read_keys(path: Path) -> list[str]:
     """Read a list of pair keys: a numpy array of unicode strings; nothing is unpickled."""
     try:
@@ -223,6 +367,13 @@ def _scene_folder(root: Path) -> Path:
     return root.parent if root.name.startswith("set_") else root
 
 
-def _is_colmap(path: Path) -> bool:
+def _hint(path: Path) -> str:
+    """What a folder that is no scene may be, and what to do with it."""
     folders = [path, *path.glob("*"), *path.glob("*/*")]
-    return any((folder / f"cameras{suffix}").is_file() for folder in folders for suffix in (".bin", ".txt"))
+    if any((folder / f"cameras{suffix}").is_file() for folder in folders for suffix in (".bin", ".txt")):
+        return "; it holds a COLMAP model: make a scene of it with `python -m eval imw-scene`"
+    if any((folder / "H_1_2").is_file() for folder in folders):
+        return "; it holds homography sequences: judge them with `python -m eval sequences`"
+    if any(file.suffix.lower() in SUFFIXES for file in folders):
+        return "; it holds images without calibration, which only `python -m eval imw-submit` can use"
+    return ""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eval.cache import Cache
 from eval.estimators import EstimatorSettings
@@ -20,25 +17,28 @@ from eval.features import Keypoints, Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.geometry import relative_pose
+from eval.h5files import Arrays
 from eval.images import read_bgr
-from eval.imw.scene import Camera, Pair, Scene, pair_key
-from eval.matching import MatcherSettings, official_match
+from eval.imw.depth import PairDepth, judge_depth
+from eval.imw.pairs import BLOCK, MatchedPairs, match_pairs, split_rows
+from eval.imw.scene import Camera, Pair, Scene, camera_hash
+from eval.jobs import compute_all
+from eval.matching import MatcherSettings
 from eval.poses import score_pair
 from kornia_hardnet8._shell import progress
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 # Co-visibility of the pairs that the headline numbers are about.
 HEADLINE = "0.1"
-# Pairs in one cached file: what an interrupted run loses at most.
-_BLOCK = 32
 
 
 @dataclass(frozen=True)
 class StereoSettings:
     """Everything that the stereo task depends on beside scene and descriptor.
 
-    The estimator's defaults are those of the published baselines (spec of the benchmark, 7.5).
+    The estimator's defaults are those of the published baselines (spec of the benchmark, 7.5). Run r of several uses
+    the seed ``seed + r``: only the estimator is run again.
     """
 
     detector: DogSettings = field(default_factory=DogSettings)
@@ -48,6 +48,12 @@ class StereoSettings:
         default_factory=lambda: EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
     )
     seed: int = 0
+    runs: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the number of runs."""
+        if self.runs < 1:
+            raise UsageError(f"--runs must be at least 1, got {self.runs}")
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored and shown."""
@@ -57,6 +63,7 @@ class StereoSettings:
             "matcher": self.matcher.to_dict(),
             "estimator": self.estimator.to_dict(),
             "seed": self.seed,
+            "runs": self.runs,
         }
 
 
@@ -70,7 +77,7 @@ class StereoPair(NamedTuple):
     """Rotation error, radians."""
     err_t: float
     """Error of the direction of translation, radians."""
-    matches: NDArray[np.int64]
+    matches: NDArray[np.integer]
     """(M, 2) keypoint indices after the filter."""
     inliers: NDArray[np.bool_]
     """(M,) inliers of the model."""
@@ -80,90 +87,133 @@ class StereoPair(NamedTuple):
 
 @dataclass(frozen=True)
 class StereoScene:
-    """The stereo task of one descriptor on one scene."""
+    """The stereo task of one descriptor on one scene.
+
+    Attributes:
+        scene: the scene.
+        keypoints: of every image.
+        pairs: what became of every pair in the first run.
+        seconds: by stage.
+        further_runs: what became of every pair in the other runs, in the same order.
+        depth: what the depth maps say of the pairs that have them.
+    """
 
     scene: Scene
     keypoints: dict[str, Keypoints]
     pairs: list[StereoPair]
     seconds: dict[str, float]
+    further_runs: list[list[StereoPair]] = field(default_factory=list)
+    depth: dict[Pair, PairDepth] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[list[StereoPair]]:
+        """What became of every pair, run by run."""
+        return [self.pairs, *self.further_runs]
 
 
-def run_stereo(scene: Scene, descriptor: Method, settings: StereoSettings, cache: Cache) -> StereoScene:
+def describe_scene(scene: Scene, method: Method, settings: StereoSettings, cache: Cache) -> dict[str, Features]:
+    """Keypoints and descriptors of every image, found or from the cache."""
+    return {
+        name: extract(read_bgr(scene.images[name]), method, settings.detector, cache, settings.mr_size)
+        for name in progress(scene.images, what=f"{scene.name} {method.name}: describe", unit="image")
+    }
+
+
+def run_stereo(
+    scene: Scene,
+    descriptor: Method,
+    settings: StereoSettings,
+    cache: Cache,
+    executor: Executor | None = None,
+    features: Mapping[str, Features] | None = None,
+) -> StereoScene:
     """Match every pair of a scene's list and judge the poses; what is in the cache is not done again.
 
     The pairs are those of the list of the lowest threshold that is there (0.0: all of them).
+
+    Args:
+        scene: where to run.
+        descriptor: descriptor or whole local feature.
+        settings: everything else.
+        cache: of all stages.
+        executor: where blocks of pairs are matched and judged; None: here, one after the other.
+        features: of every image, when they are there already.
     """
     if not scene.thresholds:
         raise DataError(f"scene {scene.name} has no list of pairs: {scene.root / 'new-vis-pairs'} holds none")
-    cameras = scene.cameras
-    features = {
-        name: extract(read_bgr(scene.images[name]), descriptor, settings.detector, cache, settings.mr_size)
-        for name in progress(scene.images, what=f"{scene.name} {descriptor.name}: describe", unit="image")
-    }
+    features = features if features is not None else describe_scene(scene, descriptor, settings, cache)
+    label = f"{scene.name} {descriptor.name}"
     pairs = scene.pairs(scene.thresholds[0])
-    judged: list[StereoPair] = []
-    seconds = {"describe": sum(f.seconds for f in features.values()), "match": 0.0, "geometry": 0.0}
-    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
-    for block in progress(blocks, what=f"{scene.name} {descriptor.name}: match", unit=f"block of {_BLOCK}"):
-        configuration = _match_configuration(block, features, settings)
-        matched = cache.compute("matches", configuration, partial(_match, block, features, settings.matcher))
-        geometry = {
-            "matches": cache.key("matches", configuration),
-            "estimator": settings.estimator.to_dict(),
-            "seed": settings.seed,
-            "cameras": _camera_hash(block, cameras),
-        }
-        matches = list(_unpack(matched["matches"], matched["counts"]))
-        scored = cache.compute("geometry", geometry, partial(_geometry, block, matches, features, cameras, settings))
-        inliers = _unpack(scored["inliers"], matched["counts"])
-        judged += [
-            StereoPair(pair, float(error), float(q), float(t), found, good, reason.decode())
-            for pair, error, (q, t), found, good, reason in zip(
-                block, scored["error_deg"], scored["errors"], matches, inliers, scored["reasons"].tolist(), strict=True
-            )
-        ]
-        seconds["match"] += float(matched["seconds"])
-        seconds["geometry"] += float(scored["seconds"])
-    return StereoScene(scene, {name: f.keypoints for name, f in features.items()}, judged, seconds)
+    matched = match_pairs(pairs, features, settings.matcher, cache, executor, f"{label}: match")
+    seconds = {"describe": sum(f.seconds for f in features.values()), "match": matched.seconds, "geometry": 0.0}
+    runs = []
+    for run in range(settings.runs):
+        judged, spent = _judge(scene, matched, features, settings, settings.seed + run, cache, executor, label)
+        runs.append(judged)
+        seconds["geometry"] += spent
+    keypoints = {name: f.keypoints for name, f in features.items()}
+    depth, seconds["depth"] = judge_depth(scene, matched, keypoints, cache, executor, f"{label}: depth")
+    return StereoScene(scene, keypoints, runs[0], seconds, runs[1:], depth)
 
 
-def _match_configuration(block: Sequence[Pair], features: Mapping[str, Features], settings: StereoSettings) -> Any:
-    return {
-        "features": [[features[name].key for name in pair] for pair in block],
-        "matcher": settings.matcher.to_dict(),
-    }
+class _GeometryJob(NamedTuple):
+    """What a worker needs to judge one block."""
+
+    pairs: list[Pair]
+    matches: list[NDArray[np.int32]]
+    keypoints: dict[str, NDArray[np.floating]]
+    cameras: dict[str, Camera]
+    estimator: EstimatorSettings
+    seed: int
 
 
-def _match(block: Sequence[Pair], features: Mapping[str, Features], matcher: MatcherSettings) -> dict[str, Any]:
-    """Matches of a block of pairs, one below the other, with their counts."""
-    start = time.perf_counter()
-    found = []
-    for pair in block:
-        one, two = features[pair[0]], features[pair[1]]
-        kpts0, kpts1 = (torch.from_numpy(f.keypoints.xy) for f in (one, two))
-        found.append(_as_int32(official_match(one.descs, two.descs, kpts0, kpts1, matcher)))
-    return {
-        "matches": np.concatenate(found) if found else np.zeros((0, 2), np.int32),
-        "counts": np.array([len(m) for m in found], np.int64),
-        "seconds": np.array(time.perf_counter() - start),
-    }
-
-
-def _geometry(
-    block: Sequence[Pair],
-    matches: Sequence[NDArray[Any]],
+def _judge(
+    scene: Scene,
+    matched: MatchedPairs,
     features: Mapping[str, Features],
-    cameras: Mapping[str, Camera],
     settings: StereoSettings,
-) -> dict[str, Any]:
+    seed: int,
+    cache: Cache,
+    executor: Executor | None,
+    label: str,
+) -> tuple[list[StereoPair], float]:
+    """One run of the estimator over all pairs, and what it took."""
+    cameras, work = scene.cameras, []
+    for block, found, key in zip(matched.blocks, matched.matches, matched.keys, strict=True):
+        names = {name for pair in block for name in pair}
+        configuration = {
+            "matches": key,
+            "estimator": settings.estimator.to_dict(),
+            "seed": seed,
+            "cameras": camera_hash(block, cameras),
+        }
+        keypoints = {name: features[name].keypoints.xy for name in names}
+        chosen = {name: cameras[name] for name in names}
+        work.append((configuration, _GeometryJob(block, found, keypoints, chosen, settings.estimator, seed)))
+    scored = compute_all(cache, "geometry", work, _geometry, executor, f"{label}: geometry", f"block of {BLOCK}")
+    judged, seconds = [], 0.0
+    for block, found, arrays in zip(matched.blocks, matched.matches, scored, strict=True):
+        inliers = split_rows(arrays["inliers"], np.array([len(m) for m in found]))
+        rows = zip(
+            block, arrays["error_deg"], arrays["errors"], found, inliers, arrays["reasons"].tolist(), strict=True
+        )
+        judged += [
+            StereoPair(pair, float(error), float(q), float(t), matches, good, reason.decode())
+            for pair, error, (q, t), matches, good, reason in rows
+        ]
+        seconds += float(arrays["seconds"])
+    return judged, seconds
+
+
+def _geometry(job: _GeometryJob) -> Arrays:
     """Pose errors and inliers of a block of pairs."""
     start = time.perf_counter()
     scores = []
-    for (first, second), found in zip(block, matches, strict=True):
-        one, two = cameras[first], cameras[second]
+    for (first, second), found in zip(job.pairs, job.matches, strict=True):
+        one, two = job.cameras[first], job.cameras[second]
         dR, dt = relative_pose(one.R, one.t, two.R, two.t)
-        kpts0, kpts1 = features[first].keypoints.xy, features[second].keypoints.xy
-        scores.append(score_pair(kpts0, kpts1, found, one.K, two.K, dR, dt, settings.estimator, settings.seed))
+        kpts0, kpts1 = job.keypoints[first], job.keypoints[second]
+        scores.append(score_pair(kpts0, kpts1, found, one.K, two.K, dR, dt, job.estimator, job.seed))
     return {
         "error_deg": np.array([s.error_deg for s in scores]),
         "errors": np.array([(s.err_q, s.err_t) for s in scores]),
@@ -171,21 +221,3 @@ def _geometry(
         "reasons": np.array([s.reason.encode() for s in scores], dtype="S"),
         "seconds": np.array(time.perf_counter() - start),
     }
-
-
-def _camera_hash(block: Sequence[Pair], cameras: Mapping[str, Camera]) -> str:
-    digest = hashlib.sha256()
-    for pair in block:
-        digest.update(pair_key(pair).encode())
-        for camera in (cameras[name] for name in pair):
-            digest.update(np.concatenate([camera.K.ravel(), camera.R.ravel(), camera.t]).tobytes())
-    return digest.hexdigest()
-
-
-def _as_int32(matches: Tensor) -> NDArray[np.int32]:
-    return matches.cpu().numpy().astype(np.int32).reshape(-1, 2)
-
-
-def _unpack(rows: NDArray[Any], counts: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Split rows that lie one block below the other."""
-    yield from np.split(rows, np.cumsum(counts)[:-1])

@@ -58,7 +58,7 @@ def test_the_results_file_says_all(finished: tuple[Path, str], corner_scene: Pat
     assert rootsift["dataset"]["name"] == "corner"
     assert rootsift["dataset"]["scenes"] == {"corner": open_scene(corner_scene).fingerprint}
     assert len(rootsift["per_pair"]) == len(untrained["per_pair"]) == 6
-    assert set(rootsift["timing"]) == {"describe", "match", "geometry"}
+    assert set(rootsift["timing"]) == {"describe", "match", "geometry", "depth"}
     assert rootsift["environment"]["packages"]["numpy"] == np.__version__
     for entry in (rootsift, untrained):
         errors = [np.inf if pair["error_deg"] is None else pair["error_deg"] for pair in entry["per_pair"]]

@@ -1,0 +1,122 @@
+"""Matches of image pairs, shared by the stereo and the multiview task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eval.cache import Cache
+from eval.features.extract import Features
+from eval.h5files import Arrays, read_h5
+from eval.imw.scene import Pair
+from eval.jobs import compute_all
+from eval.matching import MatcherSettings, official_match
+
+# Pairs in one cached file: what an interrupted run loses at most.
+BLOCK = 32
+# Descriptors of so many images stay in memory between the pairs of a worker.
+_IMAGES_IN_MEMORY = 64
+
+
+class MatchedPairs(NamedTuple):
+    """Matches of pairs, block by block."""
+
+    blocks: list[list[Pair]]
+    matches: list[list[NDArray[np.int32]]]
+    """(M, 2) keypoint indices of every pair of every block."""
+    keys: list[str]
+    """Cache key of every block."""
+    seconds: float
+
+    def by_pair(self) -> dict[Pair, NDArray[np.int32]]:
+        """Matches (M, 2) of every pair."""
+        rows = zip(self.blocks, self.matches, strict=True)
+        return {pair: found for block, matches in rows for pair, found in zip(block, matches, strict=True)}
+
+
+class _MatchJob(NamedTuple):
+    """What a worker needs for one block: descriptors are read from the cache by path."""
+
+    pairs: list[tuple[int, int]]
+    keypoints: list[NDArray[np.floating]]
+    descriptors: list[Path]
+    matcher: MatcherSettings
+
+
+def match_pairs(
+    pairs: Sequence[Pair],
+    features: Mapping[str, Features],
+    matcher: MatcherSettings,
+    cache: Cache,
+    executor: Executor | None = None,
+    what: str = "match",
+) -> MatchedPairs:
+    """Match pairs of images, in blocks that are independent jobs; what is in the cache is not done again."""
+    blocks = [list(pairs[start : start + BLOCK]) for start in range(0, len(pairs), BLOCK)]
+    configurations = [
+        {"features": [[features[name].key for name in pair] for pair in block], "matcher": matcher.to_dict()}
+        for block in blocks
+    ]
+    work = [
+        (configuration, _job(block, features, matcher, cache))
+        for configuration, block in zip(configurations, blocks, strict=True)
+    ]
+    found = compute_all(cache, "matches", work, _match, executor, what, f"block of {BLOCK}")
+    return MatchedPairs(
+        blocks,
+        [split_rows(arrays["matches"], arrays["counts"]) for arrays in found],
+        [cache.key("matches", configuration) for configuration in configurations],
+        sum(float(arrays["seconds"]) for arrays in found),
+    )
+
+
+def split_rows(rows: NDArray[Any], counts: NDArray[Any]) -> list[NDArray[Any]]:
+    """Rows that lie one block below the other, apart."""
+    return np.split(rows, np.cumsum(counts)[:-1]) if len(counts) else []
+
+
+def _job(block: Sequence[Pair], features: Mapping[str, Features], matcher: MatcherSettings, cache: Cache) -> _MatchJob:
+    names = list(dict.fromkeys(name for pair in block for name in pair))
+    place = {name: index for index, name in enumerate(names)}
+    return _MatchJob(
+        [(place[a], place[b]) for a, b in block],
+        [features[name].keypoints.xy for name in names],
+        [_stored(cache, features[name]) for name in names],
+        matcher,
+    )
+
+
+def _stored(cache: Cache, features: Features) -> Path:
+    """The file that holds the descriptors of an image."""
+    paths = [cache.root.resolve() / stage / f"{features.key}.h5" for stage in ("descriptors", "features")]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _match(job: _MatchJob) -> Arrays:
+    """Matches of a block of pairs, one below the other, with their counts."""
+    start = time.perf_counter()
+    found = []
+    for a, b in job.pairs:
+        descs0, descs1 = (_descriptors(job.descriptors[k]) for k in (a, b))
+        kpts0, kpts1 = (torch.from_numpy(job.keypoints[k]) for k in (a, b))
+        matches = official_match(descs0, descs1, kpts0, kpts1, job.matcher)
+        found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
+    return {
+        "matches": np.concatenate(found) if found else np.zeros((0, 2), np.int32),
+        "counts": np.array([len(matches) for matches in found], np.int64),
+        "seconds": np.array(time.perf_counter() - start),
+    }
+
+
+@lru_cache(maxsize=_IMAGES_IN_MEMORY)
+def _descriptors(path: Path) -> Tensor:
+    return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"])

@@ -7,37 +7,27 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eval.cache import Cache, canonical_json
 from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
-from eval.estimators import METHODS, EstimatorSettings
 from eval.features import Method
-from eval.features.affine import affine_weights
-from eval.features.detect import DogSettings
 from eval.features.extract import detector_of
+from eval.imw.flags import MATCHERS as MATCHERS
+from eval.imw.flags import (
+    add_keypoint_flags,
+    add_matching_flags,
+    add_pose_flags,
+    detector_from,
+    estimator_from,
+    matcher_from,
+)
 from eval.imw.scene import find_scenes
 from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, run_stereo
 from eval.imw.stereo_results import MAA_DEGREES, stereo_pairs, stereo_scene, stereo_scores
-from eval.matching import Filter, MatcherSettings
 from eval.results import Result, Score, environment, run_folder, strict
 
 TASKS = ("stereo",)
-# Field's name of a rule -> filter and symmetric step of the benchmark's matcher.
-MATCHERS: dict[str, tuple[Filter, str]] = {
-    "smnn": ("snn_ratio_pairwise", "both"),
-    "mnn": ("none", "both"),
-    "snn": ("snn_ratio_pairwise", "none"),
-    "nn": ("none", "none"),
-    "fginn": ("fginn_ratio_pairwise", "both"),
-}
-# Upright keypoints: how a further orientation of a place is recognised.
-UPRIGHT: dict[str, Literal["position", "response"]] = {
-    "off": "position",
-    "upright": "response",
-    "upright++": "position",
-}
-_FGINN_RADIUS_PX = 10.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,26 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", type=Path, metavar="DIR", help="a scene, or a folder of scenes; none: the built-in one")
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
     add_descriptor_flags(parser)
-    points = parser.add_argument_group("keypoints")
+    points = add_keypoint_flags(parser)
     points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest keypoints an image")
-    points.add_argument(
-        "--upright",
-        nargs="?",
-        choices=UPRIGHT,
-        const="upright++",
-        default="off",
-        help="angle 0; upright++ (the flag alone): every position once; upright: as the benchmark's code does it",
-    )
-    points.add_argument("--affine", default="none", metavar="affnet[@PATH]", help="shapes of the frames by AffNet")
-    points.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
-    matching = parser.add_argument_group("matching")
-    matching.add_argument("--matcher", choices=MATCHERS, default="smnn", help="rule; smnn: mutual, ratio both ways")
-    matching.add_argument("--ratio", type=float, default=defaults.matcher.threshold, help="largest ratio that passes")
-    pose = parser.add_argument_group("pose")
-    pose.add_argument("--estimator", choices=METHODS, default=defaults.estimator.method, help="of F")
-    pose.add_argument("--threshold", type=float, default=defaults.estimator.threshold_px, help="of inliers, pixels")
-    pose.add_argument("--confidence", type=float, default=defaults.estimator.confidence, help="of the estimator")
-    pose.add_argument("--max-iters", type=int, default=defaults.estimator.max_iters, help="of the estimator")
+    add_matching_flags(parser)
+    add_pose_flags(parser)
     add_run_flags(parser, "imw")
     tasks = parser.add_argument_group("tasks and pictures")
     tasks.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
@@ -104,27 +78,11 @@ def run(args: argparse.Namespace) -> None:
 
 def settings_from(args: argparse.Namespace) -> StereoSettings:
     """The settings that the flags ask for."""
-    kind, symmetric = MATCHERS[args.matcher]
     return StereoSettings(
-        detector=DogSettings(
-            num=args.keypoints,
-            upright=args.upright != "off",
-            same_place=UPRIGHT[args.upright],
-            affine_weights=affine_weights(args.affine),
-        ),
+        detector=detector_from(args, args.keypoints),
         mr_size=args.mr_size,
-        matcher=MatcherSettings(
-            filter=kind,
-            threshold=None if kind == "none" else args.ratio,
-            fginn_radius=_FGINN_RADIUS_PX if args.matcher == "fginn" else None,
-            symmetric=symmetric,  # type: ignore[arg-type]  # checked by the class
-        ),
-        estimator=EstimatorSettings(
-            method=args.estimator,
-            threshold_px=args.threshold,
-            confidence=args.confidence,
-            max_iters=args.max_iters,
-        ),
+        matcher=matcher_from(args.matcher, args.ratio),
+        estimator=estimator_from(args),
         seed=args.seed,
     )
 

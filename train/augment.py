@@ -24,6 +24,7 @@ class Augmentation:
         shift: largest shift along x and along y as a share of the plain patch's side, either way.
         symmetries: 8 (all of the square), 4 (transposition, then mirror, as published) or 1; one draw for a tuple.
         gamma: largest change of log2 gamma, either way.
+        shading: largest slope of a linear change of brightness across half a patch, along x and along y, as a share.
         noise: largest standard deviation of added noise, as a share of the patch's own.
         blur: standard deviation of a Gaussian blur in output pixels.
         zoom: magnification of the content, on top of ``log2_scale``.
@@ -37,6 +38,7 @@ class Augmentation:
     shift: Range = (0.0, 0.0)
     symmetries: int = 1
     gamma: float = 0.0
+    shading: float = 0.0
     noise: float = 0.0
     blur: Range = (0.0, 0.0)
     zoom: Range = (1.0, 1.0)
@@ -51,7 +53,9 @@ _K = Augmentation(5.0, shift=(0.03, 0.03), symmetries=4, zoom=(0.9, 1.0), shear_
 PRESETS = {
     "none": Augmentation(),
     "published": Augmentation(symmetries=4),
-    "mild": Augmentation(8.0, 0.15, (0.02, 0.02), 8, 0.3, 0.1, (0.0, 0.7)),
+    "mild": Augmentation(8.0, 0.15, (0.02, 0.02), 8, gamma=0.3, noise=0.1, blur=(0.0, 0.7)),
+    # Tracks are the strongest keypoints of a reconstruction; the weak ones, which matching uses too, drown in noise.
+    "strong": Augmentation(8.0, 0.15, (0.02, 0.02), 8, gamma=0.5, shading=0.25, noise=0.4, blur=(0.0, 1.0)),
     "full": Augmentation(5.0, shift=(0.03, 0.03), symmetries=4, blur=(0.3, 0.3), zoom=(0.9, 1.0), shear_deg=(5.0, 5.0)),
     "noblur": _K,
 }
@@ -132,6 +136,11 @@ def augment(
     if settings.gamma:
         exponent = torch.exp2(either_way(settings.gamma))[here, None, None, None]
         out = (out / 255.0).clamp_(0.0, 1.0).pow_(exponent).mul_(255.0)
+    if settings.shading:
+        slopes = torch.stack([either_way(settings.shading), either_way(settings.shading)], 1)[here, :, None]
+        centres = (2.0 * torch.arange(size, device=device) + 1.0) / size - 1.0
+        along_x, along_y = slopes[:, 0] * centres, slopes[:, 1] * centres
+        out = out * (1.0 + along_x[:, None, None, :] + along_y[:, None, :, None])
     if settings.noise:
         std = out.std(dim=(1, 2, 3)) * uniform(0.0, settings.noise)[here]
         noise = torch.randn(total, 1, size, size, generator=generator, device=device)[here]

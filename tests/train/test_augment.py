@@ -114,6 +114,14 @@ def test_photometric_changes_have_the_strength_they_say() -> None:
     assert gamma.abs().max() <= 0.3 + 1e-3
     assert gamma.max() > 0.27
     assert gamma.min() < -0.27
+    shaded = _run(flat, Augmentation(symmetries=1, shading=0.25), npos=1)[:, 0] / 64
+    slope_x, slope_y = shaded[:, 16, 31] - shaded[:, 16, 0], shaded[:, 31, 16] - shaded[:, 0, 16]
+    torch.testing.assert_close(shaded.mean((1, 2)), torch.ones(300))
+    for slope in (slope_x, slope_y):  # from the first to the last centre, 31/32 of the patch
+        assert slope.abs().max() <= 0.5 * 31 / 32 + 1e-5
+        assert slope.max() > 0.45
+        assert slope.min() < -0.45
+    assert abs(torch.corrcoef(torch.stack([slope_x, slope_y]))[0, 1]) < 0.2
     point = torch.zeros(1, 32, 32, dtype=torch.uint8)
     point[0, 16, 16] = 255
     blurred = _run(point.expand(300, 32, 32), Augmentation(symmetries=1, blur=(0.0, 0.7)), npos=1)[:, 0] / 255

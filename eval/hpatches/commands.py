@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from eval.cache import Cache
+from eval.cache import Cache, canonical_json
 from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
 from eval.features import Descriptor
 from eval.fingerprint import fingerprint
 from eval.hpatches import whitening
 from eval.hpatches.benchmark import TASKS, PatchData, TaskScores, judge, retrieval_task, verification_task
-from eval.hpatches.descriptors import DescriptorSet, describe, from_arrays, read_csv_set, write_csv_set
+from eval.hpatches.descriptors import (
+    DescriptorSet,
+    csv_sequences,
+    describe,
+    from_blocks,
+    read_csv_set,
+    read_descriptor_csv,
+    write_csv_set,
+)
 from eval.hpatches.distances import METRICS, check_metric
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.splits import SPLITS, Split, choose
@@ -90,16 +100,11 @@ def run(args: argparse.Namespace) -> None:
     out = run_folder(args.out, "hpatches")
     cache = Cache(args.cache or out / "cache")
     folders = _strips(args.data)
-    if folders is None:
-        present = {path.parent.name for path in args.csv[0].glob("*/ref.csv")}
-        if not present:
-            raise DataError(f"{args.csv[0]} holds no <sequence>/ref.csv")
-    else:
-        present = set(folders)
+    present = csv_sequences(args.csv[0]) if folders is None else list(folders)
     split = choose(args.split, present)
     wanted = [*split.test, *(split.train if any(how != "none" for how in args.normalise) else ())]
     methods = _methods(args, folders, cache)
-    data = _patch_data(args, split, folders, methods)
+    data = _patch_data(args, split, folders)
 
     protocol: dict[str, Any] = {
         "tasks": [t for t in TASKS if t in args.task],
@@ -107,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         "sequences": list(split.test),
         "missing": list(split.missing),
         "unofficial": list(split.extra),
+        "normalised_on": wanted[len(split.test) :],
         "official": data.is_official,
         "distance": args.distance,
         "resize": "65 to the descriptor's side, OpenCV bilinear, no antialiasing",
@@ -119,9 +125,7 @@ def run(args: argparse.Namespace) -> None:
         pairs, protocol["verification"] = verification_task(data, cache)
     if "retrieval" in args.task:
         lists, protocol["retrieval"] = retrieval_task(data)
-    dataset = {"name": str(args.data) if folders is None or args.data == "demo" else Path(args.data).resolve().name}
-    if folders is not None:
-        dataset["fingerprint"] = fingerprint(folders[n] / f"{t}.png" for n in split.test for t in TYPES)
+    dataset = _dataset(args, data, folders)
     env = environment()
     results = []
     for method in methods:
@@ -181,13 +185,11 @@ def _strips(data: str | None) -> dict[str, Path] | None:
     return find_sequences(data)
 
 
-def _patch_data(
-    args: argparse.Namespace, split: Split, folders: Mapping[str, Path] | None, methods: Sequence[_Method]
-) -> PatchData:
+def _patch_data(args: argparse.Namespace, split: Split, folders: Mapping[str, Path] | None) -> PatchData:
     low_contrast = None
     if folders is None:
-        first = methods[0].load(split.test)
-        counts = dict(zip(first.names, first.counts.tolist(), strict=True))
+        root = args.csv[0]
+        counts = {name: len(read_descriptor_csv(root / name / "ref.csv", args.packed)) for name in split.test}
     else:
         counts = {name: count_patches(folders[name]) for name in split.test}
         if "retrieval" in args.task:
@@ -200,6 +202,15 @@ def _patch_data(
     if tasks_dir is None and args.data not in (None, "demo") and (Path(args.data) / "tasks").is_dir():
         tasks_dir = Path(args.data) / "tasks"
     return PatchData(split, counts, low_contrast, tasks_dir, args.pairs)
+
+
+def _dataset(args: argparse.Namespace, data: PatchData, folders: Mapping[str, Path] | None) -> dict[str, Any]:
+    """Name and fingerprint of the strips; without them, of the sequences and their numbers of patches."""
+    if folders is None:
+        counts = canonical_json(dict(data.counts)).encode()
+        return {"name": args.csv[0].resolve().parent.name, "fingerprint": hashlib.sha256(counts).hexdigest()}
+    name = args.data if args.data == "demo" else Path(args.data).resolve().name
+    return {"name": name, "fingerprint": fingerprint(folders[n] / f"{t}.png" for n in data.split.test for t in TYPES)}
 
 
 def _methods(args: argparse.Namespace, folders: Mapping[str, Path] | None, cache: Cache) -> list[_Method]:
@@ -232,22 +243,25 @@ def describe_cached(
     folders: Mapping[str, Path], names: Sequence[str], descriptor: Descriptor, cache: Cache
 ) -> DescriptorSet:
     """Describe the strips of ``names``, sequence by sequence through the cache."""
-    arrays = {}
-    for name in progress(names, what=f"describe {descriptor.name}", unit="sequence"):
-        configuration = {
-            "strips": fingerprint(folders[name] / f"{t}.png" for t in TYPES),
-            "sequence": name,
-            "resize": "opencv-bilinear",
-            **descriptor.identity(0.0),
-        }
 
-        def make(folder: Path = folders[name]) -> dict[str, np.ndarray]:
-            described = describe({"": folder}, descriptor)
-            return {"descriptors": described.data.reshape(len(TYPES), -1, described.dim)}
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for name in progress(names, what=f"describe {descriptor.name}", unit="sequence"):
+            folder = folders[name]
+            configuration = {
+                "strips": fingerprint(folder / f"{t}.png" for t in TYPES),
+                "sequence": name,
+                "resize": "opencv-bilinear",
+                **descriptor.identity(0.0),
+            }
 
-        count_patches(folders[name])
-        arrays[name] = cache.compute("hpatches-descriptors", configuration, make)["descriptors"]
-    return from_arrays(arrays)
+            def make(folder: Path = folder) -> dict[str, NDArray[np.float32]]:
+                described = describe({"": folder}, descriptor)
+                return {"descriptors": described.data.reshape(len(TYPES), -1, described.dim)}
+
+            stored = cache.compute("hpatches-descriptors", configuration, make)["descriptors"]
+            yield stored.reshape(-1, stored.shape[2])
+
+    return from_blocks({name: count_patches(folders[name]) for name in names}, blocks())
 
 
 def _result(
@@ -308,9 +322,11 @@ def _lines(results: Sequence[Result], split: Split) -> str:
             blocks.append(format_table(head, rows))
     reasons = sorted(set(results[0].protocol["not_measured"].values()))
     blocks += [f"not measured (–): {reason}" for reason in reasons]
-    if split.missing and not split.extra:
+    official = len(split.test) - len(split.extra)
+    if official and not split.is_official:
+        more = f", with {len(split.extra)} others" if split.extra else ""
         blocks.append(
-            f"{len(split.test)} of {len(split.test) + len(split.missing)} sequences of split {split.name} are there: "
+            f"{official} of {official + len(split.missing)} sequences of split {split.name} are there{more}: "
             "these are not the official figures"
         )
     return "\n\n".join(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 Floats32 = NDArray[np.float32]
+
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,40 @@ class DescriptorSet:
     def map(self, transform: Callable[[Floats32], Floats32], names: Iterable[str]) -> DescriptorSet:
         """The set of ``names`` with ``transform`` applied to each strip by itself."""
         chosen = tuple(names)
-        parts = [transform(self.get(name, t)) for name in chosen for t in range(len(TYPES))]
-        return DescriptorSet(chosen, self.counts[[self.index[n] for n in chosen]], np.concatenate(parts))
+        counts = {name: int(self.counts[self.index[name]]) for name in chosen}
+        return from_blocks(counts, (transform(self.get(name, t)) for name in chosen for t in range(len(TYPES))))
+
+
+def from_blocks(counts: Mapping[str, int], blocks: Iterable[Floats32]) -> DescriptorSet:
+    """A set from blocks (M, D) of its rows in the order of storage: held in memory once, whatever the blocks.
+
+    Args:
+        counts: sequence -> number of patches.
+        blocks: at least one.
+
+    Raises:
+        DataError: blocks of another number of rows in all, or of different lengths D.
+    """
+    total = len(TYPES) * sum(counts.values())
+    data: Floats32 | None = None
+    at = 0
+    for block in blocks:
+        if data is None:
+            data = np.empty((total, block.shape[1]), dtype=np.float32)
+        if block.shape[1] != data.shape[1] or at + len(block) > total:
+            raise DataError(f"{block.shape} descriptors do not fit: {total - at} of {data.shape[1]} values are missing")
+        data[at : at + len(block)] = block
+        at += len(block)
+    if data is None or at < total:
+        raise DataError(f"{at} descriptors for {total} patches")
+    return DescriptorSet(tuple(counts), np.array(list(counts.values()), dtype=np.int64), data)
 
 
 def from_arrays(sequences: Mapping[str, NDArray[np.generic]]) -> DescriptorSet:
     """A set from arrays (16, N, D), one a sequence."""
-    arrays = {name: np.asarray(a, dtype=np.float32) for name, a in sequences.items()}
-    counts = np.array([a.shape[1] for a in arrays.values()], dtype=np.int64)
-    return DescriptorSet(tuple(arrays), counts, np.concatenate([a.reshape(-1, a.shape[2]) for a in arrays.values()]))
+    counts = {name: array.shape[1] for name, array in sequences.items()}
+    arrays = (np.asarray(array, dtype=np.float32) for array in sequences.values())
+    return from_blocks(counts, (array.reshape(-1, array.shape[2]) for array in arrays))
 
 
 def describe(
@@ -89,17 +117,14 @@ def describe(
         descriptor: describes (N, 1, S, S) patches in [0, 1].
         each: iterates over the names (a progress bar).
     """
-    names = tuple(folders)
-    counts = np.array([count_patches(folders[name]) for name in names], dtype=np.int64)
-    data = np.empty((len(TYPES) * int(counts.sum()), descriptor.dim), dtype=np.float32)
-    at = 0
-    for name in each(names):
-        for strip in TYPES:
-            patches = resize_patches(read_strip(folders[name] / f"{strip}.png"), descriptor.patch_size)
-            described = descriptor.describe(torch.from_numpy(patches)[:, None] / 255.0).numpy()
-            data[at : at + len(described)] = described
-            at += len(described)
-    return DescriptorSet(names, counts, data)
+
+    def blocks() -> Iterable[Floats32]:
+        for name in each(tuple(folders)):
+            for strip in TYPES:
+                patches = resize_patches(read_strip(folders[name] / f"{strip}.png"), descriptor.patch_size)
+                yield descriptor.describe(torch.from_numpy(patches)[:, None] / 255.0).numpy()
+
+    return from_blocks({name: count_patches(folder) for name, folder in folders.items()}, blocks())
 
 
 def resize_patches(patches: NDArray[np.uint8], side: int) -> Floats32:
@@ -130,43 +155,61 @@ def read_csv_set(root: str | Path, names: Sequence[str] | None = None, packed: b
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of descriptor CSV files")
     if names is None:
-        names = sorted(p.parent.name for p in root.glob("*/ref.csv"))
-        if not names:
-            raise DataError(f"{root} holds no <sequence>/ref.csv")
-    strips: list[Floats32] = []
-    counts = []
-    for name in names:
-        arrays = [read_descriptor_csv(root / name / f"{t}.csv", packed) for t in TYPES]
-        for strip, array in zip(TYPES, arrays, strict=True):
-            first = strips[0] if strips else arrays[0]
-            if len(array) != len(arrays[0]) or array.shape[1] != first.shape[1]:
-                raise DataError(
-                    f"{root / name / strip}.csv holds {len(array)} descriptors of {array.shape[1]} values, "
-                    f"expected {len(arrays[0])} of {first.shape[1]}"
-                )
-        strips += arrays
-        counts.append(len(arrays[0]))
-    return DescriptorSet(tuple(names), np.array(counts, dtype=np.int64), np.concatenate(strips))
+        names = csv_sequences(root)
+    counts = {name: len(read_descriptor_csv(root / name / "ref.csv", packed)) for name in names}
+
+    def blocks() -> Iterable[Floats32]:
+        length = None
+        for name in names:
+            for strip in TYPES:
+                path = root / name / f"{strip}.csv"
+                block = read_descriptor_csv(path, packed)
+                length = block.shape[1] if length is None else length
+                if block.shape != (counts[name], length):
+                    raise DataError(
+                        f"{path} holds {len(block)} descriptors of {block.shape[1]} values, "
+                        f"expected {counts[name]} of {length}"
+                    )
+                yield block
+
+    return from_blocks(counts, blocks())
+
+
+def csv_sequences(root: Path) -> list[str]:
+    """Names of the folders below ``root`` that hold a ``ref.csv``, sorted.
+
+    Raises:
+        DataError: none.
+    """
+    names = sorted(path.parent.name for path in root.glob("*/ref.csv"))
+    if not names:
+        raise DataError(f"{root} holds no <sequence>/ref.csv")
+    return names
 
 
 def read_descriptor_csv(path: Path, packed: bool = False) -> Floats32:
-    """Read one CSV of descriptors, (N, D) float32; delimiter ``,``, ``;``, tab or blanks, found from the first line."""
+    """Read one CSV of descriptors, (N, D) float32.
+
+    The delimiter is found from the first line: blanks, or whatever one character stands between its numbers.
+    ``packed``: each value is a byte of 8 binary ones.
+
+    Raises:
+        MissingFileError, DataError: no such file; not a table of finite numbers with two columns or more.
+    """
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
     with open(path, encoding="utf-8", errors="replace") as file:
-        first = file.readline()
-        found = {mark for mark in ",;\t" if mark in first}
-        if len(found) > 1:
-            raise DataError(f"{path}: the first line mixes the delimiters {' '.join(map(repr, sorted(found)))}")
+        first = next((line for line in file if line.strip()), None)
+        if first is None:
+            raise DataError(f"{path} is empty")
+        delimiter = find_delimiter(first, path)
         file.seek(0)
         try:
-            values = np.loadtxt(file, dtype=np.float32, delimiter=found.pop() if found else None, ndmin=2)
+            values = np.loadtxt(file, dtype=np.float32, delimiter=delimiter, ndmin=2, comments=None)
         except ValueError as error:
             raise DataError(f"{path} is not a table of numbers: {' '.join(str(error).split())[:160]}") from None
-    if values.size == 0:
-        raise DataError(f"{path} is empty")
     if values.shape[1] < 2 and not packed:
-        raise DataError(f"{path} has one column: wrong delimiter (known: comma, semicolon, tab, blank)?")
+        raise DataError(f"{path} has one column, descriptors have two or more: is a delimiter missing?")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         raise DataError(f"{path}: line {bad[0][0] + 1}, column {bad[0][1] + 1} is not a finite number")
@@ -175,6 +218,19 @@ def read_descriptor_csv(path: Path, packed: bool = False) -> Floats32:
             raise DataError(f"{path}: packed binary descriptors are whole numbers 0 … 255")
         return np.unpackbits(values.astype(np.uint8), axis=1).astype(np.float32)
     return values
+
+
+def find_delimiter(line: str, path: Path) -> str | None:
+    """The character between the numbers of a line; None: blanks.
+
+    Raises:
+        DataError: several candidates, a decimal comma among them.
+    """
+    found = sorted(set(_NUMBER.sub("", line).replace(" ", "")) - {"\n", "\r"})
+    if len(found) > 1:
+        marks = " and ".join(map(repr, found[:4]))
+        raise DataError(f"{path}: the first line holds {marks}: expected numbers and one delimiter between them")
+    return found[0] if found else None
 
 
 def write_csv_set(descriptors: DescriptorSet, root: str | Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,11 @@ def test_splits_pick_their_sequences(strips, tmp_path, capsys):
     assert run(*args, "--split", "view", "--out", tmp_path / "v") == 0
     assert read_results(tmp_path / "v" / "results.json")[0]["protocol"]["sequences"] == ["v_boat", "v_wall"]
     assert "2 of 59 sequences of split view" in capsys.readouterr().out
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "v_wall").symlink_to(strips / "v_wall")
+    (tmp_path / "more" / "my_house").symlink_to(strips / "v_boat")
+    assert run("--data", tmp_path / "more", *args[2:], "--out", tmp_path / "m") == 0
+    assert "1 of 116 sequences of split full are there, with 1 others" in capsys.readouterr().out
 
 
 def test_normalised_variants(strips, tmp_path, capsys):
@@ -178,6 +184,9 @@ def test_normalised_variants(strips, tmp_path, capsys):
         "rootsift",
         "rootsift_zca:0.2",
     ]
+    protocol = read_results(tmp_path / "r" / "results.json")[1]["protocol"]
+    assert set(protocol["normalised_on"]) == {"i_melon", "v_boat"}
+    assert set(protocol["sequences"]) == {"i_table", "v_abstract"}
     fails(capsys, 2, "only splits a, b and c", *args[:-1], "full", "--normalise", "pcapl")
     fails(capsys, 2, "expected zca:SHARE", *args, "--normalise", "zca:2")
     fails(capsys, 2, "--normalise pcapll", *args, "--normalise", "pcapll")
@@ -201,6 +210,72 @@ def test_faults_are_one_clear_line(strips, finished, tmp_path, capsys):
             lines = (csv / name / f"{strip}.csv").read_text().splitlines()
             (wrong / name / f"{strip}.csv").write_text("\n".join(lines[:-1]) + "\n")
     fails(capsys, 1, "13 descriptors for 14 patches", "--data", strips, "--csv", wrong, *out, "--task", "matching")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: write_strip(f / "h2.png", read_strip(f / "h2.png")[:-1]), "h2.png holds 11 patches, ref.png 12"),
+        (lambda f: (f / "t5.png").unlink(), "t5.png is not there: a sequence has the 16 strips"),
+        (lambda f: (f / "ref.png").unlink(), "ref.png is not there: a sequence has the 16 strips"),
+        (lambda f: cv2.imwrite(str(f / "e1.png"), np.zeros((780, 65, 3), np.uint8)), "e1.png is RGB, expected 8-bit"),
+        (lambda f: cv2.imwrite(str(f / "e1.png"), np.zeros((768, 64), np.uint8)), "e1.png is 64 x 768 pixels"),
+    ],
+)
+def test_damaged_strips_are_one_clear_line(strips, tmp_path, capsys, damage, message):
+    shutil.copytree(strips / "v_wall", tmp_path / "data" / "v_wall")
+    damage(tmp_path / "data" / "v_wall")
+    fails(capsys, 1, message, "--data", tmp_path / "data", "--desc", "rootsift", "--out", tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lambda t: t.replace(",", ";", 1), "holds ',' and ';': expected numbers and one delimiter"),
+        (lambda t: t.replace(",", "."), "ref.csv"),
+        (lambda t: "nan" + t[t.index(",") :], "line 1, column 1 is not a finite number"),
+        (lambda t: t[: len(t) // 2], "ref.csv"),
+    ],
+)
+def test_damaged_csv_is_one_clear_line(strips, finished, tmp_path, capsys, text, message):
+    shutil.copytree(finished[0] / "csv" / "rootsift", tmp_path / "csv")
+    path = tmp_path / "csv" / "v_wall" / "ref.csv"
+    path.write_text(text(path.read_text()))
+    fails(capsys, 1, message, "--csv", tmp_path / "csv", "--out", tmp_path / "r", "--task", "matching")
+
+
+def test_a_singular_homography_is_one_clear_line(tmp_path, capsys):
+    write_planes(tmp_path / "walls", names=("v_hall",))
+    (tmp_path / "walls" / "v_hall" / "H_1_4").write_text("1 2 3\n2 4 6\n0 0 1\n")
+    for command, flag in (("hpatches-build", "--sequences"), ("sequences", "--data")):
+        assert main([command, flag, str(tmp_path / "walls"), "--out", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert "H_1_4: the homography is singular" in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+
+
+def test_csv_folders_of_others_are_named_by_their_folder(strips, finished, tmp_path):
+    """Semicolons and packed bits, two descriptors side by side."""
+    for name, pack in (("theirs", False), ("bits", True)):
+        for sequence in COUNTS:
+            (tmp_path / name / sequence).mkdir(parents=True)
+            for strip in TYPES:
+                values = np.loadtxt(finished[0] / "csv" / "rootsift" / sequence / f"{strip}.csv", delimiter=",")
+                values = np.packbits(values > 0.05, axis=1) if pack else values
+                np.savetxt(
+                    tmp_path / name / sequence / f"{strip}.csv", values, fmt="%d" if pack else "%.9g", delimiter=";"
+                )
+    common = ("--task", "matching", "--out")
+    assert run("--csv", tmp_path / "theirs", *common, tmp_path / "a") == 0
+    assert run("--csv", tmp_path / "bits", "--packed", "--distance", "L1", *common, tmp_path / "b") == 0
+    first, second = (read_results(tmp_path / n / "results.json")[0] for n in "ab")
+    assert first["scores"]["matching/mAP"]["value"] == scores_of(finished[0])["matching/mAP"]
+    assert first["method"] == {**first["method"], "descriptor": "theirs", "dim": 128}
+    assert first["dataset"]["name"] == tmp_path.name
+    assert first["dataset"] == second["dataset"]
+    assert second["method"]["dim"] == 128
+    assert 0.0 < second["scores"]["matching/mAP"]["value"] < 1.0
 
 
 def test_task_files_of_another_split_or_set_are_refused(strips, tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.hpatches.descriptors import read_csv_set, read_descriptor_csv, resize_patches
+from eval.hpatches.descriptors import from_blocks, read_csv_set, read_descriptor_csv, resize_patches
 from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
 from eval.hpatches.strips import TYPES, count_patches, find_sequences, patch_std, read_strip, type_index, write_strip
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
@@ -112,7 +112,7 @@ def write_csv_folder(root: Path, delimiter: str = ",", columns: int = 4) -> np.n
     return values
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", " "])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " ", "|", ":", " , "])
 def test_csv_of_any_delimiter(tmp_path, delimiter):
     values = write_csv_folder(tmp_path / "d", delimiter)
     found = read_csv_set(tmp_path / "d")
@@ -135,19 +135,36 @@ def test_packed_binary_descriptors(tmp_path):
     ("text", "message"),
     [
         ("1,2\n3,nan\n", "line 2, column 2 is not a finite number"),
-        ("1|2\n3|4\n", "not a table of numbers"),
-        ("1\n2\n", "one column: wrong delimiter"),
-        ("1,2;3\n", "mixes the delimiters"),
+        ("1,2\n3,1e99\n", "line 2, column 2 is not a finite number"),
+        ("1\n2\n", "one column"),
+        ("1,5;2,5\n", "holds ',' and ';': expected numbers and one delimiter"),
+        ("a,b\n1,2\n", "holds ',' and 'a' and 'b'"),
+        ("1;2\n3,4\n", "not a table of numbers"),
         ("1,2\n3\n", "not a table of numbers"),
+        ("1-2\n", "not a table of numbers"),
+        ("\n", "is empty"),
         ("", "is empty"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:loadtxt")
 def test_bad_csv_is_one_clear_line(tmp_path, text, message):
     (tmp_path / "ref.csv").write_text(text)
     with pytest.raises(DataError, match=message) as error:
         read_descriptor_csv(tmp_path / "ref.csv")
     assert "ref.csv" in str(error.value)
+
+
+def test_numbers_of_every_form_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text("  -1.5e-3;+.5; 2.;1E2\n1;2;3;-4\n")
+    np.testing.assert_allclose(read_descriptor_csv(tmp_path / "a.csv"), [[-0.0015, 0.5, 2, 100], [1, 2, 3, -4]])
+
+
+def test_blocks_fill_a_set_exactly():
+    block = np.ones((8, 3), np.float32)
+    found = from_blocks({"i_a": 1}, [block, 2 * block])
+    assert found.get("i_a", 8).tolist() == [[2, 2, 2]]
+    for blocks in ([block], [block] * 3, [block, block[:, :2]]):
+        with pytest.raises(DataError):
+            from_blocks({"i_a": 1}, blocks)
 
 
 def test_csv_strips_must_agree(tmp_path):

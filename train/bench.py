@@ -20,7 +20,7 @@ from train.config import TrainConfig
 from train.precision import autocast
 from train.run import Run
 from train.sampling import Sampling, index_labels, plan_batch
-from train.stores.store import create_store
+from train.stores.writer import create_store
 
 STAGES = ("data", "augmentation", "forward", "mining and loss", "backward", "optimiser")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.stores.store import create_store
+from train.stores.writer import create_store
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "vectors_training.json"
 

@@ -10,7 +10,8 @@ import pytest
 from train.batches import BatchSource
 from train.config import TrainConfig
 from train.stores.merge import merge_stores
-from train.stores.store import PatchStore, create_store
+from train.stores.store import PatchStore
+from train.stores.writer import create_store
 
 
 def _store(path: Path, num_labels: int, collisions: list[list[int]] | None = None) -> PatchStore:

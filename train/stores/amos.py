@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +19,15 @@ from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.frames import cut, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
 from train.stores.images import worker_map
-from train.stores.store import create_store
-from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image
+from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image, view_key
 from train.stores.views import transfer
+from train.stores.writer import create_store
 
 log = logging.getLogger(__name__)
 PATCH_SIZE = 96
 CROP = 1.5  # training takes the central 64 of 96 pixels
+FEW_PLACES = 10  # a view with fewer is warned of
+_BAND = 32  # rows of which the median is taken at once
 _ROUNDING = 1e-9
 SEEN_RADIUS = 10.0  # pixels: a place is seen in an image where the detector fires this near
 
@@ -72,6 +75,8 @@ def build_amos(
     lies inside the file, and with ``patch_mask`` also that the detector fires within 10 pixels there. Places of a
     view whose stored squares touch are ``collisions``. ``frames`` belong to the reference image.
 
+    An interrupted build goes on with the view that it was at.
+
     Raises:
         UsageError: a setting out of range.
         MissingFileError, DataError: see :func:`list_views`; or no place is found in any view.
@@ -82,19 +87,19 @@ def build_amos(
         raise UsageError(f"build amos needs an even --patch-size, got {patch_size}")
     root = Path(root)
     views = list_views(root, masks)
-    found: dict[str, int] = {}
-    facts, starts, items = [], [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
-    labels_before = images_before = collided = 0
-    passes = range(2 * sum(len(view.images) for view in views))
-    with create_store(out, patch_size) as writer, worker_map(num_workers) as run:
+    key = ["amos", base, max_sets, threshold, reference, patch_mask, seed, view_key(views, masks)]
+    with create_store(out, patch_size, key=key) as writer, worker_map(num_workers) as run:
+        done = len(writer.records)
+        labels_before = sum(len(record["squares"]) for record in writer.records)
+        images_before = sum(len(view.images) for view in views[:done])
+        passes = range(2 * sum(len(view.images) for view in views[done:]))
         steps = progress(passes, what="amos", unit="image")
-        for number, view in enumerate(views):
+        for number, view in enumerate(views[done:], done):
             read = zip(run(read_view_image, view.images), steps, strict=False)
             image = reference_image((pixels for pixels, _ in read), reference)
             rng = np.random.default_rng((seed, *view.name.encode()))
             places = find_places(image, view.mask, base, max_sets, threshold, patch_size, rng)
             count = len(places.squares)
-            found[view.name] = count
             labels = labels_before + np.arange(count)
             job = partial(_cut_image, view=view, places=places, patch_size=patch_size, base=base, seen=patch_mask)
             for index, ((patches, visible), _) in enumerate(zip(run(job, view.images), steps, strict=False)):
@@ -102,18 +107,17 @@ def build_amos(
                     patches, labels=labels, frames=places.frames, visible=visible,
                     image_ids=np.full(count, images_before + index), cam_ids=np.full(count, number),
                 )  # fmt: skip
-            own_starts, own_items = collisions(places.squares, patch_size)
-            starts.append(own_starts[1:] + collided)
-            items.append(own_items + labels_before)
-            facts.append(
-                {"name": view.name, "images": len(view.images), "labels": count, "threshold": places.threshold}
-            )
-            collided += len(own_items)
+            writer.commit({"threshold": places.threshold, "squares": places.squares.tolist()})
             labels_before += count
             images_before += len(view.images)
         if not labels_before:
             raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
-        writer.set_collisions(np.concatenate(starts), np.concatenate(items))
+        squares = [np.array(record["squares"]).reshape(-1, 2, 3) for record in writer.records]
+        writer.set_collisions(*_collisions_of_views(squares, patch_size))
+        facts = [
+            {"name": view.name, "images": len(view.images), "labels": len(own), "threshold": record["threshold"]}
+            for view, own, record in zip(views, squares, writer.records, strict=True)
+        ]
         writer.meta = {
             "kind": "views",
             "crop": CROP,
@@ -125,15 +129,26 @@ def build_amos(
                 for view in views for i in view.images
             ],
         }  # fmt: skip
-    for name, count in found.items():
-        log.log(logging.WARNING if count < 10 else logging.INFO, "%s: %d places", name, count)
+    found = {view.name: len(own) for view, own in zip(views, squares, strict=True)}
+    for view in views:
+        few = found[view.name] < FEW_PLACES
+        hint = f" in {view.images[0].size[0]} x {view.images[0].size[1]} pixels: a --base below {base:g} finds more"
+        log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, found[view.name], hint * few)
     return Built(writer.count, labels_before, found)
 
 
 def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"] = "mean") -> np.ndarray:
     """Mean or median of uint8 images, as float32 in 0..1."""
     if kind == "median":
-        return (np.median(np.stack(list(images)), axis=0) / 255).astype(np.float32)
+        with tempfile.TemporaryFile() as file:  # all images of a view are more than memory may hold
+            count, shape = 0, (0, 0)
+            for image in images:
+                file.write(np.ascontiguousarray(image).tobytes())
+                count, shape = count + 1, (image.shape[0], image.shape[1])
+            file.flush()
+            stack = np.memmap(file, np.uint8, "r", shape=(count, *shape))
+            bands = [np.median(stack[:, top : top + _BAND], axis=0) for top in range(0, shape[0], _BAND)]
+        return (np.concatenate(bands) / 255).astype(np.float32)
     total, count = np.zeros(()), 0
     for image in images:
         total, count = total + image, count + 1
@@ -210,6 +225,19 @@ def collisions(squares: np.ndarray, patch_size: int) -> tuple[np.ndarray, np.nda
         items.append(np.flatnonzero(touching))
         counts.append(len(items[-1]))
     return np.cumsum(counts), np.concatenate(items)
+
+
+def _collisions_of_views(squares: list[np.ndarray], patch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`collisions` of all views, labels numbered through."""
+    starts, items = [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
+    collided = labels = 0
+    for own in squares:
+        own_starts, own_items = collisions(own, patch_size)
+        starts.append(own_starts[1:] + collided)
+        items.append(own_items + labels)
+        collided += len(own_items)
+        labels += len(own)
+    return np.concatenate(starts), np.concatenate(items)
 
 
 def seen_in(image: np.ndarray, squares: np.ndarray, base: float, threshold: float) -> np.ndarray:

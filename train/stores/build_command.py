@@ -22,16 +22,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     colmap = kinds.add_parser("colmap", help="images and a COLMAP model: one label for each 3-D point", **form)
     colmap.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the model's images")
-    colmap.add_argument("--model", required=True, type=Path, metavar="DIR", help="COLMAP model, binary or text")
+    colmap.add_argument(
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="COLMAP model: a folder, binary or text; or a database.db with verified matches, to be mapped; without it "
+        "the photographs are reconstructed",
+    )
     colmap.add_argument(
         "--features",
         type=Path,
         metavar="FILE",
-        help="HDF5 with x, y, sigma, orientation for each 2-D point (default: features.h5 in or beside the model "
-        "folder; without one, SIFT is detected again)",
+        help="HDF5 with x, y, sigma, orientation for each 2-D point, or the COLMAP database of the model (default: "
+        "features.h5 or database.db in or beside the model folder; without one, SIFT is detected again)",
     )
     _common(colmap, fixed="; 'fixed' = the axis-aligned 64-pixel windows of 2020")
     colmap.add_argument("--min-track", type=int, default=2, metavar="N", help="images that must see a point")
+    colmap.add_argument("--max-patches", type=int, metavar="N", help="keep random points with at most N patches in all")
+    colmap.add_argument("--seed", type=int, default=0, help="seed of the points kept by --max-patches")
+    mapping = colmap.add_argument_group("reconstruction, without --model or of a database")
+    mapping.add_argument(
+        "--work", type=Path, metavar="DIR", help="where database and models are kept (default: STORE.colmap)"
+    )
+    mapping.add_argument(
+        "--descriptor",
+        default="sift",
+        metavar="NAME",
+        help="sift, or weights of this library: a bundled name such as h8E512, or a file",
+    )
+    mapping.add_argument("--max-keypoints", type=int, default=4096, metavar="N", help="SIFT keypoints of an image")
 
     photos = kinds.add_parser("photos", help="single photographs under random homographies and light", **form)
     photos.add_argument("folder", type=Path, metavar="DIR", help="folder of photographs")
@@ -74,14 +93,31 @@ def run(args: argparse.Namespace) -> None:
 
 def _colmap(args: argparse.Namespace) -> str:
     from train.stores.colmap import build_colmap, parse_crop
+    from train.stores.writer import refuse_existing
 
+    crop, model, features = parse_crop(args.crop), args.model, args.features
+    refuse_existing(args.out)
+    if model is None or model.is_file():
+        from train.stores.reconstruct import map_database, reconstruct
+
+        work = args.work or args.out.with_name(f"{args.out.name}.colmap")
+        features = features or model or work / "database.db"
+        if model is None:
+            threads = max(1, args.num_workers)
+            model = reconstruct(
+                args.images, work, descriptor=args.descriptor, max_keypoints=args.max_keypoints, num_threads=threads
+            )
+        else:
+            model = map_database(args.images, model, work / "sparse")
     built = build_colmap(
         args.images,
-        args.model,
+        model,
         args.out,
-        features=args.features,
-        crop=parse_crop(args.crop),
+        features=features,
+        crop=crop,
         min_track=args.min_track,
+        max_patches=args.max_patches,
+        seed=args.seed,
         **_settings(args),
     )
     return f"{built.patches} patches, {built.labels} labels, {built.images} images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,33 +13,15 @@ import numpy as np
 
 from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8._shell import progress
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, UsageError
+from train.stores.colmap_model import Observations, load_observations
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
 from train.stores.images import ordered_map, read_gray
-from train.stores.store import create_store
+from train.stores.writer import create_store, source_key
 
 log = logging.getLogger(__name__)
 FIXED_SIDE = 64  # pixels: the window of the 2020 recipe
 MATCH_RADIUS = 1.5  # pixels between an observation and the re-detected keypoint that lends it scale and orientation
-
-
-@dataclass(frozen=True)
-class Observations:
-    """What one image sees: ``xy`` (n, 2) with pixel centres at integers, ``points`` (n,) labels, sigma and angle."""
-
-    path: Path
-    image_id: int
-    size: tuple[int, int]
-    xy: np.ndarray
-    points: np.ndarray
-    sigma: np.ndarray | None
-    angle: np.ndarray | None
-
-    def take(self, keep: np.ndarray) -> Observations:
-        """The rows that ``keep`` selects."""
-        sigma = None if self.sigma is None else self.sigma[keep]
-        angle = None if self.angle is None else self.angle[keep]
-        return replace(self, xy=self.xy[keep], points=self.points[keep], sigma=sigma, angle=angle)
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,8 @@ def build_colmap(
     mr_size: float = 12.0,
     patch_size: int = 64,
     min_track: int = 2,
+    max_patches: int | None = None,
+    seed: int = 0,
     num_workers: int = 0,
     how: dict[str, Any] | None = None,
 ) -> Built:
@@ -70,10 +55,11 @@ def build_colmap(
 
     A patch is cut in the similarity frame of the keypoint: half side ``crop * mr_size * sigma``, turned by its
     orientation, at the observed position. Sigma and orientation come from ``features`` (HDF5: one float32 dataset
-    n x 4 = x, y, sigma, orientation an image, rows as points2D), by default the file ``features.h5`` in or beside
-    the model folder, else from SIFT keypoints detected again, the nearest within 1.5 pixels. An observation whose
-    plain square lies less than 60 % inside the image is dropped. ``crop="fixed"`` cuts the axis-aligned 64-pixel
-    windows of the 2020 recipe instead.
+    n x 4 = x, y, sigma, orientation an image, rows as points2D; or a COLMAP database), by default ``features.h5`` or
+    ``database.db`` in or beside the model folder, else from SIFT keypoints detected again, the nearest within 1.5
+    pixels. An observation whose plain square lies less than 60 % inside the image is dropped. ``crop="fixed"`` cuts
+    the axis-aligned 64-pixel windows of the 2020 recipe instead. With ``max_patches``, random points are kept, each
+    with all its patches, as long as these are not more.
 
     Returns:
         What was kept and dropped.
@@ -83,7 +69,9 @@ def build_colmap(
         DataError: the model does not load, an image does not decode or has another size, or nothing is left.
     """
     images, model = Path(images), Path(model)
-    views = load_observations(images, model, find_features(model, features))
+    if max_patches is not None and max_patches < 2:
+        raise UsageError(f"--max-patches must be at least 2, got {max_patches}")
+    views = load_observations(images, model, features)
     fixed = crop == "fixed"
     undetected = border = 0
     if not fixed and any(view.sigma is None for view in views):
@@ -105,20 +93,26 @@ def build_colmap(
     seen = np.concatenate([np.unique(view.points) for view in views])
     points, counts = np.unique(seen, return_counts=True)
     points = points[counts >= min_track]
+    counts = counts[counts >= min_track]
     before = sum(len(view.xy) for view in views)
+    short = before - int(counts.sum())
+    if max_patches is not None:
+        points = some_points(points, counts, max_patches, seed)
     views = [view.take(np.isin(view.points, points)) for view in views]
-    short = before - sum(len(view.xy) for view in views)
     if not len(points):
         raise DataError(f"{model}: no point is seen in {min_track} images with a usable patch")
 
-    with create_store(out, patch_size) as writer:
+    used = [view for view in views if len(view.xy)]
+    key = ["colmap", mr_size, crop, _content(used), source_key(view.path for view in used)]
+    with create_store(out, patch_size, key=key) as writer:
         job = partial(_cut_view, mr_size=mr_size, crop=crop, patch_size=patch_size)
-        used = [view for view in views if len(view.xy)]
-        cuts = progress(ordered_map(job, used, num_workers), total=len(used), what="cut", unit="image")
-        for view, (patches, frames) in zip(used, cuts, strict=True):
+        rest = used[len(writer.records) :]
+        cuts = progress(ordered_map(job, rest, num_workers), total=len(rest), what="cut", unit="image")
+        for view, (patches, frames) in zip(rest, cuts, strict=True):
             ids = np.full(len(patches), view.image_id, dtype=np.int32)
             labels = np.searchsorted(points, view.points)
             writer.append(patches, labels=labels, image_ids=ids, cam_ids=ids, frames=frames)
+            writer.commit({})
         built = Built(writer.count, len(points), len(used), border, undetected, short)
         writer.meta = {
             "crop": 1.0 if fixed else float(crop),
@@ -134,56 +128,13 @@ def build_colmap(
     return built
 
 
-def find_features(model: Path, features: str | Path | None) -> Path | None:
-    """The features file: as named, else ``features.h5`` in or beside the model folder, else None."""
-    if features is not None:
-        if not Path(features).is_file():
-            raise MissingFileError(f"features file {features} is not there")
-        return Path(features)
-    for folder in (model, model.resolve().parent):
-        if (folder / "features.h5").is_file():
-            return folder / "features.h5"
-    return None
+def some_points(points: np.ndarray, counts: np.ndarray, max_patches: int, seed: int) -> np.ndarray:
+    """Random ``points``, ascending, whose ``counts`` of patches together are at most ``max_patches``.
 
-
-def load_observations(images: Path, model: Path, features: Path | None) -> list[Observations]:
-    """Read the model: the observations of triangulated points of each image, images sorted by name.
-
-    ``points`` holds the 3-D point ids of the model; of several observations of a point in one image the first counts.
+    They are taken in random order until the next one would be too many.
     """
-    try:
-        import pycolmap
-    except ImportError:
-        raise missing_extra("pycolmap", "train") from None
-    if not images.is_dir():
-        raise MissingFileError(f"image folder {images} is not there")
-    if not model.is_dir():
-        raise MissingFileError(f"model folder {model} is not there")
-    try:
-        reconstruction = pycolmap.Reconstruction(str(model))
-    except Exception as error:  # pycolmap raises ValueError, RuntimeError, or its own, by what is wrong
-        raise DataError(f"{model} is not a COLMAP model: {str(error).splitlines()[0]}") from None
-    registered = sorted(reconstruction.images.values(), key=lambda image: image.name)
-    missing = [image.name for image in registered if not (images / image.name).is_file()]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise MissingFileError(f"images of the model {model} are not in {images}: {', '.join(missing[:3])}{more}")
-    if len(registered) < 2:
-        raise DataError(f"{model}: {len(registered)} image(s), at least 2 are needed")
-    views = []
-    for index, image in enumerate(registered):
-        ids = np.array([p.point3D_id if p.has_point3D() else -1 for p in image.points2D], dtype=np.int64)
-        xy = np.array([p.xy for p in image.points2D], dtype=np.float64).reshape(-1, 2) - 0.5  # corner origin
-        first = np.zeros(len(ids), dtype=bool)
-        first[np.unique(ids, return_index=True)[1]] = True
-        sigma = angle = None
-        if features is not None:
-            rows = _read_features(features, image.name, len(ids))
-            sigma, angle = rows[:, 2], rows[:, 3]
-        size = (int(image.camera.width), int(image.camera.height))
-        view = Observations(images / image.name, index, size, xy, ids, sigma, angle)
-        views.append(view.take(first & (ids >= 0)))
-    return views
+    order = np.random.default_rng(seed).permutation(len(points))
+    return np.sort(points[order[: np.searchsorted(np.cumsum(counts[order]), max_patches, side="right")]])
 
 
 def fixed_windows(xy: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,29 +154,19 @@ def cut_fixed(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.stack(windows) if windows else np.empty((0, FIXED_SIDE, FIXED_SIDE), np.uint8)
 
 
+def _content(views: list[Observations]) -> str:
+    """Hash of what is cut."""
+    digest = hashlib.sha256()
+    for view in views:
+        for array in (view.xy, view.points, view.sigma, view.angle):
+            digest.update(b"-" if array is None else array.tobytes())
+    return digest.hexdigest()
+
+
 def _frames(view: Observations, mr_size: float) -> np.ndarray:
     assert view.sigma is not None
     assert view.angle is not None
     return similarity_frames(view.xy, view.sigma, view.angle, mr_size)
-
-
-def _read_features(features: Path, name: str, count: int) -> np.ndarray:
-    try:
-        import h5py
-    except ImportError:
-        raise missing_extra("h5py", "train") from None
-    try:
-        with h5py.File(features, "r") as file:
-            if name not in file:
-                raise DataError(f"{features} has no dataset {name!r}")
-            rows = np.asarray(file[name], dtype=np.float64)
-    except OSError as error:
-        raise DataError(f"{features} does not read: {error}") from None
-    if rows.shape != (count, 4):
-        raise DataError(f"{features}: {name} is {rows.shape}, the model has {count} points2D: expected ({count}, 4)")
-    if not np.isfinite(rows).all() or (rows[:, 2] <= 0).any():
-        raise DataError(f"{features}: {name} has a scale that is not positive or a number that is not finite")
-    return rows
 
 
 def _open_view(view: Observations) -> np.ndarray:

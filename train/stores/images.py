@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -141,8 +142,21 @@ def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 def _single_thread() -> None:
+    _leave_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
     load_cv2().setNumThreads(1)
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is killed: nobody is left to give it work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -9,7 +9,8 @@ import numpy as np
 
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.store import PatchStore, create_store
+from train.stores.store import PatchStore
+from train.stores.writer import create_store
 
 _BLOCK = 8192  # patches copied at once
 

@@ -19,8 +19,8 @@ from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
 from train.stores.images import list_images, ordered_map, read_color
 from train.stores.linking import Keypoints, carry, group, turn_between
 from train.stores.sift import detect_sift
-from train.stores.store import create_store
 from train.stores.views import random_homography, render_view
+from train.stores.writer import create_store, source_key
 
 log = logging.getLogger(__name__)
 MAX_KEYPOINTS = 3000  # of each view, the strongest
@@ -88,20 +88,22 @@ def build_photos(
     job = partial(
         photo_patches, crop=crop, mr_size=mr_size, patch_size=patch_size, num_views=num_views, max_labels=max_labels
     )
-    offset = used = 0
-    with create_store(out, patch_size) as writer:
+    key = ["photos", crop, mr_size, num_views, max_labels, seed, source_key(paths)]
+    with create_store(out, patch_size, key=key) as writer:
         # the seed goes by name, so that a photograph gives the same patches whatever else is in the folder
         items = [(path, (seed, *path.relative_to(folder).as_posix().encode())) for path in paths]
-        for index, result in enumerate(
-            progress(ordered_map(job, items, num_workers), total=len(items), what="photos", unit="photo")
-        ):
+        done = len(writer.records)
+        offset = sum(record["labels"] for record in writer.records)
+        results = ordered_map(job, items[done:], num_workers)
+        for index, result in enumerate(progress(results, total=len(items) - done, what="photos", unit="photo"), done):
             ids = (index * num_views + result.views).astype(np.int32)
             writer.append(
                 result.patches, labels=result.labels + offset, image_ids=ids, cam_ids=ids, frames=result.frames
             )
-            if len(result.labels):
-                offset += int(result.labels.max()) + 1
-                used += 1
+            labels = int(result.labels.max(initial=-1)) + 1
+            offset += labels
+            writer.commit({"labels": labels})
+        used = sum(record["labels"] > 0 for record in writer.records)
         if not offset:
             raise DataError(f"{folder}: no keypoint was found again in a second view")
         writer.meta = {

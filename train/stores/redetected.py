@@ -18,8 +18,8 @@ from train.stores.images import worker_map
 from train.stores.linking import Keypoints, group
 from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
 from train.stores.sift import detect_sift
-from train.stores.store import create_store
-from train.stores.view_folders import ViewImage, list_views, read_view_image
+from train.stores.view_folders import ViewImage, list_views, read_view_image, view_key
+from train.stores.writer import create_store
 
 MIN_IMAGES = 3  # between two images 8 to 23 % of coincidences are chance (counted on real cameras, one image shifted)
 
@@ -55,12 +55,14 @@ def build_redetected(
         raise UsageError("build amos needs a positive --max-sets")
     root = Path(root)
     views = list_views(root, masks)
-    found: dict[str, int] = {}
-    labels_before = images_before = 0
-    passes = range(2 * sum(len(view.images) for view in views))
-    with create_store(out, patch_size) as writer, worker_map(num_workers) as run:
+    key = ["redetected", crop, mr_size, max_sets, seed, view_key(views, masks)]
+    with create_store(out, patch_size, key=key) as writer, worker_map(num_workers) as run:
+        done = len(writer.records)
+        found = {view.name: record["labels"] for view, record in zip(views, writer.records, strict=False)}
+        labels_before, images_before = sum(found.values()), sum(len(view.images) for view in views[:done])
+        passes = range(2 * sum(len(view.images) for view in views[done:]))
         steps = progress(passes, what="amos", unit="image")
-        for view in views:
+        for view in views[done:]:
             job = partial(_detect, mask=view.mask, mr_size=mr_size)
             keypoints = [k for k, _ in zip(run(job, view.images), steps, strict=False)]
             same = [np.eye(3)] * len(keypoints)
@@ -80,6 +82,7 @@ def build_redetected(
                 own = labels[mine[index]] + labels_before
                 writer.append(patches, labels=own, image_ids=ids, cam_ids=ids, frames=frames[index])
             found[view.name] = len(groups)
+            writer.commit({"labels": len(groups)})
             labels_before += len(groups)
             images_before += len(view.images)
         if not labels_before:

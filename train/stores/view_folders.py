@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
 from train.stores.images import EXTENSIONS, image_size, read_gray
+from train.stores.writer import source_key
 
 _IDENTITY_TOLERANCE = 1e-5
 
@@ -57,6 +59,13 @@ def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFo
     if not folders:
         raise DataError(f"{root} holds no view folder")
     return [_read_view(folder, None if masks is None else Path(masks)) for folder in folders]
+
+
+def view_key(views: list[ViewFolder], masks: str | Path | None) -> list[Any]:
+    """What decides the content of views, for the ``key`` of a store: their files, homographies and masks."""
+    homographies = [[None if i.homography is None else i.homography.tolist() for i in view.images] for view in views]
+    masks_of = [] if masks is None else sorted(Path(masks).glob("*.png"))
+    return [source_key(i.path for view in views for i in view.images), homographies, source_key(masks_of)]
 
 
 def read_view_image(image: ViewImage) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
-from train.stores.colmap import build_colmap, cut_fixed, fixed_windows, load_observations, parse_crop
+from train.stores.colmap import build_colmap, cut_fixed, fixed_windows, parse_crop
+from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
 from train.stores.store import PatchStore
 

@@ -14,7 +14,8 @@ import pytest
 from kornia_hardnet8.errors import DataError, UsageError
 from train.cli import main
 from train.stores.info_command import correlations, describe, write_sheet
-from train.stores.store import PatchStore, create_store
+from train.stores.store import PatchStore
+from train.stores.writer import create_store
 
 ROOT = Path(__file__).parents[3]
 

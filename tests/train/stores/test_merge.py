@@ -9,7 +9,8 @@ import pytest
 
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.merge import merge_stores
-from train.stores.store import PatchStore, create_store
+from train.stores.store import PatchStore
+from train.stores.writer import create_store
 
 
 def _store(

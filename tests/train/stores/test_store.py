@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kornia_hardnet8.errors import DataError, MissingFileError
-from train.stores.store import PatchStore, create_store
+from train.stores.store import PatchStore
+from train.stores.writer import create_store
 
 
 def build(path: Path, count: int = 10, seed: int = 0, **meta) -> dict[str, np.ndarray]:
@@ -157,3 +158,87 @@ def test_writer_refuses_rows_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="differ from the first"), create_store(tmp_path / "s", 8) as writer:
         writer.append(np.zeros((2, 8, 8), np.uint8), **ids)
         writer.append(np.zeros((2, 8, 8), np.uint8), **ids, visible=np.ones(2))
+
+
+def _items(seed: int = 0) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    rng = np.random.default_rng(seed)
+    items = []
+    for number in range(5):
+        count = int(rng.integers(0, 4)) if number else 2
+        ids = np.full(count, number)
+        rows = {"labels": ids * 2, "image_ids": ids, "cam_ids": ids, "frames": rng.normal(size=(count, 2, 3))}
+        items.append((rng.integers(0, 256, (count, 8, 8)).astype(np.uint8), rows))
+    return items
+
+
+def _write(path: Path, stop_after: int | None = None, error: type[BaseException] = KeyboardInterrupt, **key) -> int:
+    """Build from the items, perhaps stopping in the middle of one; returns how many were done before."""
+    items = _items()
+    with create_store(path, 8, key=key) as writer:
+        before = len(writer.records)
+        assert writer.records == [{"item": number} for number in range(before)]
+        for number in range(before, len(items)):
+            patches, rows = items[number]
+            half = len(patches) // 2
+            for part in (slice(0, half), slice(half, None)):
+                writer.append(patches[part], **{k: v[part] for k, v in rows.items()})
+                if number == stop_after and part.start == half:
+                    raise error
+            writer.commit({"item": number})
+        writer.meta = {"crop": 1.0, "mr_size": 1.0, "sources": []}
+    return before
+
+
+def _files(path: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in path.iterdir() if f.name != "meta.json"}
+
+
+@pytest.mark.parametrize("stop_after", range(5))
+def test_an_interrupted_build_goes_on(tmp_path: Path, stop_after: int) -> None:
+    assert _write(tmp_path / "whole", a=1) == 0
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", stop_after, a=1)
+    assert [f.name for f in tmp_path.iterdir() if f.name != "whole"] == [".s.building"]
+    assert _write(tmp_path / "s", a=1) == stop_after
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["s", "whole"]
+    PatchStore.open(tmp_path / "s")
+
+
+def test_other_settings_start_over_and_errors_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", 3, a=1)
+    assert _write(tmp_path / "s", a=2) == 0
+    with pytest.raises(RuntimeError):
+        _write(tmp_path / "t", 3, RuntimeError, a=1)
+    assert [f.name for f in tmp_path.iterdir()] == ["s"]
+    with pytest.raises(DataError, match="exists already"):
+        _write(tmp_path / "s", a=2)
+
+
+def test_the_line_that_a_killed_build_was_writing_does_not_count(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", 4, a=1)
+    journal = tmp_path / ".s.building" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert _write(tmp_path / "s", a=1) == 3
+    assert _write(tmp_path / "whole", a=1) == 0
+    assert _files(tmp_path / "s") == _files(tmp_path / "whole")
+
+
+def test_files_shorter_than_the_journal_are_not_filled_up(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", 4, a=1)
+    patches = tmp_path / ".s.building" / "patches.npy"
+    patches.write_bytes(patches.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"remove .*building to start over"):
+        _write(tmp_path / "s", a=1)
+
+
+def test_two_builds_of_one_store_at_a_time_are_refused(tmp_path: Path) -> None:
+    with (
+        create_store(tmp_path / "s", 8, key={}),
+        pytest.raises(DataError, match="being built by another process"),
+        create_store(tmp_path / "s", 8, key={}),
+    ):
+        pass

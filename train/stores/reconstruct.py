@@ -1,0 +1,206 @@
+"""From photographs to a COLMAP model: keypoints, matches, incremental mapping."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kornia_hardnet8._files import atomic_dir, atomic_path, read_json, write_json
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, MissingFileError
+from train.stores.colmap_model import load_pycolmap
+from train.stores.images import list_images, read_gray
+from train.stores.writer import source_key
+
+log = logging.getLogger(__name__)
+SIFT = "sift"
+MAX_KEYPOINTS = 4096  # of an image
+MAX_RATIO = 0.85  # of the distances to the nearest and the second nearest descriptor, both ways
+MIN_MODEL_IMAGES = 3
+_SETTINGS = "settings.json"
+_IMAGES_AT_ONCE = 8
+_KEPT_IN_MEMORY = 128  # images whose descriptors are
+
+_Describe = Callable[[int], Tensor]  # id of an image -> (N, D) descriptors of its keypoints
+
+
+def reconstruct(
+    images: str | Path,
+    work: str | Path,
+    *,
+    descriptor: str = SIFT,
+    max_keypoints: int = MAX_KEYPOINTS,
+    num_threads: int = 1,
+) -> Path:
+    """Reconstruct a folder of photographs; returns the folder of its largest model.
+
+    SIFT keypoints of one orientation; every two images matched (mutual nearest neighbours, ratio 0.85 both ways) and
+    verified by two-view geometry; incremental mapping. All of it lies in ``work`` (``database.db``, ``sparse/<n>/``),
+    where an interrupted call goes on. The same images give the same model.
+
+    Args:
+        images: the folder.
+        work: where the database and the models go.
+        descriptor: ``"sift"``, or weights of this library (a bundled name or a file) to describe the keypoints with.
+        max_keypoints: of an image.
+        num_threads: that detect keypoints.
+
+    Raises:
+        MissingFileError: the folder is not there.
+        DataError: fewer than two images, nothing can be reconstructed, or ``work`` is of other images or settings.
+    """
+    pycolmap = load_pycolmap()
+    images, work = Path(images), Path(work)
+    paths = list_images(images)
+    names = [path.relative_to(images).as_posix() for path in paths]
+    if len(names) < 2:
+        raise DataError(f"{images} holds {len(names)} image, a reconstruction needs at least 2")
+    work.mkdir(parents=True, exist_ok=True)
+    settings = {"images": source_key(paths), "descriptor": descriptor, "max_keypoints": max_keypoints}
+    if not (work / _SETTINGS).is_file():
+        write_json(work / _SETTINGS, settings)
+    elif read_json(work / _SETTINGS) != settings:
+        raise DataError(f"{work} holds the reconstruction of other images or settings: remove it or choose another")
+    database = work / "database.db"
+    if not (work / "sparse").is_dir():
+        options = pycolmap.FeatureExtractionOptions()
+        options.num_threads = num_threads
+        options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
+        batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
+        for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
+            # images that the database has are left alone
+            pycolmap.extract_features(
+                str(database), str(images), batch, extraction_options=options, device=pycolmap.Device.cpu
+            )
+        with _opened(database) as opened:
+            _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
+    return map_database(images, database, work / "sparse")
+
+
+def map_database(images: str | Path, database: str | Path, out: str | Path) -> Path:
+    """Incremental mapping of a database with verified matches; returns the folder of the largest model in ``out``.
+
+    ``out`` is not made again when it is there.
+
+    Raises:
+        MissingFileError: the images or the database are not there.
+        DataError: the database holds no matches, or no model comes out.
+    """
+    pycolmap = load_pycolmap()
+    images, database, out = Path(images), Path(database), Path(out)
+    if not database.is_file():
+        raise MissingFileError(f"database {database} is not there")
+    if not images.is_dir():
+        raise MissingFileError(f"image folder {images} is not there")
+    if not out.is_dir():
+        with _opened(database) as opened:
+            total = opened.num_images()
+            if not opened.num_verified_image_pairs():
+                raise DataError(f"{database} holds no verified matches: there is nothing to map")
+        options = pycolmap.IncrementalPipelineOptions()
+        # with one thread and a seed, the same matches give the same model
+        options.num_threads = options.mapper.num_threads = 1
+        options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = 0
+        options.min_model_size = MIN_MODEL_IMAGES
+        steps = progress(itertools.count(), total=total, what="mapping", unit="image")
+        with atomic_dir(out) as temporary:
+            pycolmap.incremental_mapping(
+                str(database), str(images), str(temporary), options, next_image_callback=lambda: next(steps)
+            )
+            steps.close()  # type: ignore[attr-defined]
+    models = [(_size(path), path) for path in sorted(out.iterdir()) if (path / "images.bin").is_file()]
+    if not models:
+        raise DataError(f"{images}: no {MIN_MODEL_IMAGES} images make a model (too few matches?); see {database}")
+    (num_images, num_points), best = max(models, key=lambda model: model[0])
+    log.info("%s: %d images, %d points; %d other model(s)", best, num_images, num_points, len(models) - 1)
+    return best
+
+
+def match_mutual(descs0: Tensor, descs1: Tensor, max_ratio: float = MAX_RATIO) -> np.ndarray:
+    """Matches (M, 2), uint32: mutual nearest neighbours whose ratio to the second nearest passes both ways."""
+    import kornia.feature as KF
+
+    if min(len(descs0), len(descs1)) < 2:
+        return np.empty((0, 2), np.uint32)
+    _, matches = KF.match_smnn(descs0, descs1, max_ratio)
+    return matches.cpu().numpy().astype(np.uint32).reshape(-1, 2)
+
+
+def _match_all(database: Any, describe: _Describe) -> None:
+    """Match and verify every two images of a database that are not matched yet."""
+    pycolmap = load_pycolmap()
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = 0
+    options.ransac.num_threads = 1
+    known = sorted(database.read_all_images(), key=lambda image: image.name)
+    cameras = {image.image_id: database.read_camera(image.camera_id) for image in known}
+    kept = functools.lru_cache(_KEPT_IN_MEMORY)(describe)
+    places = functools.lru_cache(_KEPT_IN_MEMORY)(lambda i: np.asarray(database.read_keypoints(i), np.float64)[:, :2])
+    pairs = list(itertools.combinations([image.image_id for image in known], 2))
+    for a, b in progress(pairs, what="matches", unit="pair"):
+        if database.exists_two_view_geometry(a, b):
+            continue
+        matches = match_mutual(kept(a), kept(b))
+        geometry = pycolmap.TwoViewGeometry()
+        if len(matches) >= options.min_num_inliers:
+            geometry = pycolmap.estimate_two_view_geometry(
+                cameras[a], places(a), cameras[b], places(b), matches, options
+            )
+        if not database.exists_matches(a, b):
+            database.write_matches(a, b, matches)
+        database.write_two_view_geometry(a, b, geometry)
+
+
+def _sift(database: Any) -> _Describe:
+    def describe(image_id: int) -> Tensor:
+        rows = np.asarray(database.read_descriptors(image_id).data, np.float32)
+        return torch.from_numpy(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
+
+    return describe
+
+
+def _own(weights: str, database: Any, images: Path, work: Path) -> _Describe:
+    """Descriptors of this library at the keypoints of a database, kept in ``work`` for a later call."""
+    from kornia_hardnet8 import HardNet8
+    from kornia_hardnet8.lafs import DEFAULT_MR_SIZE, lafs_from_colmap
+    from kornia_hardnet8.patches import extract_patches
+
+    network = HardNet8(weights)
+    mr_size = float(network.metadata.get("mr_size", DEFAULT_MR_SIZE))
+    names = {image.image_id: image.name for image in database.read_all_images()}
+    for image_id in progress(sorted(names), what="descriptors", unit="image"):
+        path = work / "descriptors" / f"{image_id}.npy"
+        if path.is_file():
+            continue
+        lafs = lafs_from_colmap(np.asarray(database.read_keypoints(image_id)), mr_size)[0]
+        gray = torch.from_numpy(read_gray(images / names[image_id]))
+        with torch.inference_mode():
+            descs = network(extract_patches(gray, lafs, network.patch_size))
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, descs.half().numpy())
+    return lambda image_id: torch.from_numpy(np.load(work / "descriptors" / f"{image_id}.npy")).float()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    pycolmap = load_pycolmap()
+    try:
+        with pycolmap.Database.open(str(path)) as database:
+            yield database
+    except RuntimeError as error:  # what SQLite's errors come as
+        raise DataError(f"{path} is no COLMAP database: {str(error).splitlines()[0]}") from None
+
+
+def _size(model: Path) -> tuple[int, int]:
+    """Images and points of a model."""
+    reconstruction = load_pycolmap().Reconstruction(str(model))
+    return reconstruction.num_reg_images(), reconstruction.num_points3D()

@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeVar
 import kornia.feature as KF
 import torch
 import torch.nn.functional as F
+from kornia.geometry.subpix import ConvQuadInterp3d
+from kornia.geometry.transform import ScalePyramid
 from torch import Tensor
 
-from kornia_hardnet8 import HardNet8, HardNet8Feature
-from kornia_hardnet8.detectors import DetectorName, make_detector
+from kornia_hardnet8 import HardNet8, HardNet8Feature, dog
+from kornia_hardnet8.detectors import DetectorName
 from kornia_hardnet8.errors import HardNet8Error
 from kornia_hardnet8.patches import extract_patches
 
@@ -94,11 +96,25 @@ def measure(
     }  # fmt: skip
 
 
+def kornia_dog(num_features: int) -> torch.nn.Module:
+    """Kornia's difference-of-Gaussians detector with the settings of ours, in either of its versions."""
+    pyramid = ScalePyramid(3, dog.SIGMA, 32, double_image=True)
+    if hasattr(KF, "DoGHardNet"):
+        subpixel: dict[str, Any] = {"subpix_module": ConvQuadInterp3d()}
+    else:  # before 0.9
+        subpixel = {"nms_module": ConvQuadInterp3d(10)}
+    detector: torch.nn.Module = KF.ScaleSpaceDetector(
+        num_features, resp_module=KF.BlobDoG(), scale_pyr_module=pyramid, scale_space_response=True,
+        minima_are_also_good=True, **subpixel,
+    )  # fmt: skip
+    return detector.eval()
+
+
 class _Kornia:
     """DoG, gradient orientation, patches and HardNet8, all kornia's, as its LocalFeature strings them together."""
 
     def __init__(self, weights: str | Path, num_features: int) -> None:
-        self.detector = make_detector("dog", num_features, True, None)
+        self.detector = kornia_dog(num_features)
         self.orienter = KF.LAFOrienter(32)
         self.network = KF.HardNet8(pretrained=False).eval()
         self.network.load_state_dict(HardNet8(weights).state_dict(), strict=True)
@@ -106,12 +122,12 @@ class _Kornia:
 
     def __call__(self, image: Tensor) -> tuple[dict[str, float], int]:
         taken: dict[str, float] = {}
-        lafs, _ = _timed(taken, "detection", lambda: self.detector.find(image[0, 0], None))
-        oriented = _timed(taken, "orientation", lambda: self.orienter(lafs[None], image))
+        lafs, _ = _timed(taken, "detection", lambda: self.detector(image))
+        oriented = _timed(taken, "orientation", lambda: self.orienter(lafs, image))
         self.lafs = KF.scale_laf(oriented, 2.0)
         patches = _timed(taken, "patches", lambda: KF.extract_patches_from_pyramid(image, self.lafs, 32)[0])
         _timed(taken, "description", lambda: self.network(patches))
-        return taken, len(lafs)
+        return taken, lafs.shape[1]
 
 
 class _Ours:

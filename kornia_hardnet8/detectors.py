@@ -9,16 +9,19 @@ from typing import Any, Literal
 
 import kornia.feature as KF
 import torch
-from kornia.geometry.transform import ScalePyramid
 from torch import Tensor, nn
 
+from kornia_hardnet8 import dog
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
 from kornia_hardnet8.lafs import lafs_from_opencv
+from kornia_hardnet8.patches import extract_patches
 
 DetectorName = Literal["dog", "keynet", "hessian", "sift-opencv"]
 DETECTORS: tuple[DetectorName, ...] = ("dog", "keynet", "hessian", "sift-opencv")
 # Half side of the frames / sigma on which shape and orientation are estimated: kornia's.
 DETECTION_MR_SIZE = 6.0
+# Side of the patches that orientation is estimated on, and how many at once.
+_SIDE, _ORIENTED = 32, 128
 # Images with a shorter side have no room for a scale space.
 MIN_SIDE = 16
 
@@ -46,6 +49,20 @@ class KorniaDetector(Detector):
         area = torch.linalg.det(lafs[0, :, :, :2].float())
         filled = torch.isfinite(area) & (area.abs() > 0)
         return lafs[0, filled], responses.reshape(-1)[filled]
+
+
+class DifferencesOfGaussians(Detector):
+    """Our own DoG: kornia's keypoints several times faster; see :func:`kornia_hardnet8.dog.detect`."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :meth:`Detector.find`."""
+        if min(image.shape) < MIN_SIDE:
+            return image.new_zeros(0, 2, 3), image.new_zeros(0)
+        return dog.detect(image, self.num_features, DETECTION_MR_SIZE, mask)
 
 
 class OpenCVSift(Detector):
@@ -97,12 +114,7 @@ def make_detector(name: str, num_features: int, upright: bool, weights_dir: Path
         load_kornia_weights(network, "keynet_pytorch.pth", weights_dir)
         return KorniaDetector(detector.eval())
     if name == "dog":
-        return KorniaDetector(
-            _scale_space_detector(
-                num_features, resp_module=KF.BlobDoG(), scale_pyr_module=ScalePyramid(3, 1.6, 32, double_image=True),
-                scale_space_response=True, minima_are_also_good=True,
-            )
-        )  # fmt: skip
+        return DifferencesOfGaussians(num_features)
     if name == "hessian":
         return KorniaDetector(_scale_space_detector(num_features, resp_module=KF.BlobHessian()))
     raise UsageError(f"unknown detector {name!r}: it is one of {', '.join(DETECTORS)}{closest(name, DETECTORS)}")
@@ -135,17 +147,36 @@ def make_shape_estimator(name: str | None, weights_dir: Path | None) -> nn.Modul
     return module.eval()
 
 
+class Orienter(nn.Module):
+    """Turns frames by the angle of their patches, as ``KF.LAFOrienter``, few patches at a time: they stay in the cache.
+
+    Args:
+        estimator: patches (B, 1, 32, 32) to angles (B,) in radians.
+    """
+
+    def __init__(self, estimator: nn.Module) -> None:
+        super().__init__()
+        self.estimator = estimator
+
+    def forward(self, lafs: Tensor, image: Tensor) -> Tensor:
+        """Frames (1, N, 2, 3) of an image (1, 1, H, W), turned."""
+        patches = extract_patches(image[0, 0], lafs[0], _SIDE, level="floor")
+        angles = torch.cat([self.estimator(part) for part in patches.split(_ORIENTED)]).view(1, -1, 1)
+        turned: Tensor = KF.set_laf_orientation(lafs, torch.rad2deg(angles) + KF.get_laf_orientation(lafs))
+        return turned
+
+
 def make_orienter(name: str, weights_dir: Path | None) -> nn.Module | None:
     """``"dominant"`` (gradient histogram), ``"orinet"`` or ``"none"``."""
     if name == "none":
         return None
     if name == "dominant":
-        return KF.LAFOrienter(32).eval()
+        return Orienter(KF.PatchDominantGradientOrientation(_SIDE)).eval()
     if name != "orinet":
         raise UsageError(f"unknown orientation {name!r}: it is dominant, orinet or none")
     network = KF.OriNet(False)
     load_kornia_weights(network, "OriNet.pth", weights_dir)
-    return KF.LAFOrienter(32, angle_detector=network.eval()).eval()
+    return Orienter(network).eval()
 
 
 def load_kornia_weights(module: nn.Module, name: str, weights_dir: Path | None) -> None:

@@ -10,6 +10,8 @@ from kornia_hardnet8._shell import dispatch
 COMMANDS: dict[str, tuple[str, str]] = {
     "imw": ("eval.imw.commands", "IMW benchmark: stereo and multiview on scenes with known poses"),
     "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
+    "reconstruct": ("eval.reconstruct.commands", "a folder of photographs to a COLMAP database and model"),
+    "imw-validate": ("eval.imw.submission.validate_command", "check an IMW submission before it is handed in"),
     "hpatches": ("eval.hpatches.commands", "HPatches: patch verification, image matching, patch retrieval"),
     "hpatches-build": ("eval.hpatches.build_command", "cut HPatches-format strips from homography sequences"),
     "sequences": ("eval.sequences.commands", "homography sequences: MMA, homography accuracy and AUC, repeatability"),

@@ -79,7 +79,7 @@ def draw_matches(
     right = None if errors is None else errors <= right_px
     drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max_lines)).round().astype(int))
 
-    figure, axes = _figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
+    figure, axes = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
     from matplotlib.collections import LineCollection
 
     axes.imshow(canvas, interpolation="nearest")
@@ -106,7 +106,7 @@ def draw_matches(
     axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
     axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
     figure.subplots_adjust(0, 0, 1, 1 - 0.35 / (canvas.shape[0] / 100 + 0.35))
-    _save(figure, path, dpi=100)
+    save_figure(figure, path, dpi=100)
     return MatchPicture(path, len(rows), None if right is None else int(right.sum()))
 
 
@@ -158,7 +158,7 @@ def _draw_curves(
         raise DataError(f"{path}: pictures are written as .png")
     if not curves:
         raise DataError(f"{path}: there is no curve to draw")
-    figure, axes = _figure(6.4, 4.6)
+    figure, axes = new_figure(6.4, 4.6)
     for k, (name, curve) in enumerate(curves.items()):
         style = STYLES[k // len(PALETTE) % len(STYLES)]
         marker = "osv^D<>p"[k % 8]
@@ -174,7 +174,7 @@ def _draw_curves(
     if title:
         axes.set_title(title, fontsize=10)
     figure.tight_layout()
-    _save(figure, path, dpi=130)
+    save_figure(figure, path, dpi=130)
     with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([x_label, *curves])
@@ -194,8 +194,8 @@ def _side_by_side(
     return canvas, np.array([left, 0.0])
 
 
-def _figure(width_in: float, height_in: float) -> tuple[Any, Any]:
-    """A figure with one axes, drawn without a screen and without matplotlib's global state."""
+def new_figure(width_in: float, height_in: float, num_panels: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes (an array of several), drawn without a screen and without matplotlib's global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -203,9 +203,10 @@ def _figure(width_in: float, height_in: float) -> tuple[Any, Any]:
         raise missing_extra("matplotlib", "eval") from None
     figure = Figure(figsize=(width_in, height_in))
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(1, num_panels)
 
 
-def _save(figure: Any, path: Path, dpi: int) -> None:
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

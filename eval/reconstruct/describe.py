@@ -1,0 +1,112 @@
+"""Local features of photographs, in the pixels of the stored files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eval.cache import Cache
+from eval.features.base import Method
+from eval.features.detect import DogSettings
+from eval.features.extract import Features, extract
+from eval.images import read_bgr, reduce_image
+from eval.photos import MIRRORED, Photo, stored_from_upright, turn_upright
+from eval.reconstruct.settings import ReconstructSettings
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+class Described(NamedTuple):
+    """One photograph and its features."""
+
+    photo: Photo
+    size: tuple[int, int]
+    """(width, height) as stored, pixels."""
+    lafs: Tensor
+    """(N, 2, 3) frames in the stored image, pixel centres at integers."""
+    features: Features
+    """As found in the upright, reduced image."""
+
+
+def describe_photo(
+    photo: Photo,
+    stored: NDArray[np.uint8],
+    method: Method,
+    detector: DogSettings,
+    max_side_px: int,
+    mr_size: float,
+    cache: Cache,
+) -> Described:
+    """Features of one photograph, found in it as it is to be seen (EXIF) and of at most ``max_side_px``.
+
+    Args:
+        photo: which one.
+        stored: its pixels (H, W, 3) as they lie in the file.
+        method: of features.
+        detector: of keypoints, for a descriptor.
+        max_side_px: features are found in an image reduced to this.
+        mr_size: half side of a patch / sigma.
+        cache: what is there is not done again.
+    """
+    size = (stored.shape[1], stored.shape[0])
+    reduced, scale = reduce_image(turn_upright(stored, photo.orientation), max_side_px)
+    features = extract(reduced, method, detector, cache, mr_size)
+    to_stored = compose(stored_from_upright(photo.orientation, size), enlarging(scale))
+    return Described(photo, size, move_lafs(features.keypoints.lafs(mr_size), to_stored), features)
+
+
+def describe_photos(
+    photos: Sequence[Photo], method: Method, settings: ReconstructSettings, cache: Cache
+) -> tuple[list[Described], list[str]]:
+    """Features of all photographs that decode, and the names of those that do not.
+
+    Raises:
+        DataError: a photograph that EXIF calls mirrored (no camera position shows its pixels), or fewer than two left.
+    """
+    mirrored = [photo for photo in photos if photo.orientation in MIRRORED]
+    if mirrored:
+        raise DataError(
+            f"{len(mirrored)} photograph(s) are stored mirrored (EXIF orientation {mirrored[0].orientation}): "
+            f"{mirrored[0].path}; store them unmirrored, e.g. with `exiftran -a`"
+        )
+    found, unreadable = [], []
+    for photo in progress(photos, what=f"describe ({method.name})", unit="image"):
+        try:
+            stored = read_bgr(photo.path)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            unreadable.append(photo.name)
+            continue
+        found.append(
+            describe_photo(photo, stored, method, settings.detector, settings.max_side_px, settings.mr_size, cache)
+        )
+    if len(found) < 2:
+        raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(found)}")
+    return found, unreadable
+
+
+def enlarging(scale: tuple[float, float]) -> NDArray[np.float64]:
+    """The affine map (2, 3) from pixels of an image that was shrunk by ``scale`` (x, y) to those of the original."""
+    x, y = scale
+    return np.array([[1 / x, 0, 0.5 / x - 0.5], [0, 1 / y, 0.5 / y - 0.5]])
+
+
+def compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine map (2, 3) that applies ``first``, then ``second``."""
+    linear = second[:, :2] @ first[:, :2]
+    return np.column_stack([linear, second[:, :2] @ first[:, 2] + second[:, 2]])
+
+
+def move_lafs(lafs: Tensor, affine: NDArray[np.float64]) -> Tensor:
+    """Frames (N, 2, 3) under an affine map (2, 3); the dtype stays."""
+    linear, shift = torch.from_numpy(affine[:, :2]), torch.from_numpy(affine[:, 2:])
+    moved = linear @ lafs.double()
+    return torch.cat([moved[:, :, :2], moved[:, :, 2:] + shift], dim=2).to(lafs.dtype)

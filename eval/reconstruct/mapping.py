@@ -1,0 +1,83 @@
+"""COLMAP's incremental mapper with a progress bar, a seed and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from eval.reconstruct.database import pycolmap_module
+from eval.reconstruct.settings import ReconstructSettings
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError
+
+# Smaller models than COLMAP's default of 10 are kept beside the first one.
+_MIN_MODEL_SIZE = 3
+
+
+def map_incrementally(database: Path, images: Path, settings: ReconstructSettings, num_images: int) -> list[Any]:
+    """Models of a database, the one with the most registered images first, then the most points.
+
+    Args:
+        database: with verified matches.
+        images: folder of the photographs, for the colours of points.
+        settings: intrinsics, seed and threads.
+        num_images: for the progress bar.
+
+    Returns:
+        pycolmap reconstructions; none when no pair of images starts one.
+
+    Raises:
+        DataError: the mapper fails.
+    """
+    pycolmap = pycolmap_module()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = settings.seed
+    options.num_threads = options.mapper.num_threads = settings.num_threads or -1
+    options.min_model_size = _MIN_MODEL_SIZE
+    options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine
+    options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = settings.camera.refine
+    events: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
+    token = pycolmap.CancellationToken()
+    outcome: list[Any] = []
+
+    def two_more() -> None:
+        events.put(True)
+        events.put(True)
+
+    def work() -> None:
+        scratch = Path(tempfile.mkdtemp(prefix="kornia-hardnet8-"))
+        try:
+            found = pycolmap.incremental_mapping(
+                database,
+                images,
+                scratch,
+                options,
+                initial_image_pair_callback=two_more,
+                next_image_callback=lambda: events.put(True),
+                cancellation_token=token,
+            )
+            outcome.append(found)
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            events.put(None)
+
+    thread = threading.Thread(target=work, name="mapper", daemon=True)
+    thread.start()
+    try:
+        for _ in progress(iter(events.get, None), total=num_images, what="register", unit="image"):
+            pass
+    except KeyboardInterrupt:
+        token.cancel()
+        raise
+    finally:
+        thread.join()
+    if isinstance(outcome[0], Exception):
+        raise DataError(f"COLMAP's mapper failed: {' '.join(str(outcome[0]).split())}")
+    models = list(outcome[0].values())
+    return sorted(models, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))

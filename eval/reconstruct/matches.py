@@ -1,0 +1,174 @@
+"""Matches of pairs of photographs and their geometric verification by COLMAP, both kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.cache import Cache
+from eval.matching import MatcherSettings, official_match
+from eval.reconstruct.database import pycolmap_module
+from eval.reconstruct.describe import Described
+from eval.reconstruct.pairs import Pair
+from eval.reconstruct.settings import ReconstructSettings
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.lafs import colmap_from_lafs
+
+# Pairs in one cached file: what an interrupted run loses at most.
+_BLOCK = 32
+_MATRICES = ("E", "F", "H")
+
+
+class Verified(NamedTuple):
+    """One pair after matching and verification."""
+
+    pair: Pair
+    matches: NDArray[np.int64]
+    """(M, 2) rows of the keypoints of both images."""
+    config: int
+    """COLMAP's kind of two-view geometry; 0 and 1: none."""
+    matrices: dict[str, NDArray[np.float64]]
+    """``E``, ``F``, ``H`` (3, 3), those that COLMAP found."""
+    inliers: NDArray[np.int64]
+    """(I, 2)."""
+    match_s: float
+    """Seconds that matching took when it was done."""
+    verify_s: float
+    """Seconds that verification took when it was done."""
+
+    @property
+    def is_verified(self) -> bool:
+        """COLMAP found a geometry that enough matches agree with."""
+        return self.config not in (0, 1) and len(self.inliers) > 0
+
+    def geometry(self) -> Any:
+        """As COLMAP's class."""
+        geometry = pycolmap_module().TwoViewGeometry()
+        geometry.config = self.config
+        for name, matrix in self.matrices.items():
+            setattr(geometry, name, matrix)
+        geometry.inlier_matches = np.ascontiguousarray(self.inliers, np.uint32)
+        return geometry
+
+
+def match_and_verify(
+    pairs: Sequence[Pair],
+    described: Mapping[str, Described],
+    cameras: Mapping[str, Any],
+    settings: ReconstructSettings,
+    cache: Cache,
+    device: torch.device,
+) -> Iterator[Verified]:
+    """Match pairs of images and verify them, one after the other.
+
+    Verification is COLMAP's with its own settings and a seed: essential matrix where both focal lengths are known,
+    else fundamental matrix or homography.
+    """
+    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
+    for block in progress(blocks, what="match and verify", unit=f"block of {_BLOCK} pairs"):
+        configuration = {
+            "features": [[described[name].features.key for name in pair] for pair in block],
+            "matcher": settings.matcher.to_dict(),
+        }
+        matched = cache.compute("matches", configuration, partial(_match, block, described, settings.matcher, device))
+        matches = _unpack(matched["matches"], matched["counts"])
+        about = {
+            "matches": cache.key("matches", configuration),
+            "sizes_and_turns": [[[*described[n].size, described[n].photo.orientation] for n in p] for p in block],
+            "cameras": [[_camera_text(cameras[name]) for name in pair] for pair in block],
+            "pycolmap": pycolmap_module().__version__,
+            "seed": settings.seed,
+        }
+        verified = cache.compute(
+            "verified", about, partial(_verify, block, matches, described, cameras, settings.mr_size, settings.seed)
+        )
+        inliers = _unpack(verified["inliers"], verified["counts"])
+        seconds = [float(stage["seconds"]) / len(block) for stage in (matched, verified)]
+        for row, pair in enumerate(block):
+            matrices = {n: verified[n][row] for n in _MATRICES if np.isfinite(verified[n][row]).all()}
+            yield Verified(pair, matches[row], int(verified["configs"][row]), matrices, inliers[row], *seconds)
+
+
+def _match(
+    block: Sequence[Pair], described: Mapping[str, Described], matcher: MatcherSettings, device: torch.device
+) -> dict[str, NDArray[Any]]:
+    start = time.perf_counter()
+    found = []
+    for pair in block:
+        one, two = (described[name].features for name in pair)
+        kpts = [torch.from_numpy(f.keypoints.xy) for f in (one, two)]
+        matches = official_match(one.descs.to(device), two.descs.to(device), kpts[0], kpts[1], matcher)
+        found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
+    return {
+        "matches": np.concatenate(found),
+        "counts": np.array([len(m) for m in found], np.int64),
+        "seconds": np.array(time.perf_counter() - start),
+    }
+
+
+def _verify(
+    block: Sequence[Pair],
+    matches: Sequence[NDArray[np.int64]],
+    described: Mapping[str, Described],
+    cameras: Mapping[str, Any],
+    mr_size: float,
+    seed: int,
+) -> dict[str, NDArray[Any]]:
+    start = time.perf_counter()
+    pycolmap = pycolmap_module()
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    names = {name for pair in block for name in pair}
+    points = {name: colmap_from_lafs(described[name].lafs, mr_size)[:, :2].astype(np.float64) for name in names}
+
+    def one(pair: Pair, found: NDArray[np.int64]) -> Any:
+        if len(found) < options.min_num_inliers:
+            return pycolmap.TwoViewGeometry()
+        (a, b), rows = pair, np.ascontiguousarray(found, np.uint32)
+        found_geometry = pycolmap.estimate_two_view_geometry(
+            cameras[a], points[a], cameras[b], points[b], rows, options
+        )
+        # COLMAP's own verification keeps no less
+        return (
+            found_geometry
+            if len(found_geometry.inlier_matches) >= options.min_num_inliers
+            else pycolmap.TwoViewGeometry()
+        )
+
+    with ThreadPoolExecutor(_num_workers()) as pool:  # COLMAP computes without Python's lock
+        geometries = list(pool.map(one, block, matches))
+    inliers = [np.asarray(g.inlier_matches, np.int64).reshape(-1, 2) for g in geometries]
+    arrays = {name: np.stack([_matrix(getattr(geometry, name)) for geometry in geometries]) for name in _MATRICES}
+    return {
+        **arrays,
+        "configs": np.array([int(g.config) for g in geometries], np.int64),
+        "inliers": np.concatenate(inliers).astype(np.int32),
+        "counts": np.array([len(i) for i in inliers], np.int64),
+        "seconds": np.array(time.perf_counter() - start),
+    }
+
+
+def _matrix(value: Any) -> NDArray[np.float64]:
+    """A matrix, NaN where COLMAP has none."""
+    return np.full((3, 3), np.nan) if value is None else np.asarray(value, np.float64)
+
+
+def _camera_text(camera: Any) -> str:
+    return f"{camera.model_name} {camera.params_to_string()} {camera.has_prior_focal_length}"
+
+
+def _unpack(rows: NDArray[Any], counts: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """Split rows that lie one block below the other."""
+    return [part.astype(np.int64) for part in np.split(rows.reshape(-1, 2), np.cumsum(counts)[:-1])]
+
+
+def _num_workers() -> int:
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

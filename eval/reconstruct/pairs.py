@@ -1,0 +1,62 @@
+"""Which images are matched with which."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from kornia_hardnet8.errors import DataError, MissingFileError, closest
+
+Pair = tuple[str, str]
+
+
+def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
+    """Every pair, in the order of the names."""
+    return list(itertools.combinations(names, 2))
+
+
+def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ()) -> list[Pair]:
+    """Pairs of a text file, one a line: two names with a tab or a space between them, as COLMAP and hloc write them.
+
+    Names may hold spaces themselves. Empty lines and lines that start with ``#`` are skipped, repeated pairs (in
+    either order) count once, pairs with an image of ``unreadable`` are left out.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: not text, a line that is not two names of images, or no pair.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (FileNotFoundError, IsADirectoryError):
+        raise MissingFileError(f"the list of pairs {path} is not there") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from None
+    order = {name: index for index, name in enumerate([*names, *unreadable])}
+    found: dict[Pair, None] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        first, second = _split(line, order, f"{path}, line {number}")
+        if first == second:
+            raise DataError(f"{path}, line {number}: {first!r} is paired with itself")
+        if first in names and second in names:
+            found[(first, second) if order[first] < order[second] else (second, first)] = None
+    if not found:
+        raise DataError(f"{path} holds no pair of images that can be read")
+    return sorted(found, key=lambda pair: (order[pair[0]], order[pair[1]]))
+
+
+def _split(line: str, known: dict[str, int], where: str) -> Pair:
+    """The two names of a line."""
+    text = line.strip()
+    separator = "\t" if "\t" in text else " "
+    parts = text.split(separator)
+    for at in range(1, len(parts)):
+        first, second = separator.join(parts[:at]).strip(), separator.join(parts[at:]).strip()
+        if first in known and second in known:
+            return first, second
+    if len(parts) != 2:
+        raise DataError(f"{where}: {text!r} is not two names of images below the folder")
+    unknown = next(part for part in parts if part.strip() not in known)
+    raise DataError(f"{where}: there is no image {unknown!r} in the folder{closest(unknown, known)}")

@@ -1,0 +1,184 @@
+"""Photographs to features, matches, database, model."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.cache import Cache
+from eval.features.base import Method
+from eval.photos import find_photos
+from eval.reconstruct.database import make_database, pycolmap_module, quiet_colmap, write_pair
+from eval.reconstruct.describe import describe_photos
+from eval.reconstruct.mapping import map_incrementally
+from eval.reconstruct.matches import match_and_verify
+from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
+from eval.reconstruct.settings import ReconstructSettings
+from eval.results import environment, strict
+from kornia_hardnet8._files import atomic_path, write_json
+from kornia_hardnet8.errors import DataError, UsageError
+
+log = logging.getLogger(__name__)
+
+FORMAT = "reconstruction/1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished reconstruction: its models (pycolmap), the largest first, and what ``summary.json`` says."""
+
+    models: list[Any]
+    summary: dict[str, Any]
+
+
+def reconstruct(
+    images: Path,
+    method: Method,
+    out: Path,
+    settings: ReconstructSettings | None = None,
+    pairs_file: Path | None = None,
+    device: torch.device | None = None,
+    cache: Cache | None = None,
+) -> Outcome:
+    """Reconstruct a folder of photographs.
+
+    Writes ``out/database.db``, ``out/sparse/<k>/`` (``cameras``, ``images``, ``points3D``, ``rigs``, ``frames`` as
+    ``.bin``; 0 is the largest model) and ``out/summary.json``. Features, matches and verified pairs are kept in the
+    cache: an interrupted run goes on from there.
+
+    Args:
+        images: folder of the photographs, with folders below it.
+        method: a descriptor (for DoG keypoints) or a whole local feature.
+        out: a new folder, or one of an earlier reconstruction, which is replaced.
+        settings: see :class:`ReconstructSettings`.
+        pairs_file: a list of pairs to match; None: all pairs.
+        device: where descriptors are compared.
+        cache: default ``out/cache``.
+
+    Raises:
+        UsageError: ``out`` holds a database or model that is not of this command.
+        DataError: photographs that cannot be used, or no model at all (the database is there to look at).
+    """
+    settings = settings or ReconstructSettings()
+    pycolmap_module()  # before the work, not after
+    check_out(out)
+    cache = cache or Cache(out / "cache")
+    clock = _Clock()
+    photos = find_photos(images, leave_out=out)
+    described, unreadable = describe_photos(photos, method, settings, cache)
+    by_name = {item.photo.name: item for item in described}
+    names = list(by_name)
+    pairs = exhaustive_pairs(names) if pairs_file is None else read_pairs(pairs_file, names, unreadable)
+    clock.note("describe")
+    write_json(out / "summary.json", {"format": FORMAT, "complete": False})
+    shutil.rmtree(out / "sparse", ignore_errors=True)
+    database, counts = out / "database.db", []
+    pycolmap = pycolmap_module()
+    with quiet_colmap(), atomic_path(database) as temporary:
+        ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
+        with pycolmap.Database.open(temporary) as opened:
+            for found in match_and_verify(pairs, by_name, cameras, settings, cache, device or torch.device("cpu")):
+                a, b = found.pair
+                write_pair(opened, (ids[a], ids[b]), found.matches, found.geometry())
+                counts.append(len(found.inliers) if found.is_verified else 0)
+                clock.add({"match": found.match_s, "verify": found.verify_s})
+    clock.start()
+    with quiet_colmap():
+        models = map_incrementally(database, images, settings, len(names))
+    clock.note("map")
+    _write_models(models, out / "sparse")
+    verified = [count for count in counts if count]
+    summary = {
+        "format": FORMAT,
+        "complete": True,
+        "images": {"folder": images, "found": len(photos), "unreadable": unreadable},
+        "method": {"feature": method.name, "weights_sha256": method.weights_sha256},
+        "settings": settings.to_dict(),
+        "pairs": {"matched": len(pairs), "verified": len(verified), "most_inliers": max(verified, default=0)},
+        "models": [describe_model(model) for model in models],
+        "not_registered": [name for name in names if name not in registered(models[:1])],
+        "seconds": clock.seconds,
+        "environment": environment(),
+    }
+    write_json(out / "summary.json", strict(summary))
+    if not models:
+        raise DataError(
+            f"no model: {len(verified)} of {len(pairs)} pairs of images have verified matches, the best one "
+            f"{max(verified, default=0)}; COLMAP needs a pair with about 100 at different viewpoints ({database})"
+        )
+    return Outcome(models, summary)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder whose database or model is someone else's."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; a folder is needed")
+    if (out / "summary.json").is_file():
+        return
+    for name in ("database.db", "sparse"):
+        if (out / name).exists():
+            raise UsageError(f"{out / name} is there and not from this command: choose another --out")
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Counts and means of one pycolmap reconstruction; errors in pixels."""
+    return {
+        "registered": model.num_reg_images(),
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": float(model.compute_mean_reprojection_error()),
+        "mean_track_length": float(model.compute_mean_track_length()),
+        "mean_observations_per_image": float(model.compute_mean_observations_per_reg_image()),
+        "cameras": [
+            {"model": camera.model_name, "size": [camera.width, camera.height], "params": list(camera.params)}
+            for camera in model.cameras.values()
+        ],
+    }
+
+
+def registered(models: Sequence[Any]) -> set[str]:
+    """Names of the images that have a pose in any of the models."""
+    return {model.image(i).name for model in models for i in model.reg_image_ids()}
+
+
+def _write_models(models: Sequence[Any], sparse: Path) -> None:
+    """Write ``sparse/0`` …: all of them or nothing."""
+    if not models:
+        return
+    temporary = Path(tempfile.mkdtemp(prefix=".sparse.", suffix=".tmp", dir=sparse.parent))
+    try:
+        for index, model in enumerate(models):
+            (temporary / str(index)).mkdir()
+            model.write(temporary / str(index))
+        temporary.chmod(0o755)
+        temporary.rename(sparse)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Clock:
+    """Seconds by stage: of this run, or what the stage took when its cached result was made."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+
+    def note(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.add({stage: now - self._last})
+        self._last = now
+
+    def add(self, seconds: dict[str, float]) -> None:
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.cache import Cache
 from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
-from eval.dev.evaluate import HEADLINES, SUMMARY, evaluate
+from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, evaluate
 from eval.dev.settings import DevSettings
 from eval.features.detect import DogSettings
 from eval.results import Result, run_folder
@@ -18,6 +18,7 @@ COLUMNS = (
     SUMMARY,
     "poses/mAA@5",
     "poses/mAA@10",
+    f"poses/{MEAN_MAA}",
     "poses/AP",
     "homography/MMA@3",
     "homography/correct_nn",

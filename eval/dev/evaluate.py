@@ -24,8 +24,9 @@ from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8._shell import progress
 
 MAA_DEGREES = (5, 10)
+MEAN_MAA = "mAA@10_mean"
 METRICS = {
-    "poses": [*(f"mAA@{degrees}" for degrees in MAA_DEGREES), "AP"],
+    "poses": [*(f"mAA@{degrees}" for degrees in MAA_DEGREES), MEAN_MAA, "AP"],
     "homography": [*(f"MMA@{t}" for t in MMA_THRESHOLDS_PX), "correct_nn", *(f"HA@{t}" for t in HA_THRESHOLDS_PX)],
     "webcam": ["correct_nn", "mAP"],
 }
@@ -51,6 +52,7 @@ def evaluate(
     Returns:
         One result a descriptor, in their order. ``per_pair`` holds one row a pair with its ``task`` (``poses``,
         ``homography``, ``webcam``), ``scene``, ``pair`` and scores; ``scores`` are means over all pairs of a task;
+        ``poses/mAA@10_mean`` is the mean over all ratios, free of the luck of the choice;
         ``poses/AP`` is :func:`eval.dev.poses.ranking_quality`, which has no RANSAC in it: far less noisy than mAA, it
         tells apart what the poses of some hundred pairs cannot;
         the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``; whole local features
@@ -154,6 +156,7 @@ def _judge_poses(
     kept = held_out(errors, chosen)  # (S, P)
     shares = {f"mAA@{degrees}": np.mean([maa_per_pair(e, degrees) for e in kept], axis=0) for degrees in MAA_DEGREES}
     inliers = held_out(np.concatenate([f.num_inliers for f in found], axis=2), chosen).mean(axis=0)
+    every_ratio = np.mean([[maa_per_pair(seed, 10) for seed in ratio] for ratio in errors], axis=(0, 1))
     precision = np.concatenate([f.average_precision for f in found])
     matches = held_out(np.concatenate([f.num_matches for f in found], axis=1), chosen)
     names = [(scene.scene.name, f"{a}-{b}") for scene in scenes for a, b in scene.scene.pairs]
@@ -164,6 +167,7 @@ def _judge_poses(
             "pair": pair,
             "error_deg": kept[:, k].tolist() if settings.ransac_seeds > 1 else float(kept[0, k]),
             **{name: float(share[k]) for name, share in shares.items()},
+            MEAN_MAA: float(every_ratio[k]),
             "AP": float(precision[k]),
             "num_matches": int(matches[k]),
             "num_inliers": float(inliers[k]),

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_ratio_is_chosen_on_the_other_half() -> None:
     assert chosen == (1, 0)
     np.testing.assert_array_equal(held_out(errors, chosen), [[bad] * 5])
     np.testing.assert_array_equal(held_out(np.array([[1, 2, 3], [4, 5, 6]]), (1, 0)), [4, 2, 6])
+
+
+def test_mean_over_ratios_has_no_choice_in_it(dev_folder: Path, judged: tuple[Any, Path]) -> None:
+    rows = [row for row in judged[0][0].per_pair if row["task"] == "poses"]
+    cache = Cache(judged[1])
+    alone = []
+    for ratio in SMALL.ratios:
+        settings = replace(SMALL, ratios=(ratio,))
+        (result,) = evaluate(dev_folder / "poses", [load("rootsift")], settings, cache)
+        assert result.scores["poses/mAA@10_mean"] == result.scores["poses/mAA@10"]
+        alone.append([row["mAA@10"] for row in result.per_pair])
+    np.testing.assert_allclose([row["mAA@10_mean"] for row in rows], np.mean(alone, axis=0))
 
 
 def test_accuracy_of_seeds_is_averaged_before_choosing() -> None:

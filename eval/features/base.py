@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kornia
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eval.features.baseline_patches import extract_baseline_patches
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token
 from kornia_hardnet8._files import sha256_file
@@ -28,10 +29,12 @@ class Descriptor(ABC):
         patch_size: side of the patches that :meth:`describe` takes.
         weights: the file of weights, or None.
         weights_sha256: its hash, or None.
+        patches: how patches are cut out of an image: on kornia's grid, or as the baselines of the IMW benchmark do.
     """
 
     dim: int
     patch_size: int = 32
+    patches: Literal["kornia", "baseline"] = "kornia"
 
     def __init__(self, token: Token, weights: Path | None = None) -> None:
         self.token = token
@@ -51,12 +54,15 @@ class Descriptor(ABC):
         ``mr_size`` is the half side of a patch in units of sigma = size / 2; descriptors with a support of their own
         (SIFT) ignore it.
         """
-        patches = extract_patches(torch.from_numpy(image), keypoints.lafs(mr_size), self.patch_size)
+        if self.patches == "baseline":
+            patches = extract_baseline_patches(image, keypoints, self.patch_size, mr_size)
+        else:
+            patches = extract_patches(torch.from_numpy(image), keypoints.lafs(mr_size), self.patch_size)
         return self.describe(patches / 255.0)
 
     def identity(self, mr_size: float) -> dict[str, Any]:
         """All that the descriptors of a given image and its keypoints depend on: the cache key of this stage."""
-        return {
+        identity = {
             "descriptor": self.token.name,
             "options": dict(sorted(self.token.options.items())),
             "weights_sha256": self.weights_sha256,
@@ -64,6 +70,7 @@ class Descriptor(ABC):
             "patch_size": self.patch_size,
             "kornia": kornia.__version__,
         }
+        return identity if self.patches == "kornia" else {**identity, "patches": self.patches}
 
     def to(self, device: torch.device) -> Descriptor:
         """Move what can be moved to ``device``; returns itself."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Literal
 
+from eval.command_line import load_methods
 from eval.estimators import METHODS, EstimatorSettings
+from eval.features import Method, WholeFeature
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
 from eval.matching import Filter, MatcherSettings
@@ -31,7 +33,7 @@ ESTIMATOR = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=1
 
 
 def add_keypoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add ``--upright``, ``--affine`` and ``--mr-size``; returns their group."""
+    """Add ``--upright``, ``--affine``, ``--patches`` and ``--mr-size``; returns their group."""
     points = parser.add_argument_group("keypoints")
     points.add_argument(
         "--upright",
@@ -42,6 +44,12 @@ def add_keypoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         help="angle 0; upright++ (the flag alone): every position once; upright: as the benchmark's code does it",
     )
     points.add_argument("--affine", default="none", metavar="affnet[@PATH]", help="shapes of the frames by AffNet")
+    points.add_argument(
+        "--patches",
+        choices=("kornia", "baseline"),
+        default="kornia",
+        help="grid of the patches; baseline: half a cell off, cut by OpenCV as the benchmark's baselines do",
+    )
     points.add_argument("--mr-size", type=float, default=DEFAULT_MR_SIZE, help="half side of a patch / sigma")
     return points
 
@@ -54,6 +62,15 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
         same_place=UPRIGHT[args.upright],
         affine_weights=affine_weights(args.affine),
     )
+
+
+def methods_from(args: argparse.Namespace) -> list[Method]:
+    """The descriptors and whole local features that the flags ask for."""
+    methods = load_methods(args)
+    for method in methods:
+        if not isinstance(method, WholeFeature):
+            method.patches = args.patches
+    return methods
 
 
 def add_matching_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

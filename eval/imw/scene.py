@@ -307,6 +307,11 @@ def open_scene(path: Path) -> Scene:
     return Scene(_scene_folder(root).name, root, images)
 
 
+def is_scene(path: Path) -> bool:
+    """Whether a folder holds a scene with calibrations, in it or in ``set_<number>``."""
+    return _scene_root(path) is not None
+
+
 def read_calibration(path: Path) -> Camera:
     """Read K, R and T of a calibration file.
 

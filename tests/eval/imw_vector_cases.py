@@ -31,23 +31,26 @@ def load_cases() -> dict[str, dict[str, Any]]:
 CASES = load_cases()
 
 # prefix -> the test file that reproduces these cases
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "submission_": "tests/eval/imw/test_official_vectors.py",
+    "parse_json_": "tests/eval/imw/test_official_vectors.py",
+    "category_": "tests/eval/imw/test_official_vectors.py",
+    "folder_name_": "tests/eval/imw/test_official_vectors.py",
+    "deprecated_": "tests/eval/imw/test_official_vectors.py",
+    "feature_": "tests/eval/imw/test_official_vectors.py",
+    "patch_": "tests/eval/imw/test_official_vectors.py",
+    "dedup_upright_": "tests/eval/imw/test_official_vectors.py",
+}
 
 # prefix -> the part of the benchmark that they need and that is not written yet
 PENDING: dict[str, str] = {
-    "submission_": "checks of config.json and of submission folders",
-    "parse_json_": "reader of config.json",
-    "category_": "size categories of a submission",
-    "folder_name_": "official folder names",
-    "deprecated_": "deprecated images",
     "results_": "official results file",
-    "feature_": "official keypoint rows",
-    "patch_": "patch geometry of the baselines",
-    "dedup_upright_": "upright keypoints of the baselines",
 }
 
 # name -> why we deliberately do something else
 NOT_REPRODUCED: dict[str, str] = {
+    "dedup_upright_more_points_shared_x": "the original drops points that share one coordinate; ours keeps them",
+    "dedup_upright_no_dups": "the original sorts the points by position; ours keeps the order by response",
     "match_single_train_flann": "flann is answered by exact search, which gives no match here instead of an error",
     "maa_stereo_empty_list": "the original fails; ours gives zeros",
     "maa_multiview_empty_bag_file": "the original fails; ours counts the bag as failed",

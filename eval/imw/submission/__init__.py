@@ -1,0 +1,1 @@
+"""Submissions to the IMW benchmark: written, and checked before they are handed in."""

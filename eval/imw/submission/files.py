@@ -1,0 +1,347 @@
+"""The h5 files of one scene of a submission, checked entry by entry (spec 2.2 and 2.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.imw.official import DESCRIPTOR_WIDTHS, KEYPOINT_CATEGORIES, MAX_DESCRIPTOR_BYTES
+from eval.imw.submission.findings import Entries, Findings
+
+MAX_KEYPOINTS = KEYPOINT_CATEGORIES[-1]
+SIDE_FILES = ("scores.h5", "scales.h5", "angles.h5", "orientations.h5", "affine.h5")
+MATCH_FILES = ("matches.h5", "matches_multiview.h5", "matches_stereo.h5", "matches_stereo_0.h5")
+# No entry of a valid file is larger; a larger one is not read into memory.
+_MAX_ENTRY_BYTES = 256 << 20
+_MAX_KEYS = 200_000
+# An entry much larger than the whole file that holds it is packed as a bomb.
+_BOMB_RATIO = 1000
+# Keypoints may lie this far outside, pixels: refined positions do.
+_MARGIN_PX = 1.0
+
+Shape = tuple[int, ...]
+
+
+class Stored(NamedTuple):
+    """One entry of a file, not yet read."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    read: Callable[[], NDArray[Any]]
+
+
+@dataclass
+class SceneFiles:
+    """What was found of one scene, for the checks against config.json."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    """Keypoints by image."""
+    has_descriptors: bool = False
+    descriptor_dtype: np.dtype[Any] | None = None
+    """None when the file does not read."""
+    match_files: list[str] = field(default_factory=list)
+    has_scores: bool = False
+
+
+def check_scene(
+    folder: Path,
+    where: str,
+    names: list[str],
+    findings: Findings,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    pairwise: bool = False,
+) -> SceneFiles:
+    """Check the files of a scene.
+
+    Args:
+        folder: holds ``keypoints.h5`` and the others.
+        where: how messages name it.
+        names: the images of the scene.
+        findings: grows.
+        sizes: (width, height) by image name; None leaves out whether keypoints lie inside.
+        pairwise: keypoints are stored by pair.
+
+    Returns:
+        What the checks against the configuration need.
+    """
+    found = SceneFiles()
+    files = sorted(path.name for path in folder.iterdir())
+    found.match_files = [name for name in files if name.startswith("match")]
+    found.has_descriptors = "descriptors.h5" in files
+    found.has_scores = "scores.h5" in files
+    for name in files:
+        if name not in ("keypoints.h5", "descriptors.h5", *SIDE_FILES) and name not in found.match_files:
+            findings.add(f"{where}/{name}", "unknown file, nobody reads it", "unknown_file", "warning")
+    if "keypoints.h5" not in files:
+        findings.add(f"{where}/keypoints.h5", "is missing", "keypoints_missing", official=True)
+    else:
+        _check_keypoints(folder / "keypoints.h5", where, names, findings, found, sizes, pairwise)
+    if "descriptors.h5" in files:
+        _check_descriptors(folder / "descriptors.h5", where, names, findings, found)
+    elif not found.match_files:
+        message = "neither descriptors nor a file of matches"
+        findings.add(f"{where}/descriptors.h5", message, "descriptors_missing", official=True)
+    for name in SIDE_FILES:
+        if name in files:
+            _check_side_file(folder / name, where, names, findings, found)
+    _check_match_file_names(where, findings, found.match_files)
+    for name in found.match_files:
+        _check_matches(folder / name, where, names, findings, found)
+    return found
+
+
+@contextmanager
+def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Iterator[dict[str, Stored] | None]:
+    """The entries of a flat h5 file by key; None when the file does not open.
+
+    Links to other files, data kept outside and entries too large to be honest are findings, and are not followed.
+    """
+    import h5py
+
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        findings.add(where, f"damaged or no HDF5 file: {' '.join(str(error).split())}", kind, official=True)
+        yield None
+        return
+    with file:
+        if len(file) > _MAX_KEYS:
+            findings.add(where, f"{len(file)} keys: refused as too many", "h5_huge")
+            yield None
+            return
+        entries: dict[str, Stored] = {}
+        refused = Entries(findings, where, len(file))
+        room = max(path.stat().st_size, 1) * _BOMB_RATIO
+        for key in sorted(file):
+            try:
+                link = file.get(key, getlink=True)
+                item = file[key] if isinstance(link, h5py.HardLink) else None
+            except (KeyError, OSError, RuntimeError) as error:
+                refused.add(key, f"does not open: {' '.join(str(error).split())}", kind)
+                continue
+            if item is None:
+                refused.add(key, "is a link: only data of the file itself is taken", "h5_link")
+            elif not isinstance(item, h5py.Dataset):
+                refused.add(key, "is a group: the files are flat, one dataset a key", "h5_group")
+            elif item.is_virtual or item.external:
+                refused.add(key, "keeps its data in another file", "h5_link")
+            elif item.shape is None or item.dtype.kind not in "fiub":
+                refused.add(key, f"does not hold numbers ({item.dtype})", "h5_type")
+            elif math.prod(item.shape) * item.dtype.itemsize > min(_MAX_ENTRY_BYTES, room):
+                refused.add(key, f"holds {item.shape} numbers: refused as too large", "h5_huge")
+            else:
+                entries[key] = Stored(item.shape, item.dtype, _reader(item))
+        refused.close()
+        yield entries
+
+
+def _reader(item: Any) -> Callable[[], NDArray[Any]]:
+    return lambda: np.asarray(item[()])
+
+
+def _read(entries: Entries, key: str, stored: Stored) -> NDArray[Any] | None:
+    """The numbers of an entry; None with a finding when they do not decode, or some is not finite."""
+    try:
+        values = stored.read()
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        entries.add(key, f"does not decode: {' '.join(str(error).split())}", "h5_damaged")
+        return None
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        entries.add(key, f"{int((~np.isfinite(values)).sum())} numbers are NaN or infinite", "not_finite")
+        return None
+    return values
+
+
+def _check_keys(where: str, found: Mapping[str, Any], expected: list[str], findings: Findings, kind: str) -> None:
+    missing, extra = sorted(set(expected) - found.keys()), sorted(found.keys() - set(expected))
+    if missing or extra:
+        parts = [f"{len(missing)} of {len(expected)} are missing: {missing[0]} …"] if missing else []
+        parts += [f"{len(extra)} are unknown: {extra[0]} …"] if extra else []
+        findings.add(where, f"keys differ from the images, {' and '.join(parts)}", kind, official=True)
+
+
+def _check_keypoints(
+    path: Path,
+    scene: str,
+    names: list[str],
+    findings: Findings,
+    found: SceneFiles,
+    sizes: Mapping[str, tuple[int, int]] | None,
+    pairwise: bool,
+) -> None:
+    where = f"{scene}/{path.name}"
+    with open_entries(path, where, findings, "keypoints_damaged") as entries:
+        if entries is None:
+            return
+        if not entries:
+            findings.add(where, "is empty", "keypoints_empty", official=True)
+            return
+        expected = names
+        if pairwise:
+            expected = [f"{a}-{b}" for a in names for b in names if a != b]
+        _check_keys(where, entries, expected, findings, "keypoints_keys")
+        wrong = Entries(findings, where, len(entries))
+        for position, (key, stored) in enumerate(entries.items()):
+            if len(stored.shape) != 2 or stored.shape[1] != 2:
+                message = f"expected (N, 2) x y, got {stored.shape}"
+                wrong.add(key, message, "keypoints_shape", official=position == 0)
+                continue
+            found.counts[key] = stored.shape[0]
+            if stored.shape[0] > MAX_KEYPOINTS:
+                message = f"{stored.shape[0]} keypoints, at most {MAX_KEYPOINTS} are taken"
+                wrong.add(key, message, "keypoints_too_many", official=True)
+                continue
+            if stored.dtype.kind != "f":
+                wrong.add(key, f"expected floating point, got {stored.dtype}", "keypoints_type", "warning")
+            values = _read(wrong, key, stored)
+            if values is None:
+                continue
+            _check_positions(wrong, key, values, (sizes or {}).get(key.partition("-")[0] if pairwise else key))
+        wrong.close()
+
+
+def _check_positions(wrong: Entries, key: str, xy: NDArray[Any], size: tuple[int, int] | None) -> None:
+    repeated = len(xy) - len(np.unique(xy, axis=0))
+    if repeated > len(xy) // 2 > 0:
+        wrong.add(key, f"{repeated} of {len(xy)} rows repeat another", "keypoints_repeated", "warning")
+    if size is not None and len(xy):
+        outside = ((xy < -_MARGIN_PX) | (xy > np.array(size) - 1 + _MARGIN_PX)).any(axis=1)
+        if outside.any():
+            message = f"{int(outside.sum())} of {len(xy)} lie outside the {size[0]} x {size[1]} image"
+            wrong.add(key, message, "keypoints_outside")
+
+
+def _check_descriptors(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
+    where = f"{scene}/{path.name}"
+    low, high = DESCRIPTOR_WIDTHS
+    with open_entries(path, where, findings, "descriptors_damaged") as entries:
+        if entries is None:
+            return
+        if not entries:
+            findings.add(where, "is empty", "descriptors_empty", official=True)
+            return
+        _check_keys(where, entries, names, findings, "descriptors_keys")
+        wrong = Entries(findings, where, len(entries))
+        first = next(iter(entries.values()))
+        found.descriptor_dtype = first.dtype
+        for position, (key, stored) in enumerate(entries.items()):
+            if len(stored.shape) != 2 or not low <= stored.shape[1] <= high:
+                message = f"expected (N, {low} to {high}), got {stored.shape}"
+                wrong.add(key, message, "descriptors_shape", official=position == 0)
+                continue
+            size = stored.shape[1] * stored.dtype.itemsize
+            if not found.match_files and size > MAX_DESCRIPTOR_BYTES:
+                message = f"{size} bytes a descriptor, at most {MAX_DESCRIPTOR_BYTES} without matches of your own"
+                wrong.add(key, message, "descriptors_need_matches", official=position == 0)
+            if stored.dtype not in (np.float32, np.uint8):
+                wrong.add(key, f"expected float32 (uint8 for binary ones), got {stored.dtype}", "descriptors_type")
+            if (stored.shape[1], stored.dtype) != (first.shape[1], first.dtype) and len(first.shape) == 2:
+                message = f"{stored.shape[1]} x {stored.dtype}, the first entry {first.shape[1]} x {first.dtype}"
+                wrong.add(key, message, "descriptors_unequal")
+            _check_count(wrong, key, stored.shape[0], found)
+            _read(wrong, key, stored)
+        wrong.close()
+
+
+def _check_side_file(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
+    """Scores, scales, angles, affine shapes: the official validator never opens them."""
+    where = f"{scene}/{path.name}"
+    with open_entries(path, where, findings, "side_damaged") as entries:
+        if entries is None:
+            return
+        missing = sorted(set(names) - entries.keys())
+        if missing:
+            findings.add(where, f"{len(missing)} of {len(names)} images are missing: {missing[0]} …", "side_keys")
+        wrong = Entries(findings, where, len(entries))
+        for key, stored in entries.items():
+            tail = stored.shape[1:]
+            good = tail == (2, 2) if path.name == "affine.h5" else tail in ((), (1,))
+            if not stored.shape or not good:
+                expected = "(N, 2, 2)" if path.name == "affine.h5" else "(N,) or (N, 1)"
+                wrong.add(key, f"expected {expected}, got {stored.shape}", "side_shape")
+                continue
+            _check_count(wrong, key, stored.shape[0], found)
+            _read(wrong, key, stored)
+        wrong.close()
+
+
+def _check_count(wrong: Entries, key: str, count: int, found: SceneFiles) -> None:
+    if key in found.counts and count != found.counts[key]:
+        wrong.add(key, f"{count} rows, but {found.counts[key]} keypoints", "unequal_counts")
+
+
+def _check_match_file_names(where: str, findings: Findings, files: list[str]) -> None:
+    for name in files:
+        if name not in MATCH_FILES:
+            official = name in ("matches_stereo_1.h5", "matches_stereo_2.h5")
+            message = "one run of stereo matches is taken" if official else "unknown file of matches, nobody reads it"
+            findings.add(
+                f"{where}/{name}", message, "matches_extra_file" if official else "unknown_file", official=official
+            )
+    known = [name for name in files if name in MATCH_FILES]
+    if "matches.h5" in known:
+        if len(known) > 1:
+            others = ", ".join(name for name in known if name != "matches.h5")
+            message = f"matches.h5 serves both tasks, so {others} must not be there"
+            findings.add(where, message, "matches_extra_file", official=True)
+    elif known:
+        stereo = [name for name in known if "stereo" in name]
+        if "matches_multiview.h5" not in known:
+            findings.add(f"{where}/matches_multiview.h5", "is missing", "matches_multiview_missing", official=True)
+        if not stereo:
+            findings.add(f"{where}/matches_stereo.h5", "is missing", "matches_stereo_missing", official=True)
+        if len(stereo) > 1:
+            findings.add(where, f"both {' and '.join(stereo)}: one is read", "matches_stereo_twice", "warning")
+
+
+def _check_matches(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
+    where = f"{scene}/{path.name}"
+    expected = {f"{max(a, b)}-{min(a, b)}" for position, a in enumerate(names) for b in names[:position]}
+    with open_entries(path, where, findings, "matches_damaged") as entries:
+        if entries is None:
+            return
+        if not entries:
+            findings.add(where, "is empty", "matches_empty", official=True)
+            return
+        if len(entries) != len(expected):
+            missing = sorted(expected - entries.keys())
+            example = f": {missing[0]} … missing" if missing else ""
+            message = f"{len(entries)} pairs, expected {len(expected)}{example}"
+            findings.add(where, message, "matches_key_count", official=True)
+        elif entries.keys() != expected:
+            wrong_key = min(entries.keys() - expected)
+            message = f"{wrong_key!r} is not <name1>-<name2> of two images with the larger name first"
+            findings.add(where, message, "matches_key_names", official=True)
+        wrong = Entries(findings, where, len(entries))
+        for position, (key, stored) in enumerate(entries.items()):
+            if len(stored.shape) != 2 or stored.shape[0] != 2:
+                message = f"expected (2, M), got {stored.shape}"
+                wrong.add(key, message, "matches_shape", official=position == 0)
+                continue
+            if stored.dtype.kind not in "iu" and stored.shape[1]:
+                wrong.add(key, f"expected integers, got {stored.dtype}", "matches_type")
+                continue
+            values = _read(wrong, key, stored)
+            if values is not None and values.size:
+                _check_indices(wrong, key, values, found)
+        wrong.close()
+
+
+def _check_indices(wrong: Entries, key: str, matches: NDArray[Any], found: SceneFiles) -> None:
+    for row, name in enumerate(key.split("-")[:2]):
+        pairwise = f"{name}-{key.split('-')[1 - row]}" if key.count("-") == 1 else name
+        count = found.counts.get(name, found.counts.get(pairwise))
+        low, high = int(matches[row].min()), int(matches[row].max())
+        if low < 0 or (count is not None and high >= count):
+            message = f"row {row} has indices {low} … {high}, but {name} has {count} keypoints"
+            wrong.add(key, message, "matches_index")
+            return
+    if len(np.unique(matches, axis=1).T) < matches.shape[1]:
+        wrong.add(key, "a match stands twice", "matches_repeated", "warning")

@@ -9,7 +9,7 @@ from kornia_hardnet8._shell import dispatch, run_module
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("train.run_command", "train a network (the command that is meant when none is named)"),
-    "build": ("train.stores.build_command", "build a patch store: photos, colmap, amos"),
+    "build": ("train.stores.build_command", "build a patch store: photos, colmap, amos, brown, hpatches"),
     "merge": ("train.stores.merge_command", "join patch stores into one"),
     "info": ("train.stores.info_command", "what is in a patch store, and a contact sheet of it"),
     "fetch": ("train.fetch_command", "download data sets"),

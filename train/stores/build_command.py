@@ -83,10 +83,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patch-mask", action="store_true", help="a place is visible only where the detector finds it again"
     )
 
+    brown = kinds.add_parser("brown", help="Brown's photo tourism patches as published", **form)
+    brown.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="patches0000.bmp …, info.txt, interest.txt, m50_100000_100000_0.txt",
+    )
+    _always(brown)
+    brown.add_argument("--pairs", type=Path, metavar="FILE", help="another list of test pairs")
+
+    hpatches = kinds.add_parser("hpatches", help="strips of the HPatches release", **form)
+    hpatches.add_argument("folder", type=Path, metavar="DIR", help="DIR/<sequence>/ref.png, e1.png … t5.png")
+    _always(hpatches)
+    hpatches.add_argument(
+        "--levels", nargs="+", default=["e", "h", "t"], metavar="LEVEL", help="noise beside the reference: e, h, t"
+    )
+    hpatches.add_argument("--sequences", nargs="+", default=["*"], metavar="GLOB", help="sequences to take")
+    hpatches.add_argument("--exclude", nargs="+", default=[], metavar="GLOB", help="sequences to leave out")
+
 
 def run(args: argparse.Namespace) -> None:
     """Build the store that ``args`` asks for."""
-    if args.mr_size <= 0 or (args.patch_size is not None and args.patch_size < 8):
+    if getattr(args, "mr_size", 1.0) <= 0 or (getattr(args, "patch_size", None) or 8) < 8:
         raise UsageError("--mr-size must be positive and --patch-size at least 8")
     print(f"{args.out}: {_KINDS[args.kind](args)}")
 
@@ -163,17 +182,43 @@ def _amos(args: argparse.Namespace) -> str:
     return f"{built.patches} patches, {built.labels} labels, {len(built.places)} views"
 
 
-_KINDS = {"colmap": _colmap, "photos": _photos, "amos": _amos}
+def _brown(args: argparse.Namespace) -> str:
+    from train.stores.brown import build_brown
+
+    built = build_brown(args.folder, args.out, pairs=args.pairs, num_workers=args.num_workers, how=_how(args))
+    return f"{built.patches} patches, {built.labels} labels, {built.images} images, {built.pairs} test pairs"
+
+
+def _hpatches(args: argparse.Namespace) -> str:
+    from train.stores.hpatches import build_hpatches
+
+    built = build_hpatches(
+        args.folder,
+        args.out,
+        levels=args.levels,
+        sequences=args.sequences,
+        exclude=args.exclude,
+        num_workers=args.num_workers,
+        how=_how(args),
+    )
+    return f"{built.patches} patches, {built.labels} labels, {built.sequences} sequences"
+
+
+_KINDS = {"colmap": _colmap, "photos": _photos, "amos": _amos, "brown": _brown, "hpatches": _hpatches}
 _NOT_SETTINGS = ("verbose", "quiet", "debug", "num_workers", "kind")
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _how(args: argparse.Namespace) -> dict[str, Any]:
     how = {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | list) and k not in _NOT_SETTINGS}
+    return {"command": f"build {args.kind}", **how}
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "mr_size": args.mr_size,
         "patch_size": args.patch_size or 64,
         "num_workers": args.num_workers,
-        "how": {"command": f"build {args.kind}", **how},
+        "how": _how(args),
     }
 
 
@@ -187,7 +232,7 @@ def _number_crop(args: argparse.Namespace) -> float:
 
 
 def _common(parser: argparse.ArgumentParser, of_keypoints: str = "", fixed: str = "") -> None:
-    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
+    _always(parser)
     parser.add_argument("--crop", default="1.5", help=f"{of_keypoints}stored side / plain side of a patch{fixed}")
     parser.add_argument(
         "--mr-size", type=float, default=12.0, help=f"{of_keypoints}half side of the plain patch / sigma"
@@ -195,6 +240,10 @@ def _common(parser: argparse.ArgumentParser, of_keypoints: str = "", fixed: str 
     parser.add_argument(
         "--patch-size", type=int, metavar="PIXELS", help="side of a stored patch (default: 64; 96 for hessian places)"
     )
+
+
+def _always(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; 0 = only this one"
     )

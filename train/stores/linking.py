@@ -77,28 +77,39 @@ def mutual_links(carried: Keypoints, there: Keypoints) -> np.ndarray:
 
 
 def group(keypoints: list[Keypoints], homographies: list[np.ndarray]) -> list[np.ndarray]:
-    """Groups of keypoints of several views that show the same thing.
+    """Groups of keypoints of several views of a plane that show the same thing, see :func:`group_links`.
 
-    ``homographies[k]`` maps the plane to view k. A group is a keypoint with those of the other views that it is
-    mutually linked to; the keypoints with most links lead first, each keypoint is in one group at most.
-
-    Returns:
-        Arrays (m, 2) of (view, row), m >= 2, no view twice.
+    ``homographies[k]`` maps the plane to view k.
     """
-    offsets = np.concatenate([[0], np.cumsum([len(k.xy) for k in keypoints])])
     links = []
     for a in range(len(keypoints)):
         for b in range(a + 1, len(keypoints)):
             between = homographies[b] @ np.linalg.inv(homographies[a])
-            found = mutual_links(carry(keypoints[a], between), keypoints[b])
-            links.append(found + offsets[[a, b]])
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *links])
+            links.append((a, b, mutual_links(carry(keypoints[a], between), keypoints[b])))
+    return group_links([len(k.xy) for k in keypoints], links)
+
+
+def group_links(counts: list[int], links: list[tuple[int, int, np.ndarray]]) -> list[np.ndarray]:
+    """Groups of linked keypoints of several views.
+
+    A group is a keypoint with those of the other views that it is linked to; the keypoints with most links lead
+    first, each keypoint is in one group at most.
+
+    Args:
+        counts: keypoints of each view.
+        links: views a and b, and pairs (m, 2) of their rows, no row twice in one array.
+
+    Returns:
+        Arrays (m, 2) of (view, row), m >= 2, no view twice.
+    """
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *(found + offsets[[a, b]] for a, b, found in links)])
     both = np.concatenate([pairs, pairs[:, ::-1]])
     both = both[np.lexsort((both[:, 1], both[:, 0]))]
     starts = np.searchsorted(both[:, 0], np.arange(offsets[-1] + 1))
     degree = np.diff(starts)
     free = np.ones(offsets[-1], bool)
-    view_of = np.repeat(np.arange(len(keypoints)), np.diff(offsets))
+    view_of = np.repeat(np.arange(len(counts)), counts)
     groups = []
     for leader in np.argsort(-degree, kind="stable"):
         if degree[leader] == 0:

@@ -1,0 +1,125 @@
+"""Patches of the HPatches release: strips of corresponding patches."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from train.stores.images import image_size, ordered_map, read_gray
+from train.stores.writer import create_store, source_key
+
+SIDE = 65
+LEVELS = {"e": "easy", "h": "hard", "t": "tough"}
+NUM_TARGETS = 5
+MR_SIZE = 12.0  # HardNets trained on these patches are used with patches of half side 12 sigma
+
+
+@dataclass(frozen=True)
+class Built:
+    """Counts of a finished build."""
+
+    patches: int
+    labels: int
+    sequences: int
+
+
+def build_hpatches(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    levels: Sequence[str] = tuple(LEVELS),
+    sequences: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    num_workers: int = 0,
+    how: dict[str, Any] | None = None,
+) -> Built:
+    """Build a store from ``<sequence>/{ref,e1 … e5,h1 … h5,t1 … t5}.png``, columns of 65 x 65 patches.
+
+    Patch i of all strips of a sequence is one label; ``image_ids`` and ``cam_ids`` number the strips.
+
+    Args:
+        folder: the release.
+        out: the store.
+        levels: ``e``, ``h``, ``t``: noise levels beside the reference.
+        sequences: names or patterns (``v_*``) of the sequences to take.
+        exclude: names or patterns of those to leave out.
+        num_workers: processes.
+        how: settings to record.
+
+    Raises:
+        UsageError: an unknown level, or none.
+        MissingFileError: the folder or a strip is not there.
+        DataError: no such sequence, or strips that are damaged or of different lengths.
+    """
+    if not levels or any(level not in LEVELS for level in levels):
+        raise UsageError(f"--levels takes {', '.join(LEVELS)}, got {' '.join(levels) or 'nothing'}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {folder} is not there")
+    found = sorted(path for path in folder.iterdir() if (path / "ref.png").is_file())
+    chosen = [path for path in found if _among(path.name, sequences) and not _among(path.name, exclude)]
+    if not chosen:
+        raise DataError(
+            f"{folder} holds {len(found)} sequences (folders with ref.png), none is called {' '.join(sequences)}"
+        )
+    types = ["ref", *(f"{level}{k}" for level in LEVELS if level in levels for k in range(1, NUM_TARGETS + 1))]
+    counts = [count_patches(path, types) for path in chosen]
+    first = np.concatenate([[0], np.cumsum(counts)])
+    strips = [path / f"{name}.png" for path in chosen for name in types]
+
+    with create_store(out, SIDE, key=["hpatches", source_key(strips)]) as writer:
+        done = len(writer.records)
+        rest = strips[done:]
+        results = progress(ordered_map(read_strip, rest, num_workers), len(rest), what="hpatches", unit="strip")
+        for number, patches in enumerate(results, done):
+            sequence = number // len(types)
+            ids = np.full(len(patches), number)
+            labels = np.arange(first[sequence], first[sequence + 1])
+            writer.append(patches, labels=labels, image_ids=ids, cam_ids=ids)
+            writer.commit({})
+        writer.meta = {
+            "crop": 1.0,
+            "mr_size": MR_SIZE,
+            "sequences": [{"name": path.name, "labels": count} for path, count in zip(chosen, counts, strict=True)],
+            "built": how or {},
+            "sources": [{"name": f"{p.parent.name}/{p.name}", "sha256": sha256_file(p)} for p in strips],
+        }
+    return Built(writer.count, int(first[-1]), len(chosen))
+
+
+def count_patches(sequence: Path, types: Sequence[str]) -> int:
+    """Patches in each of the strips ``types`` of a sequence, by their headers.
+
+    Raises:
+        MissingFileError: a strip is not there.
+        DataError: one is no column of 65 x 65 patches, or they differ in length.
+    """
+    counts = {}
+    for name in types:
+        path = sequence / f"{name}.png"
+        if not path.is_file():
+            raise MissingFileError(f"{path} is not there")
+        width, height = image_size(path)
+        if width != SIDE or height % SIDE or not height:
+            raise DataError(f"{path} is {width} x {height} pixels, expected a column of {SIDE} x {SIDE} patches")
+        counts[name] = height // SIDE
+        if counts[name] != counts[types[0]]:
+            raise DataError(f"{path} holds {counts[name]} patches, {types[0]}.png {counts[types[0]]}")
+    return counts[types[0]]
+
+
+def read_strip(path: Path) -> np.ndarray:
+    """The patches (n, 65, 65) of a strip."""
+    return read_gray(path).reshape(-1, SIDE, SIDE)
+
+
+def _among(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

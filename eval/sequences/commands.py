@@ -7,23 +7,34 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
-from eval.features import Descriptor, Keypoints
+from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods, safe_name
+from eval.features import Keypoints, Method, WholeFeature
+from eval.features.detect import DogSettings
+from eval.features.extract import extract
 from eval.fingerprint import fingerprint
 from eval.homography import crop_homography, reprojection_errors, scale_homography
 from eval.homography_estimators import METHODS, HomographySettings
-from eval.images import read_gray
+from eval.images import gray_from_bgr, read_bgr
 from eval.matching import mutual_nn
 from eval.metrics import auc
 from eval.results import Result, Score, environment, mean_score, run_folder
 from eval.sequences.data import CLASSES, ImageSequence, find_sequences, missing_official, without_large
-from eval.sequences.features import CROPS, DetectorSettings, Resize, SizedImage, describe, detect, resize_image
+from eval.sequences.features import (
+    CROPS,
+    DetectorSettings,
+    Resize,
+    SizedImage,
+    describe,
+    detect,
+    on_pixels,
+    resize_image,
+)
 from eval.sequences.protocols import (
     AUC_THRESHOLDS_PX,
     HA_THRESHOLDS_PX,
@@ -37,18 +48,29 @@ from eval.sequences.protocols import (
     superpoint_repeatability,
 )
 from eval.viz import draw_matches
+from eval.webcam import spread_places
 from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import UsageError
 
-# task -> the size at which its images are judged, and the keypoints that are kept (None: --keypoints)
-TASKS: dict[str, tuple[Resize, int | None]] = {
-    "mma": ("original", None),
-    "homography": ("crop-640x480", 1000),
-    "auc": ("short-480", 1024),
-    "repeatability": ("crop-320x240", 300),
+
+class _Task(NamedTuple):
+    """What a protocol says about images and keypoints."""
+
+    size: Resize
+    detected: int | None
+    """Strongest keypoints of an image; None: --keypoints."""
+    kept: int | None = None
+    """Of those, the strongest that both images see; None: all."""
+
+
+TASKS = {
+    "mma": _Task("original", None),
+    "homography": _Task("crop-640x480", 1500, 1000),
+    "auc": _Task("short-480", 1024),
+    "repeatability": _Task("crop-320x240", 1000, 300),
 }
-_DETECTED_FOR_HOMOGRAPHY = 1500  # strongest keypoints from which the 1000 shared ones come
+SUPPRESSION_PX = 4.0  # of repeatability: no stronger keypoint is nearer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,28 +101,45 @@ def run(args: argparse.Namespace) -> None:
         sequences, excluded = without_large(sequences)
     if not sequences:
         raise UsageError(f"{args.data} holds only sequences that the protocol leaves out: use --all")
-    descriptors = load_descriptors(args)
+    methods = load_methods(args)
     out = run_folder(args.out, "sequences")
     cache = Cache(args.cache or out / "cache")
     tasks = [name for name in TASKS if name in args.task]
-    pairs: list[list[dict[str, Any]]] = [[] for _ in descriptors]
-    seconds: list[dict[str, float]] = [defaultdict(float) for _ in descriptors]
+    pairs: list[list[dict[str, Any]]] = [[] for _ in methods]
+    seconds: list[dict[str, float]] = [defaultdict(float) for _ in methods]
     for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
         judge = _SequenceJudge(sequence, settings, robust, cache)
-        for k, descriptor in enumerate(descriptors):
+        for k, method in enumerate(methods):
             start = time.perf_counter()
-            pairs[k] += judge.judge(descriptor, tasks)
+            pairs[k] += judge.judge(method, tasks)
             seconds[k]["describe_match_estimate"] += time.perf_counter() - start
             if "mma" in tasks and number < args.viz:
-                judge.draw(descriptor, out / "matches")
+                judge.draw(method, out / "matches")
     protocol = {
         "tasks": tasks,
-        **settings.to_dict(),
         "matcher": "mutual nearest neighbours (L2)",
         "mma": {"size": "original", "thresholds_px": list(MMA_THRESHOLDS_PX)},
-        "homography": {"size": "640 x 480 (ratio kept, cropped)", "keypoints": 1000, **SUPERPOINT_RANSAC.to_dict()},
-        "auc": {"size": "short side 480", "keypoints": 1024, **robust.to_dict(), "pixel_origin": "corner"},
-        "repeatability": {"size": "320 x 240 (ratio kept, cropped)", "keypoints": 300, "radius_px": 3.0},
+        "homography": {
+            "size": "640 x 480 (ratio kept, cropped)",
+            "detected": TASKS["homography"].detected,
+            "keypoints": TASKS["homography"].kept,
+            "positions": "whole pixels",
+            **SUPERPOINT_RANSAC.to_dict(),
+        },
+        "auc": {
+            "size": "short side 480",
+            "keypoints": TASKS["auc"].detected,
+            **robust.to_dict(),
+            "pixel_origin": "corner",
+        },
+        "repeatability": {
+            "size": "320 x 240 (ratio kept, cropped)",
+            "detected": TASKS["repeatability"].detected,
+            "keypoints": TASKS["repeatability"].kept,
+            "suppression_px": SUPPRESSION_PX,
+            "positions": "whole pixels",
+            "radius_px": 3.0,
+        },
         "excluded": excluded,
         "missing": missing_official(sequences),
         "seed": args.seed,
@@ -112,8 +151,17 @@ def run(args: argparse.Namespace) -> None:
     }
     environment_ = environment()
     results = [
-        _result(d, pairs[k], tasks, dict(seconds[k]), protocol, dataset, environment_, args.seed)
-        for k, d in enumerate(descriptors)
+        _result(
+            method,
+            pairs[k],
+            tasks,
+            dict(seconds[k]),
+            {**_detector(method, settings), **protocol},
+            dataset,
+            environment_,
+            args.seed,
+        )
+        for k, method in enumerate(methods)
     ]
     if "mma" in tasks:
         from eval.sequences.plots import plot_mma
@@ -122,27 +170,35 @@ def run(args: argparse.Namespace) -> None:
     finish(out, results, args.json, _lines(results, excluded, protocol["missing"]))
 
 
+def _detector(method: Method, settings: DetectorSettings) -> dict[str, Any]:
+    """What the results say about where the keypoints of a method come from."""
+    if isinstance(method, WholeFeature):
+        return {"detector": method.token.name, "keypoints": settings.keypoints}
+    return settings.to_dict()
+
+
 class _SequenceJudge:
-    """Images, sizes and keypoints of one sequence, shared by all descriptors."""
+    """Images, sizes and keypoints of one sequence, shared by all methods."""
 
     def __init__(
         self, sequence: ImageSequence, settings: DetectorSettings, robust: HomographySettings, cache: Cache
     ) -> None:
         self.sequence, self.settings, self.robust, self.cache = sequence, settings, robust, cache
         self.paths = {1: sequence.reference, **{k: path for k, path, _ in sequence.targets}}
-        self.images = {k: read_gray(path) for k, path in self.paths.items()}
+        self.colour = {k: read_bgr(path) for k, path in self.paths.items()}
+        self.images = {k: gray_from_bgr(image) for k, image in self.colour.items()}
         self.hashes = {k: sha256_file(path) for k, path in self.paths.items()}
         self._sized: dict[tuple[int, Resize], SizedImage] = {}
         self._keypoints: dict[tuple[int, Resize], Keypoints] = {}
 
-    def judge(self, descriptor: Descriptor, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    def judge(self, method: Method, tasks: Sequence[str]) -> list[dict[str, Any]]:
         """One dictionary a pair (1, k)."""
         rows = []
         described: dict[tuple[int, str], LocalFeatures] = {}
 
         def features(image: int, task: str) -> LocalFeatures:
             if (image, task) not in described:
-                described[image, task] = self._features(image, task, descriptor)
+                described[image, task] = self._features(image, task, method)
             return described[image, task]
 
         for k, _, H in self.sequence.targets:
@@ -157,7 +213,7 @@ class _SequenceJudge:
     ) -> dict[str, Any]:
         if task == "mma":
             return {"num_keypoints": [len(first.xy), len(second.xy)], **match_pair(first, second, H)}
-        how = TASKS[task][0]
+        how = TASKS[task].size
         one, other = self.sized(1, how), self.sized(k, how)
         if task == "auc":
             scores = glue_factory_pair(
@@ -166,21 +222,21 @@ class _SequenceJudge:
             return {f"auc_{name}": value for name, value in scores.items()}
         originals = [(i.shape[1], i.shape[0]) for i in (self.images[1], self.images[k])]
         cropped = crop_homography(H, originals[0], originals[1], CROPS[how])
-        keep = TASKS[task][1]
+        keep = TASKS[task].kept
         assert keep is not None
         if task == "homography":
             outcome = superpoint_homography(first, second, cropped, one.size, other.size, keep)
             return {"corner_error_px": outcome.corner_error_px, "ha_num_matches": len(outcome.matches)}
         return {"repeatability": superpoint_repeatability(first, second, cropped, one.size, other.size, keep)}
 
-    def draw(self, descriptor: Descriptor, folder: Path) -> None:
+    def draw(self, method: Method, folder: Path) -> None:
         """Draw the matches of the middle pair at the original size."""
         k, _, H = self.sequence.targets[len(self.sequence.targets) // 2]
-        first, second = self._features(1, "mma", descriptor), self._features(k, "mma", descriptor)
+        first, second = self._features(1, "mma", method), self._features(k, "mma", method)
         matches = mutual_nn(first.descs, second.descs).matches.numpy()
         errors = reprojection_errors(first.xy[matches[:, 0]], second.xy[matches[:, 1]], H)
-        path = folder / f"{self.sequence.name}_1_{k}_{safe_name(descriptor.name)}.png"
-        title = f"{descriptor.name}, {self.sequence.name} 1 to {k}"
+        path = folder / f"{self.sequence.name}_1_{k}_{safe_name(method.name)}.png"
+        title = f"{method.name}, {self.sequence.name} 1 to {k}"
         draw_matches(path, self.images[1], self.images[k], first.xy, second.xy, matches, errors, title=title)
 
     def sized(self, image: int, how: Resize) -> SizedImage:
@@ -189,17 +245,31 @@ class _SequenceJudge:
             self._sized[image, how] = resize_image(self.images[image], how)
         return self._sized[image, how]
 
-    def _features(self, image: int, task: str, descriptor: Descriptor) -> LocalFeatures:
-        how, budget = TASKS[task]
-        pixels = self.sized(image, how).image
+    def _features(self, image: int, task: str, method: Method) -> LocalFeatures:
+        how, budget = TASKS[task].size, TASKS[task].detected or self.settings.keypoints
+        if isinstance(method, WholeFeature):
+            pixels = resize_image(self.colour[image], how).image
+            # Suppression needs more to choose from.
+            found = extract(
+                pixels, method, DogSettings(num=2 * budget if task == "repeatability" else budget), self.cache
+            )
+            keypoints, descs = found.keypoints, found.descs
+        else:
+            keypoints = self._detected(image, how)
+            if task != "repeatability":  # there only positions count
+                keypoints = keypoints[:budget]
+                pixels = self.sized(image, how).image
+                descs = describe(pixels, keypoints, method, self.settings, self.hashes[image], how, self.cache)
+        if task == "repeatability":
+            keypoints = spread_places(keypoints, SUPPRESSION_PX, budget)
+            descs = _no_descriptors(len(keypoints))
+        features = LocalFeatures(keypoints.xy, keypoints.response, descs)
+        return on_pixels(features) if task in ("homography", "repeatability") else features
+
+    def _detected(self, image: int, how: Resize) -> Keypoints:
         if (image, how) not in self._keypoints:
-            self._keypoints[image, how] = detect(pixels, self.settings)
-        keypoints = self._keypoints[image, how]
-        if task == "repeatability":  # only positions count
-            return LocalFeatures(keypoints.xy, keypoints.response, _no_descriptors(len(keypoints)))
-        keypoints = keypoints[: _DETECTED_FOR_HOMOGRAPHY if task == "homography" else budget or self.settings.keypoints]
-        descs = describe(pixels, keypoints, descriptor, self.settings, self.hashes[image], how, self.cache)
-        return LocalFeatures(keypoints.xy, keypoints.response, descs)
+            self._keypoints[image, how] = detect(self.sized(image, how).image, self.settings)
+        return self._keypoints[image, how]
 
 
 def _no_descriptors(count: int) -> torch.Tensor:
@@ -208,7 +278,7 @@ def _no_descriptors(count: int) -> torch.Tensor:
 
 
 def _result(
-    descriptor: Descriptor,
+    method: Method,
     pairs: list[dict[str, Any]],
     tasks: Sequence[str],
     timing: dict[str, float],
@@ -231,11 +301,11 @@ def _result(
         protocol=protocol,
         dataset=dataset,
         method={
-            "descriptor": descriptor.name,
-            "detector": "dog-opencv",
+            "descriptor": method.name,
+            "detector": protocol["detector"],
             "matcher": "mnn",
             "geometry": protocol["auc"]["method"],
-            "weights_sha256": descriptor.weights_sha256,
+            "weights_sha256": method.weights_sha256,
         },
         scores=scores,
         per_scene={n: {k: s.value for k, s in pair_scores(p, tasks, seed).items()} for n, p in by_scene.items()},

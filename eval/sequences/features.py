@@ -14,6 +14,7 @@ from eval.cache import Cache
 from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
 from eval.homography import crop_geometry, short_side_size
+from eval.sequences.protocols import LocalFeatures
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -49,9 +50,9 @@ class DetectorSettings:
 
 
 class SizedImage(NamedTuple):
-    """A gray image after a protocol's resize; ``scale`` = (new width / width, new height / height)."""
+    """An image after a protocol's resize; ``scale`` = (new width / width, new height / height)."""
 
-    image: Gray
+    image: NDArray[np.uint8]
     scale: tuple[float, float]
 
     @property
@@ -60,13 +61,13 @@ class SizedImage(NamedTuple):
         return self.image.shape[1], self.image.shape[0]
 
 
-def resize_image(image: Gray, how: Resize) -> SizedImage:
-    """Resize as a protocol does.
+def resize_image(image: NDArray[np.uint8], how: Resize) -> SizedImage:
+    """Resize an image (H, W) or (H, W, 3) as a protocol does.
 
     ``crop-…``: the ratio kept, bilinear without antialiasing, central crop. ``short-480``: short side 480, bilinear
     with antialiasing.
     """
-    height, width = image.shape
+    height, width = image.shape[:2]
     if how == "original":
         return SizedImage(image, (1.0, 1.0))
     if how in CROPS:
@@ -77,12 +78,13 @@ def resize_image(image: Gray, how: Resize) -> SizedImage:
         resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         return SizedImage(np.ascontiguousarray(resized[top : top + target[1], left : left + target[0]]), (scale, scale))
     new_width, new_height = short_side_size(width, height, SHORT_SIDE)
-    tensor = torch.from_numpy(image)[None, None].float()
+    channels = torch.from_numpy(image.reshape(height, width, -1))
+    tensor = channels.permute(2, 0, 1)[None].float()
     smoothed = torch.nn.functional.interpolate(
         tensor, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
     )
-    pixels = smoothed[0, 0].round().clamp(0, 255).to(torch.uint8).numpy()
-    return SizedImage(pixels, (new_width / width, new_height / height))
+    pixels = smoothed[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+    return SizedImage(pixels.reshape(new_height, new_width, *image.shape[2:]), (new_width / width, new_height / height))
 
 
 def detect(image: Gray, settings: DetectorSettings) -> Keypoints:
@@ -114,3 +116,14 @@ def describe(
         lambda: {"descriptors": descriptor.describe_image(image, keypoints, settings.mr_size).numpy()},
     )
     return torch.from_numpy(arrays["descriptors"])
+
+
+def on_pixels(features: LocalFeatures) -> LocalFeatures:
+    """Cut positions down to whole pixels; of several features in one pixel the first stays, the strongest.
+
+    Source: SuperPoint evaluation, where keypoints are maps of probabilities.
+    """
+    pixels = np.trunc(features.xy)
+    rows = np.sort(np.unique(pixels, axis=0, return_index=True)[1]) if len(pixels) else np.empty(0, np.intp)
+    kept = features.rows(rows)
+    return kept._replace(xy=pixels[rows])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 
 from eval.cli import main
 from eval.demo.planes import write_planes
+from eval.features import WholeFeature, load_method, parse_token
+from eval.features.detect import DogSettings, detect_dog
 from eval.results import read_results
 from eval.sequences.commands import pair_scores
 from eval.sequences.data import find_sequences, missing_official, read_homography, without_large
-from eval.sequences.features import resize_image
+from eval.sequences.features import on_pixels, resize_image
 from eval.sequences.protocols import LocalFeatures, glue_factory_pair, match_pair, superpoint_homography
 from kornia_hardnet8.errors import DataError, MissingFileError
 
@@ -62,6 +65,45 @@ def test_a_task_can_run_alone_and_reads_the_cache(finished, walls, tmp_path):
     again, first = (read_results(f / "results.json")[0]["scores"] for f in (tmp_path, finished[0]))
     assert again["MMA@5"] == first["MMA@5"]
     assert "HA@3" not in again
+
+
+class _Corners(WholeFeature):
+    """SIFT as a feature with keypoints of its own; wants colour."""
+
+    dim = 128
+    asked: ClassVar[set] = set()
+
+    def detect_and_describe(self, image, num):
+        assert image.shape[2] == 3
+        self.asked.add((image.shape[:2], num))
+        sift = cv2.SIFT.create()
+        keypoints = detect_dog(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), DogSettings(num, 0.002, 10.0))
+        _, descs = sift.compute(image, keypoints.to_opencv())
+        return keypoints, torch.from_numpy(descs / np.linalg.norm(descs, axis=1, keepdims=True))
+
+
+def test_whole_local_features_bring_their_own_keypoints(walls, tmp_path, monkeypatch, capsys):
+    own = _Corners(parse_token("corners"))
+    monkeypatch.setattr("eval.command_line.load_method", lambda text: own if text == "corners" else load_method(text))
+    args = ["sequences", "--data", walls / "v_hall", "--desc", "corners", "sift", "--keypoints", 200]
+    assert main([*map(str, args), "--out", str(tmp_path)]) == 0
+    whole, sift = read_results(tmp_path / "results.json")
+    assert whole["method"]["detector"] == "corners"
+    assert whole["protocol"]["detector"] == "corners"
+    assert sift["method"]["detector"] == "dog-opencv"
+    # The same keypoints and descriptors by another way.
+    for name in ("MMA@3", "HA@5", "AUC@5", "repeatability"):
+        assert whole["scores"][name]["value"] == pytest.approx(sift["scores"][name]["value"], abs=0.03), name
+    assert {num for _, num in own.asked} == {200, 1500, 1024, 2000}
+    assert {shape for shape, num in own.asked if num == 1500} == {(480, 640)}
+    assert "corners" in capsys.readouterr().out
+
+
+def test_whole_pixels_keep_the_strongest_of_each():
+    found = on_pixels(features([[3.9, 2.2], [3.1, 2.9], [4.0, 2.0]]))
+    assert found.xy.tolist() == [[3, 2], [4, 2]]
+    np.testing.assert_array_equal(found.descs, torch.eye(3)[[0, 2]])
+    assert len(on_pixels(features(np.empty((0, 2)), torch.empty(0, 6))).xy) == 0
 
 
 def test_data_is_read_with_its_classes(walls):
@@ -163,3 +205,13 @@ def test_crop_fills_the_target(shape, size):
     assert resize_image(image, "original").scale == (1.0, 1.0)
     short = resize_image(image, "short-480")
     assert min(short.size) == 480
+
+
+@pytest.mark.parametrize("how", ["original", "crop-320x240", "short-480"])
+def test_colour_is_resized_channel_by_channel(how):
+    colour = np.random.default_rng(0).integers(0, 256, (300, 420, 3), dtype=np.uint8)
+    sized = resize_image(colour, how)
+    for k in range(3):
+        gray = resize_image(np.ascontiguousarray(colour[..., k]), how)
+        assert sized.size == gray.size
+        np.testing.assert_array_equal(sized.image[..., k], gray.image)

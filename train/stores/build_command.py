@@ -37,6 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "features.h5 or database.db in or beside the model folder; without one, SIFT is detected again)",
     )
     _common(colmap, fixed="; 'fixed' = the axis-aligned 64-pixel windows of 2020")
+    colmap.add_argument(
+        "--dense",
+        action="store_true",
+        help="more labels: SIFT detected again, weak ones too, linked by the geometry of the model, not by tracks",
+    )
     colmap.add_argument("--min-track", type=int, default=2, metavar="N", help="images that must see a point")
     colmap.add_argument("--max-patches", type=int, metavar="N", help="keep random points with at most N patches in all")
     colmap.add_argument("--seed", type=int, default=0, help="seed of the points kept by --max-patches")
@@ -136,6 +141,7 @@ def _colmap(args: argparse.Namespace) -> str:
         crop=crop,
         min_track=args.min_track,
         max_patches=args.max_patches,
+        dense=args.dense,
         seed=args.seed,
         **_settings(args),
     )

@@ -47,6 +47,7 @@ def build_colmap(
     patch_size: int = 64,
     min_track: int = 2,
     max_patches: int | None = None,
+    dense: bool = False,
     seed: int = 0,
     num_workers: int = 0,
     how: dict[str, Any] | None = None,
@@ -59,7 +60,8 @@ def build_colmap(
     ``database.db`` in or beside the model folder, else from SIFT keypoints detected again, the nearest within 1.5
     pixels. An observation whose plain square lies less than 60 % inside the image is dropped. ``crop="fixed"`` cuts
     the axis-aligned 64-pixel windows of the 2020 recipe instead. With ``max_patches``, random points are kept, each
-    with all its patches, as long as these are not more.
+    with all its patches, as long as these are not more. ``dense`` takes other labels than the model's points: see
+    :func:`train.stores.densify.densify`.
 
     Returns:
         What was kept and dropped.
@@ -71,7 +73,13 @@ def build_colmap(
     images, model = Path(images), Path(model)
     if max_patches is not None and max_patches < 2:
         raise UsageError(f"--max-patches must be at least 2, got {max_patches}")
-    views = load_observations(images, model, features)
+    if dense and (features is not None or crop == "fixed"):
+        raise UsageError("--dense detects its own keypoints: it goes without --features and --crop fixed")
+    views = load_observations(images, model, None if dense else features)
+    if dense:
+        from train.stores.densify import densify
+
+        views = densify(images, model, num_workers)
     fixed = crop == "fixed"
     undetected = border = 0
     if not fixed and any(view.sigma is None for view in views):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -134,9 +133,7 @@ def densify(images: Path, model: Path, num_workers: int = 0) -> list[Observation
     for index, (view, (keypoints, _)) in enumerate(zip(views, detected, strict=True)):
         mine = rows[:, 0] == index
         chosen = keypoints.take(rows[mine, 1])
-        result.append(
-            Observations(view.path, index, view.size, chosen.xy, labels[mine], chosen.sigma, chosen.angle)
-        )
+        result.append(Observations(view.path, index, view.size, chosen.xy, labels[mine], chosen.sigma, chosen.angle))
     return result
 
 

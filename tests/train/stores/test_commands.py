@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -179,3 +180,56 @@ def test_colour_sheet_and_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no label has two patches"):
         write_sheet(single, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def _children(process: int) -> set[int]:
+    """All descendants of a process."""
+    found: set[int] = set()
+    waiting = [process]
+    while waiting:
+        parent = waiting.pop()
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        own = list(map(int, children.read_text().split())) if children.exists() else []
+        found.update(own)
+        waiting += own
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_a_killed_build_leaves_no_process_and_goes_on(textures, tmp_path: Path) -> None:
+    """The same bytes as a build in one go; its workers end with it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(8):
+        cv2.imwrite(str(photos / f"{seed}.png"), textures(200, 260, seed=seed, finest=1.5))
+    line = [sys.executable, "-m", "train", "build", "photos", str(photos), "--views", "3", "--max-labels", "60"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*line, "--out", str(whole), "--num-workers", "0", "-q"], cwd=ROOT, check=True, timeout=120)
+    process = subprocess.Popen([*line, "--out", str(killed), "--num-workers", "1", "-q"], cwd=ROOT)
+    journal = tmp_path / ".killed.building" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.is_file() or journal.read_text().count("\n") < 3:  # two photographs are done
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    workers = _children(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    assert not killed.exists()
+    done = _run("build", "photos", photos, "--views", 3, "--max-labels", 60, "--out", killed, "--num-workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert "going on after" in done.stderr
+    for name in ("patches.npy", "labels.npy", "image_ids.npy", "frames.npy"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["killed", "photos", "whole"]
+    while any(_is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

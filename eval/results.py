@@ -26,6 +26,7 @@ from kornia_hardnet8.errors import DataError, UsageError
 SCHEMA = "results/1"
 _PACKAGES = ("torch", "kornia", "numpy", "opencv-python-headless", "pydegensac", "pycolmap", "h5py")
 _RESAMPLES = 2000
+_RESAMPLE_BLOCK = 1 << 20  # random indices drawn at once: 8 MiB
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,23 @@ def mean_over_scenes(scenes: Sequence[ArrayLike], seed: int = 0) -> Score:
     means = np.mean([_resampled_means(group, rng) for group in groups], axis=0)
     low, high = np.quantile(means, [0.025, 0.975])
     return Score(value, (float(low), float(high)), count)
+
+
+def nested_mean(scenes: Sequence[Sequence[ArrayLike]], seed: int = 0) -> Score:
+    """Mean over scenes of the mean over a scene's groups of the mean over a group's items.
+
+    The interval resamples items inside every group. Groups without items, and scenes without groups, are left out;
+    ``n`` counts items.
+    """
+    kept = [[group for group in (np.asarray(g, np.float64).ravel() for g in s) if group.size] for s in scenes]
+    kept = [groups for groups in kept if groups]
+    if not kept:
+        return Score(None, None, 0)
+    value = float(np.mean([np.mean([group.mean() for group in groups]) for groups in kept]))
+    rng = np.random.default_rng(seed)
+    means = [np.mean([_resampled_means(group, rng) for group in groups], axis=0) for groups in kept]
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    return Score(value, (float(low), float(high)), sum(group.size for groups in kept for group in groups))
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
@@ -149,7 +167,9 @@ def strict(value: Any) -> Any:
 
 
 def _resampled_means(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    return np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(_RESAMPLES)])
+    block = max(1, _RESAMPLE_BLOCK // values.size)
+    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+    return np.concatenate([values[rng.integers(0, values.size, (n, values.size))].mean(axis=1) for n in sizes])
 
 
 def _version(package: str) -> str | None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from eval.cache import Cache, canonical_json
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
-from eval.features import Method
-from eval.features.extract import detector_of
+from eval.cache import Cache
+from eval.command_line import add_descriptor_flags, add_run_flags, finish
 from eval.imw.flags import MATCHERS as MATCHERS
 from eval.imw.flags import (
     add_keypoint_flags,
@@ -21,31 +16,50 @@ from eval.imw.flags import (
     detector_from,
     estimator_from,
     matcher_from,
+    methods_from,
 )
-from eval.imw.scene import find_scenes
-from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, run_stereo
-from eval.imw.stereo_results import MAA_DEGREES, stereo_pairs, stereo_scene, stereo_scores
-from eval.results import Result, Score, environment, run_folder, strict
-
-TASKS = ("stereo",)
+from eval.imw.multiview import MultiviewSettings
+from eval.imw.run import TASKS, ImwSettings, left_out, run_method, to_result
+from eval.imw.scene import find_scenes, without_deprecated
+from eval.imw.stereo import StereoSettings
+from eval.imw.tables import tables
+from eval.jobs import open_executor
+from eval.results import environment, run_folder, strict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    defaults = StereoSettings()
+    defaults = ImwSettings()
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="DIR", help="a scene, or a folder of scenes; none: the built-in one")
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
+    data.add_argument("--drop-deprecated", action="store_true", help="leave out images that the benchmark deprecated")
     add_descriptor_flags(parser)
     points = add_keypoint_flags(parser)
-    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest keypoints an image")
-    add_matching_flags(parser)
+    points.add_argument(
+        "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
+    )
+    matching = add_matching_flags(parser)
+    matching.add_argument(
+        "--multiview-ratio", type=float, default=defaults.multiview.matcher.threshold, help="largest ratio (multiview)"
+    )
     add_pose_flags(parser)
     add_run_flags(parser, "imw")
     tasks = parser.add_argument_group("tasks and pictures")
     tasks.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
+    tasks.add_argument("--runs", type=int, default=defaults.stereo.runs, help="of the estimator, seeds counting up")
+    tasks.add_argument(
+        "--bag-timeout", type=float, default=defaults.multiview.time_limit_s, metavar="S", help="of one bag, seconds"
+    )
     tasks.add_argument("--viz", type=int, default=1, metavar="N", help="pairs to draw, from the easiest to the hardest")
     tasks.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
+    scale = parser.add_argument_group("scale")
+    scale.add_argument("--jobs", type=int, metavar="N", help="processes for pairs and bags (default: one a core)")
+    scale.add_argument(
+        "--executor",
+        metavar="dask://HOST:PORT",
+        help="run pairs and bags on the workers of a dask scheduler, which see the same files",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,89 +69,45 @@ def run(args: argparse.Namespace) -> None:
         config = {"data": args.data, "desc": args.desc, "task": args.task, **settings.to_dict()}
         print(json.dumps(strict(config), indent=1))
         return
-    descriptors = load_methods(args)
+    methods = methods_from(args)
     if args.data is None:
         from eval.demo import cached_scene
 
         scenes = find_scenes(cached_scene())
     else:
         scenes = find_scenes(args.data)
+    if args.drop_deprecated:
+        scenes = [without_deprecated(scene) for scene in scenes]
+    missing = left_out(scenes, settings.tasks)
     out = run_folder(args.out, "imw")
     cache = Cache(args.cache or out / "cache")
-    found = [[run_stereo(scene, descriptor, settings, cache) for scene in scenes] for descriptor in descriptors]
+    with open_executor(args.executor, args.jobs) as executor:
+        runs = [run_method(scenes, method, settings, cache, executor) for method in methods]
     about = environment()
-    results = [_result(d, stereo, settings, about) for d, stereo in zip(descriptors, found, strict=True)]
-    lines = [table(results)]
-    if args.viz > 0:
+    results = [to_result(found, settings, about) for found in runs]
+    lines = [tables(results)]
+    lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
+    if args.viz > 0 and all(found.stereo for found in runs):
         from eval.imw.pictures import draw_pairs
 
-        pictures = draw_pairs(out / "matches", args.desc, [stereo[0] for stereo in found], args.viz)
+        pictures = draw_pairs(out / "matches", args.desc, [found.stereo[0] for found in runs], args.viz)
         lines += [f"picture: {path}" for path in pictures]
     finish(out, results, args.json, "\n".join(lines))
 
 
-def settings_from(args: argparse.Namespace) -> StereoSettings:
+def settings_from(args: argparse.Namespace) -> ImwSettings:
     """The settings that the flags ask for."""
-    return StereoSettings(
-        detector=detector_from(args, args.keypoints),
-        mr_size=args.mr_size,
-        matcher=matcher_from(args.matcher, args.ratio),
-        estimator=estimator_from(args),
-        seed=args.seed,
+    return ImwSettings(
+        StereoSettings(
+            detector=detector_from(args, args.keypoints),
+            mr_size=args.mr_size,
+            matcher=matcher_from(args.matcher, args.ratio),
+            estimator=estimator_from(args),
+            seed=args.seed,
+            runs=args.runs,
+        ),
+        MultiviewSettings(
+            matcher=matcher_from(args.matcher, args.multiview_ratio), seed=args.seed, time_limit_s=args.bag_timeout
+        ),
+        tuple(task for task in TASKS if task in args.task),
     )
-
-
-def table(results: Sequence[Result]) -> str:
-    """One line a descriptor: means over scenes with 95 % intervals; then the mAA of each scene, if there are more."""
-    rows = [
-        (
-            result.method["descriptor"],
-            *(result.scores[f"stereo/mAA@{degrees}"] for degrees in MAA_DEGREES),
-            *(_count(result.scores[f"stereo/{name}"]) for name in ("num_matches", "num_inliers")),
-            result.scores["stereo/mAA@10"].n,
-        )
-        for result in results
-    ]
-    text = format_table(("stereo", "mAA@5 [95 %]", "mAA@10 [95 %]", "matches", "inliers", "pairs"), rows)
-    scenes = list(results[0].per_scene)
-    if len(scenes) < 2:
-        return text
-    metric = "stereo/mAA@10"
-    by_scene = [
-        (name, results[0].per_scene[name][metric].n, *(result.per_scene[name][metric] for result in results))
-        for name in scenes
-    ]
-    head = ("mAA@10 [95 %]", "pairs", *(result.method["descriptor"] for result in results))
-    return f"{text}\n\n{format_table(head, by_scene)}"
-
-
-def _result(
-    descriptor: Method, stereo: Sequence[StereoScene], settings: StereoSettings, about: dict[str, Any]
-) -> Result:
-    """The entry of one descriptor in the results file."""
-    fingerprints = {found.scene.name: found.scene.fingerprint for found in stereo}
-    return Result(
-        benchmark="imw",
-        protocol={"tasks": list(TASKS), "covisibility": float(HEADLINE), **settings.to_dict()},
-        dataset={
-            "name": ", ".join(fingerprints),
-            "fingerprint": hashlib.sha256(canonical_json(fingerprints).encode()).hexdigest(),
-            "scenes": fingerprints,
-        },
-        method={
-            "descriptor": descriptor.name,
-            "detector": detector_of(descriptor, settings.detector),
-            "matcher": settings.matcher.to_dict(),
-            "geometry": settings.estimator.to_dict(),
-            "weights_sha256": descriptor.weights_sha256,
-        },
-        scores=stereo_scores(stereo, settings.seed),
-        per_scene={found.scene.name: stereo_scene(found, settings.seed) for found in stereo},
-        per_pair=[pair for found in stereo for pair in stereo_pairs(found)],
-        timing={stage: sum(found.seconds[stage] for found in stereo) for stage in stereo[0].seconds},
-        environment=about,
-    )
-
-
-def _count(score: Score) -> int | None:
-    return None if score.value is None else round(score.value)

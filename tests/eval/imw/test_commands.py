@@ -20,7 +20,7 @@ from eval.imw.stereo import StereoPair, StereoScene
 from eval.results import read_results
 
 ROOT = Path(__file__).parents[3]
-QUICK = ["--keypoints", "150", "--max-iters", "2000"]
+QUICK = ["--keypoints", "150", "--max-iters", "2000", "--task", "stereo"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from kornia_hardnet8._shell import dispatch
 COMMANDS: dict[str, tuple[str, str]] = {
     "imw": ("eval.imw.commands", "IMW benchmark: stereo and multiview on scenes with known poses"),
     "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
+    "match": ("eval.match", "match two photographs, estimate their geometry, draw it"),
     "reconstruct": ("eval.reconstruct.commands", "a folder of photographs to a COLMAP database and model"),
+    "imw-submit": ("eval.imw.submission.submit_command", "pack a submission for the IMW benchmark"),
     "imw-validate": ("eval.imw.submission.validate_command", "check an IMW submission before it is handed in"),
     "hpatches": ("eval.hpatches.commands", "HPatches: patch verification, image matching, patch retrieval"),
     "hpatches-build": ("eval.hpatches.build_command", "cut HPatches-format strips from homography sequences"),

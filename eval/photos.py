@@ -106,3 +106,15 @@ def stored_from_upright(orientation: int, size: tuple[int, int]) -> NDArray[np.f
         8: [[0, -1, last_x], [1, 0, 0]],
     }
     return np.array(maps[orientation], np.float64)
+
+
+def enlarging(scale: tuple[float, float]) -> NDArray[np.float64]:
+    """The affine map (2, 3) from pixels of an image that was shrunk by ``scale`` (x, y) to those of the original."""
+    x, y = scale
+    return np.array([[1 / x, 0, 0.5 / x - 0.5], [0, 1 / y, 0.5 / y - 0.5]])
+
+
+def compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine map (2, 3) that applies ``first``, then ``second``."""
+    linear = second[:, :2] @ first[:, :2]
+    return np.column_stack([linear, second[:, :2] @ first[:, 2] + second[:, 2]])

@@ -30,7 +30,7 @@ class MatchPicture:
     num_matches: int
     """All matches, also those that were left out of the drawing."""
     num_right: int | None
-    """Matches within the limit; None when the errors are unknown."""
+    """Matches within the limit, or inliers; None when both are unknown."""
 
 
 def draw_matches(
@@ -42,6 +42,7 @@ def draw_matches(
     matches: ArrayLike,
     errors_px: ArrayLike | None = None,
     *,
+    inliers: ArrayLike | None = None,
     right_px: float = RIGHT_PX,
     max_lines: int = 300,
     title: str = "",
@@ -49,6 +50,7 @@ def draw_matches(
     """Draw two images side by side with their matches as a PNG.
 
     Right matches are green full lines; wrong ones vermilion dashed lines, beneath them; of unknown errors all are blue.
+    Without errors, ``inliers`` take the part of right ones.
 
     Args:
         path: the picture.
@@ -58,12 +60,13 @@ def draw_matches(
         kpts1: (N1, >= 2).
         matches: (M, 2) rows of ``kpts0`` and ``kpts1``; M = 0 is fine.
         errors_px: (M,) distance to the true epipolar line or to the true position; NaN or infinity is wrong.
+        inliers: (M,) bool, of an estimated geometry; not together with ``errors_px``.
         right_px: the largest error of a right match.
         max_lines: of more matches, evenly chosen ones are drawn; the counts in the caption are of all.
         title: first part of the caption.
 
     Raises:
-        DataError: the path is not a ``.png``, or the errors are not one a match.
+        DataError: the path is not a ``.png``, or errors or inliers are not one a match.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -72,11 +75,16 @@ def draw_matches(
     errors = None if errors_px is None else np.asarray(errors_px, np.float64).ravel()
     if errors is not None and len(errors) != len(rows):
         raise DataError(f"draw_matches: {len(errors)} errors for {len(rows)} matches")
+    agree = None if inliers is None else np.asarray(inliers, bool).ravel()
+    if agree is not None and (errors is not None or len(agree) != len(rows)):
+        raise DataError(
+            f"draw_matches: {len(agree)} inlier flags for {len(rows)} matches, and errors or flags, not both"
+        )
     points0 = np.asarray(kpts0, np.float64)[rows[:, 0], :2] if len(rows) else np.zeros((0, 2))
     points1 = np.asarray(kpts1, np.float64)[rows[:, 1], :2] if len(rows) else np.zeros((0, 2))
     gap = 8
     canvas, shift = _side_by_side(image0, image1, gap)
-    right = None if errors is None else errors <= right_px
+    right = agree if errors is None else errors <= right_px
     drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max_lines)).round().astype(int))
 
     figure, axes = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
@@ -98,9 +106,8 @@ def draw_matches(
     parts = [title] if title else []
     parts.append(f"{len(rows)} matches" + (f", {len(drawn)} drawn" if len(drawn) < len(rows) else ""))
     if right is not None:
-        parts.append(
-            f"{int(right.sum())} within {right_px:g} px (green, full), {int((~right).sum())} not (red, dashed)"
-        )
+        what = "inliers" if errors is None else f"within {right_px:g} px"
+        parts.append(f"{int(right.sum())} {what} (green, full), {int((~right).sum())} not (red, dashed)")
     axes.set_title("; ".join(parts), fontsize=9)
     axes.set_axis_off()
     axes.set_xlim(-0.5, canvas.shape[1] - 0.5)

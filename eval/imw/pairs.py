@@ -50,6 +50,7 @@ class _MatchJob(NamedTuple):
     keypoints: list[NDArray[np.floating]]
     descriptors: list[Path]
     matcher: MatcherSettings
+    device: str
 
 
 def match_pairs(
@@ -59,15 +60,16 @@ def match_pairs(
     cache: Cache,
     executor: Executor | None = None,
     what: str = "match",
+    device: torch.device | None = None,
 ) -> MatchedPairs:
-    """Match pairs of images, in blocks that are independent jobs; what is in the cache is not done again."""
+    """Match pairs of images on a device (default: CPU), in blocks that are independent jobs, or read from the cache."""
     blocks = [list(pairs[start : start + BLOCK]) for start in range(0, len(pairs), BLOCK)]
     configurations = [
         {"features": [[features[name].key for name in pair] for pair in block], "matcher": matcher.to_dict()}
         for block in blocks
     ]
     work = [
-        (configuration, _job(block, features, matcher, cache))
+        (configuration, _job(block, features, matcher, cache, device))
         for configuration, block in zip(configurations, blocks, strict=True)
     ]
     found = compute_all(cache, "matches", work, _match, executor, what, f"block of {BLOCK}")
@@ -84,7 +86,13 @@ def split_rows(rows: NDArray[Any], counts: NDArray[Any]) -> list[NDArray[Any]]:
     return np.split(rows, np.cumsum(counts)[:-1]) if len(counts) else []
 
 
-def _job(block: Sequence[Pair], features: Mapping[str, Features], matcher: MatcherSettings, cache: Cache) -> _MatchJob:
+def _job(
+    block: Sequence[Pair],
+    features: Mapping[str, Features],
+    matcher: MatcherSettings,
+    cache: Cache,
+    device: torch.device | None,
+) -> _MatchJob:
     names = list(dict.fromkeys(name for pair in block for name in pair))
     place = {name: index for index, name in enumerate(names)}
     return _MatchJob(
@@ -92,6 +100,7 @@ def _job(block: Sequence[Pair], features: Mapping[str, Features], matcher: Match
         [features[name].keypoints.xy for name in names],
         [_stored(cache, features[name]) for name in names],
         matcher,
+        str(device or "cpu"),
     )
 
 
@@ -106,7 +115,7 @@ def _match(job: _MatchJob) -> Arrays:
     start = time.perf_counter()
     found = []
     for a, b in job.pairs:
-        descs0, descs1 = (_descriptors(job.descriptors[k]) for k in (a, b))
+        descs0, descs1 = (_descriptors(job.descriptors[k], job.device) for k in (a, b))
         kpts0, kpts1 = (torch.from_numpy(job.keypoints[k]) for k in (a, b))
         matches = official_match(descs0, descs1, kpts0, kpts1, job.matcher)
         found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
@@ -118,5 +127,5 @@ def _match(job: _MatchJob) -> Arrays:
 
 
 @lru_cache(maxsize=_IMAGES_IN_MEMORY)
-def _descriptors(path: Path) -> Tensor:
-    return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"])
+def _descriptors(path: Path, device: str) -> Tensor:
+    return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"]).to(device)

@@ -9,15 +9,12 @@ from typing import Any
 
 from eval.cache import Cache
 from eval.command_line import choose_device, format_table
-from eval.features import known_names, load
-from eval.features.detect import DogSettings
-from eval.imw.commands import MATCHERS
-from eval.matching import MatcherSettings
+from eval.features import known_names
+from eval.imw.flags import add_keypoint_flags, add_matching_flags, detector_from, matcher_from, methods_from
+from eval.jobs import open_executor
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import UsageError
-
-_FGINN_RADIUS_PX = 10.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +25,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="database.db, sparse/0, summary.json")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")
     features = parser.add_argument_group("features")
-    features.add_argument("--desc", default="h8E512", metavar="TOKEN", help="descriptor or local feature, listed below")
-    features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
-    features.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest of each image")
     features.add_argument(
+        "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
+    )
+    features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
+    points = add_keypoint_flags(parser)
+    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest of each image")
+    points.add_argument(
         "--max-side", type=int, default=defaults.max_side_px, help="features of larger images are found at this, pixels"
     )
-    features.add_argument("--upright", action="store_true", help="no orientation: for photographs taken upright")
-    features.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
-    matching = parser.add_argument_group("matching")
+    matching = add_matching_flags(parser)
     matching.add_argument("--pairs", type=Path, metavar="FILE", help="match these, two names a line (default: all)")
-    matching.add_argument("--matcher", choices=MATCHERS, default="smnn", help="rule; smnn: mutual, ratio both ways")
-    matching.add_argument("--ratio", type=float, default=defaults.matcher.threshold, help="largest ratio that passes")
     cameras = parser.add_argument_group("cameras (focal lengths by EXIF where it has them, else guessed and refined)")
     cameras.add_argument(
         "--cameras", choices=CAMERA_MODES, default=defaults.camera.mode, help="which images share one; auto: by EXIF"
@@ -57,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=defaults.num_threads,
         help="of the mapper; 0: all cores. With more than 1 the last digits differ between runs",
     )  # fmt: skip
+    run_group.add_argument("--jobs", type=int, metavar="N", help="processes for matching (default: one a core)")
     run_group.add_argument("--picture", action=argparse.BooleanOptionalAction, default=True, help="draw DIR/model.png")
     run_group.add_argument("--json", action="store_true", help="print summary.json instead of the table")
     run_group.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
@@ -66,12 +63,12 @@ def run(args: argparse.Namespace) -> None:
     """Reconstruct, draw and print."""
     settings = settings_from(args)
     if args.print_config:
-        print(json.dumps({"images": str(args.images), "desc": args.desc, **settings.to_dict()}, indent=1))
+        print(json.dumps({"images": str(args.images), "desc": args.desc[0], **settings.to_dict()}, indent=1))
         return
-    device = choose_device(args.device)
-    method = load(args.desc).to(device)
+    (method,), device = methods_from(args), choose_device(args.device)
     cache = Cache(args.cache) if args.cache else None
-    outcome = reconstruct(args.images, method, args.out, settings, args.pairs, device, cache)
+    with open_executor(jobs=args.jobs if device.type == "cpu" else 1) as executor:
+        outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
     picture = None
     if args.picture:
         from eval.reconstruct.pictures import draw_model
@@ -91,17 +88,11 @@ def run(args: argparse.Namespace) -> None:
 
 def settings_from(args: argparse.Namespace) -> ReconstructSettings:
     """The settings that the flags ask for."""
-    kind, symmetric = MATCHERS[args.matcher]
     return ReconstructSettings(
-        detector=DogSettings(num=args.keypoints, upright=args.upright),
+        detector=detector_from(args, args.keypoints),
         mr_size=args.mr_size,
         max_side_px=args.max_side,
-        matcher=MatcherSettings(
-            filter=kind,
-            threshold=None if kind == "none" else args.ratio,
-            fginn_radius=_FGINN_RADIUS_PX if args.matcher == "fginn" else None,
-            symmetric=symmetric,  # type: ignore[arg-type]  # checked by the class
-        ),
+        matcher=matcher_from(args.matcher, args.ratio),
         camera=CameraSettings(
             model=args.camera_model,
             mode=args.cameras,

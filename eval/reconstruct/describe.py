@@ -16,7 +16,7 @@ from eval.features.base import Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.images import read_bgr, reduce_image
-from eval.photos import MIRRORED, Photo, stored_from_upright, turn_upright
+from eval.photos import MIRRORED, Photo, compose, enlarging, stored_from_upright, turn_upright
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError
@@ -91,18 +91,6 @@ def describe_photos(
     if len(found) < 2:
         raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(found)}")
     return found, unreadable
-
-
-def enlarging(scale: tuple[float, float]) -> NDArray[np.float64]:
-    """The affine map (2, 3) from pixels of an image that was shrunk by ``scale`` (x, y) to those of the original."""
-    x, y = scale
-    return np.array([[1 / x, 0, 0.5 / x - 0.5], [0, 1 / y, 0.5 / y - 0.5]])
-
-
-def compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine map (2, 3) that applies ``first``, then ``second``."""
-    linear = second[:, :2] @ first[:, :2]
-    return np.column_stack([linear, second[:, :2] @ first[:, 2] + second[:, 2]])
 
 
 def move_lafs(lafs: Tensor, affine: NDArray[np.float64]) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from eval.cache import Cache
-from eval.matching import MatcherSettings, official_match
+from eval.imw.pairs import BLOCK, match_pairs, split_rows
+from eval.jobs import available_cores
 from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.describe import Described
 from eval.reconstruct.pairs import Pair
@@ -22,8 +22,6 @@ from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.lafs import colmap_from_lafs
 
-# Pairs in one cached file: what an interrupted run loses at most.
-_BLOCK = 32
 _MATRICES = ("E", "F", "H")
 
 
@@ -31,16 +29,16 @@ class Verified(NamedTuple):
     """One pair after matching and verification."""
 
     pair: Pair
-    matches: NDArray[np.int64]
+    matches: NDArray[Any]
     """(M, 2) rows of the keypoints of both images."""
     config: int
     """COLMAP's kind of two-view geometry; 0 and 1: none."""
     matrices: dict[str, NDArray[np.float64]]
     """``E``, ``F``, ``H`` (3, 3), those that COLMAP found."""
-    inliers: NDArray[np.int64]
+    inliers: NDArray[Any]
     """(I, 2)."""
     match_s: float
-    """Seconds that matching took when it was done."""
+    """Seconds that matching took when it was done, a share of all."""
     verify_s: float
     """Seconds that verification took when it was done."""
 
@@ -65,23 +63,29 @@ def match_and_verify(
     cameras: Mapping[str, Any],
     settings: ReconstructSettings,
     cache: Cache,
-    device: torch.device,
+    executor: Executor | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Verified]:
     """Match pairs of images and verify them, one after the other.
 
     Verification is COLMAP's with its own settings and a seed: essential matrix where both focal lengths are known,
     else fundamental matrix or homography.
+
+    Args:
+        pairs: names.
+        described: by name.
+        cameras: pycolmap's, by name.
+        settings: matcher, seed.
+        cache: what is there is not done again.
+        executor: where pairs are matched; None: here.
+        device: where descriptors are compared.
     """
-    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
-    for block in progress(blocks, what="match and verify", unit=f"block of {_BLOCK} pairs"):
-        configuration = {
-            "features": [[described[name].features.key for name in pair] for pair in block],
-            "matcher": settings.matcher.to_dict(),
-        }
-        matched = cache.compute("matches", configuration, partial(_match, block, described, settings.matcher, device))
-        matches = _unpack(matched["matches"], matched["counts"])
+    features = {name: item.features for name, item in described.items()}
+    found = match_pairs(pairs, features, settings.matcher, cache, executor, device=device)
+    blocks = list(zip(found.blocks, found.matches, found.keys, strict=True))
+    for block, matches, key in progress(blocks, what="verify", unit=f"block of {BLOCK} pairs"):
         about = {
-            "matches": cache.key("matches", configuration),
+            "matches": key,
             "sizes_and_turns": [[[*described[n].size, described[n].photo.orientation] for n in p] for p in block],
             "cameras": [[_camera_text(cameras[name]) for name in pair] for pair in block],
             "pycolmap": pycolmap_module().__version__,
@@ -90,33 +94,16 @@ def match_and_verify(
         verified = cache.compute(
             "verified", about, partial(_verify, block, matches, described, cameras, settings.mr_size, settings.seed)
         )
-        inliers = _unpack(verified["inliers"], verified["counts"])
-        seconds = [float(stage["seconds"]) / len(block) for stage in (matched, verified)]
+        inliers = split_rows(verified["inliers"], verified["counts"])
+        seconds = (found.seconds / len(pairs), float(verified["seconds"]) / len(block))
         for row, pair in enumerate(block):
             matrices = {n: verified[n][row] for n in _MATRICES if np.isfinite(verified[n][row]).all()}
             yield Verified(pair, matches[row], int(verified["configs"][row]), matrices, inliers[row], *seconds)
 
 
-def _match(
-    block: Sequence[Pair], described: Mapping[str, Described], matcher: MatcherSettings, device: torch.device
-) -> dict[str, NDArray[Any]]:
-    start = time.perf_counter()
-    found = []
-    for pair in block:
-        one, two = (described[name].features for name in pair)
-        kpts = [torch.from_numpy(f.keypoints.xy) for f in (one, two)]
-        matches = official_match(one.descs.to(device), two.descs.to(device), kpts[0], kpts[1], matcher)
-        found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
-    return {
-        "matches": np.concatenate(found),
-        "counts": np.array([len(m) for m in found], np.int64),
-        "seconds": np.array(time.perf_counter() - start),
-    }
-
-
 def _verify(
     block: Sequence[Pair],
-    matches: Sequence[NDArray[np.int64]],
+    matches: Sequence[NDArray[Any]],
     described: Mapping[str, Described],
     cameras: Mapping[str, Any],
     mr_size: float,
@@ -143,7 +130,7 @@ def _verify(
             else pycolmap.TwoViewGeometry()
         )
 
-    with ThreadPoolExecutor(_num_workers()) as pool:  # COLMAP computes without Python's lock
+    with ThreadPoolExecutor(available_cores()) as pool:  # COLMAP computes without Python's lock
         geometries = list(pool.map(one, block, matches))
     inliers = [np.asarray(g.inlier_matches, np.int64).reshape(-1, 2) for g in geometries]
     arrays = {name: np.stack([_matrix(getattr(geometry, name)) for geometry in geometries]) for name in _MATRICES}
@@ -163,12 +150,3 @@ def _matrix(value: Any) -> NDArray[np.float64]:
 
 def _camera_text(camera: Any) -> str:
     return f"{camera.model_name} {camera.params_to_string()} {camera.has_prior_focal_length}"
-
-
-def _unpack(rows: NDArray[Any], counts: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """Split rows that lie one block below the other."""
-    return [part.astype(np.int64) for part in np.split(rows.reshape(-1, 2), np.cumsum(counts)[:-1])]
-
-
-def _num_workers() -> int:
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

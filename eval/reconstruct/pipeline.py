@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ def reconstruct(
     out: Path,
     settings: ReconstructSettings | None = None,
     pairs_file: Path | None = None,
-    device: torch.device | None = None,
     cache: Cache | None = None,
+    executor: Executor | None = None,
+    device: torch.device | None = None,
 ) -> Outcome:
     """Reconstruct a folder of photographs.
 
@@ -60,8 +62,9 @@ def reconstruct(
         out: a new folder, or one of an earlier reconstruction, which is replaced.
         settings: see :class:`ReconstructSettings`.
         pairs_file: a list of pairs to match; None: all pairs.
-        device: where descriptors are compared.
         cache: default ``out/cache``.
+        executor: where pairs are matched; None: in this process.
+        device: where descriptors are compared, default CPU.
 
     Raises:
         UsageError: ``out`` holds a database or model that is not of this command.
@@ -85,7 +88,7 @@ def reconstruct(
     with quiet_colmap(), atomic_path(database) as temporary:
         ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
         with pycolmap.Database.open(temporary) as opened:
-            for found in match_and_verify(pairs, by_name, cameras, settings, cache, device or torch.device("cpu")):
+            for found in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
                 a, b = found.pair
                 write_pair(opened, (ids[a], ids[b]), found.matches, found.geometry())
                 counts.append(len(found.inliers) if found.is_verified else 0)

@@ -75,3 +75,15 @@ def test_curves_save_their_data(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     code = "import eval.viz, sys; assert 'matplotlib' not in sys.modules and 'cv2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_inliers_take_the_part_of_right_matches(tmp_path: Path) -> None:
+    kpts = np.array([[20.0, 20], [20, 60], [20, 90]])
+    matches = np.repeat(np.arange(3)[:, None], 2, 1)
+    found = draw_matches(tmp_path / "m.png", WHITE, WHITE, kpts, kpts, matches, inliers=[True, False, True])
+    assert found.num_right == 2
+    assert count_color(tmp_path / "m.png", viz.GREEN) > count_color(tmp_path / "m.png", viz.VERMILION) > 0
+    with pytest.raises(DataError, match="not both"):
+        draw_matches(tmp_path / "n.png", WHITE, WHITE, kpts, kpts, matches, [0, 0, 0], inliers=[True] * 3)
+    with pytest.raises(DataError, match="2 inlier flags for 3 matches"):
+        draw_matches(tmp_path / "n.png", WHITE, WHITE, kpts, kpts, matches, inliers=[True] * 2)

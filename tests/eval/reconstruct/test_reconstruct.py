@@ -21,7 +21,8 @@ from eval.cli import main
 from eval.features.detect import DogSettings, detect_dog
 from eval.images import read_gray
 from eval.multiview_metrics import bag_pose_errors
-from eval.reconstruct.describe import compose, enlarging, move_lafs
+from eval.photos import compose, enlarging
+from eval.reconstruct.describe import move_lafs
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
 from eval.trajectory import align, camera_centre
 from kornia_hardnet8.errors import UsageError

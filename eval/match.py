@@ -1,0 +1,196 @@
+"""``python -m eval match``: match two photographs, estimate their geometry, draw it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.cache import Cache
+from eval.command_line import choose_device
+from eval.estimators import EstimatorSettings, estimate_fundamental
+from eval.features import Method, known_names
+from eval.features.detect import DogSettings
+from eval.features.extract import extract
+from eval.homography_estimators import HomographySettings, estimate_homography
+from eval.images import read_bgr, reduce_image
+from eval.imw.flags import (
+    add_keypoint_flags,
+    add_matching_flags,
+    add_pose_flags,
+    detector_from,
+    estimator_from,
+    matcher_from,
+    methods_from,
+)
+from eval.matching import MatcherSettings, official_match
+from eval.photos import enlarging, exif_orientation, turn_upright
+from eval.results import strict
+from eval.viz import draw_matches
+from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+
+Floats = NDArray[np.float64]
+
+# Long side of each image in the picture, pixels.
+_DRAWN_PX = 900
+# Photographs from anywhere have distortion: twice the benchmark's threshold.
+_THRESHOLD_PX = 1.0
+# COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
+_FEW_INLIERS = 15
+
+
+class PhotoFeatures(NamedTuple):
+    """Keypoints and descriptors of one photograph, seen upright."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) in OpenCV's order, upright, of full size."""
+    kpts: Floats
+    """(N, 2) pixels of the image that features were found in."""
+    descs: torch.Tensor
+    to_full: Floats
+    """The affine map (2, 3) from those pixels to those of the full image."""
+
+    @property
+    def full_kpts(self) -> Floats:
+        """(N, 2) pixels of the full upright image."""
+        moved: Floats = self.kpts @ self.to_full[:, :2].T + self.to_full[:, 2]
+        return moved
+
+
+class PhotoMatch(NamedTuple):
+    """What two photographs have in common."""
+
+    matches: NDArray[np.int64]
+    """(M, 2) keypoint indices."""
+    inliers: NDArray[np.bool_]
+    """(M,) of the model."""
+    model: Floats | None
+    """F or H (3, 3) between the full upright images: x1' F x0 = 0, x1 ~ H x0; None without one."""
+    reason: str
+    """Why there is no model; empty with one."""
+
+
+def describe_photo(
+    path: Path, method: Method, detector: DogSettings, max_side_px: int, mr_size: float = DEFAULT_MR_SIZE
+) -> PhotoFeatures:
+    """Features of a photograph, turned as EXIF says and reduced to ``max_side_px``."""
+    image = turn_upright(read_bgr(path), exif_orientation(path))
+    reduced, scale = reduce_image(image, max_side_px)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = extract(reduced, method, detector, Cache(Path(scratch)), mr_size)
+    return PhotoFeatures(image, found.keypoints.xy.astype(np.float64), found.descs, enlarging(scale))
+
+
+def match_photos(
+    one: PhotoFeatures,
+    two: PhotoFeatures,
+    matcher: MatcherSettings,
+    geometry: EstimatorSettings | HomographySettings,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> PhotoMatch:
+    """Match two photographs and estimate one geometry; its threshold is in pixels of the reduced images."""
+    descs0, descs1 = (item.descs.to(device or "cpu") for item in (one, two))
+    kpts0, kpts1 = (torch.from_numpy(item.kpts) for item in (one, two))
+    matches = official_match(descs0, descs1, kpts0, kpts1, matcher).cpu().numpy()
+    points0, points1 = one.kpts[matches[:, 0]], two.kpts[matches[:, 1]]
+    to0, to1 = (np.linalg.inv(np.vstack([item.to_full, [0, 0, 1]])) for item in (one, two))
+    model: Floats | None
+    if isinstance(geometry, HomographySettings):
+        homography = estimate_homography(points0, points1, geometry, seed=seed)
+        model = None if homography.H is None else np.linalg.inv(to1) @ homography.H @ to0
+        return PhotoMatch(matches, homography.inliers, model, homography.reason)
+    estimate = estimate_fundamental(points0, points1, geometry, seed)
+    model = None if estimate.F is None else to1.T @ estimate.F[0] @ to0
+    return PhotoMatch(matches, estimate.inliers, model, estimate.reason)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches")
+    parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of the estimator")
+    features = parser.add_argument_group("features")
+    features.add_argument(
+        "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
+    )
+    features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
+    points = add_keypoint_flags(parser)
+    points.add_argument("--keypoints", type=int, default=DogSettings().num, help="strongest of each image")
+    points.add_argument(
+        "--max-side", type=int, default=1600, help="features of larger images are found at this, pixels"
+    )
+    add_matching_flags(parser)
+    pose = add_pose_flags(parser)
+    parser.set_defaults(threshold=_THRESHOLD_PX)
+    pose.add_argument(
+        "--homography", action="store_true", help="a plane, or a camera that only turns: H by OpenCV's RANSAC at 3 px"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Match, draw, print."""
+    if args.out is not None and args.out.suffix.lower() != ".png":
+        raise UsageError(f"--out {args.out}: pictures are written as .png")
+    if args.max_side < 32:
+        raise UsageError(f"--max-side must be at least 32 pixels, got {args.max_side}")
+    detector, matcher = detector_from(args, args.keypoints), matcher_from(args.matcher, args.ratio)
+    geometry = HomographySettings() if args.homography else estimator_from(args)
+    (method,) = methods_from(args)
+    one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
+    found = match_photos(one, two, matcher, geometry, args.seed, choose_device(args.device))
+    name = "homography" if args.homography else "fundamental matrix"
+    about = f"{name} ({geometry.method}, {geometry.threshold_px:g} px)"
+    if args.out is not None:
+        _draw(args.out, method.name, one, two, found)
+    if args.json:
+        print(json.dumps(strict(_report(args, method, one, two, found, name)), indent=1))
+        return
+    num_inliers, num_matches = int(found.inliers.sum()), len(found.matches)
+    lines = [f"keypoints: {len(one.kpts)}, {len(two.kpts)}", f"matches: {num_matches}"]
+    if found.model is None:
+        lines.append(f"inliers: none; no {about}: {found.reason}")
+    else:
+        share = 100 * num_inliers / num_matches
+        lines.append(f"inliers: {num_inliers} ({share:.0f} %) of a {about}")
+        if num_inliers < _FEW_INLIERS:
+            lines.append(f"fewer than {_FEW_INLIERS} inliers: unrelated photographs have as many by chance")
+    if args.out is not None:
+        lines.append(f"picture: {args.out}")
+    print("\n".join(lines))
+
+
+def _report(
+    args: argparse.Namespace, method: Method, one: PhotoFeatures, two: PhotoFeatures, found: PhotoMatch, name: str
+) -> dict[str, Any]:
+    rows = found.matches[found.inliers]
+    inliers = np.column_stack([one.full_kpts[rows[:, 0]], two.full_kpts[rows[:, 1]]])
+    return {
+        "images": args.images,
+        "feature": method.name,
+        "num_keypoints": [len(one.kpts), len(two.kpts)],
+        "num_matches": len(found.matches),
+        "num_inliers": len(rows),
+        "model": {"kind": name, "matrix": found.model, "failure": found.reason},
+        "inliers": np.round(inliers, 3),
+    }
+
+
+def _draw(path: Path, feature: str, one: PhotoFeatures, two: PhotoFeatures, found: PhotoMatch) -> None:
+    images, kpts = [], []
+    for item in (one, two):
+        small, (x, y) = reduce_image(item.image, _DRAWN_PX)
+        images.append(np.ascontiguousarray(small[..., ::-1]))
+        kpts.append((item.full_kpts + 0.5) * [x, y] - 0.5)
+    draw_matches(
+        path, images[0], images[1], kpts[0], kpts[1], found.matches, inliers=found.inliers, title=feature, max_lines=400
+    )

@@ -1,0 +1,140 @@
+"""``eval match`` on rendered photographs whose geometry is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from eval.cli import main
+from eval.geometry import epipolar_squared, essential_from_pose, relative_pose
+
+ROOT = Path(__file__).parents[2]
+K = np.array([[400.0, 0, 191.5], [0, 400.0, 143.5], [0, 0, 1]])
+QUICK = ["--desc", "rootsift", "--keypoints", "600"]
+ONE, TWO = "bild 1.jpg", "bild 2.jpg"
+
+
+def true_fundamental(yard, one: str, two: str) -> NDArray[np.float64]:
+    dR, dt = relative_pose(*yard.poses[one], *yard.poses[two])
+    return np.linalg.inv(K).T @ essential_from_pose(dR, dt) @ np.linalg.inv(K)
+
+
+def within(report: dict[str, Any], F: NDArray[np.float64], limit_px: float) -> float:
+    """Share of the inliers near the true epipolar lines."""
+    rows = np.array(report["inliers"])
+    return float((np.sqrt(epipolar_squared(rows[:, :2], rows[:, 2:], F) / 2) < limit_px).mean())
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
+    assert main(["match", *line, *QUICK, "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def test_the_command(yard, tmp_path: Path) -> None:
+    picture = tmp_path / "m.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "match", yard.images / ONE, yard.images / TWO, *QUICK, "--out", picture],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "keypoints: 600, 600"
+    assert int(lines[1].removeprefix("matches: ")) > 100
+    assert lines[2].endswith("of a fundamental matrix (degensac, 1 px)")
+    assert lines[3] == f"picture: {picture}"
+    image = cv2.imread(str(picture))
+    assert image.shape[1] > 700
+    assert image.std() > 10
+
+
+def test_inliers_lie_on_the_true_lines_and_on_those_of_the_model(yard, capsys: pytest.CaptureFixture[str]) -> None:
+    report = as_json(capsys, str(yard.images / ONE), str(yard.images / TWO))
+    assert report["num_inliers"] == len(report["inliers"]) > 100
+    assert report["num_matches"] >= report["num_inliers"]
+    assert within(report, true_fundamental(yard, ONE, TWO), 1.0) > 0.95
+    assert within(report, np.array(report["model"]["matrix"]), 1.5) == 1.0
+    assert as_json(capsys, str(yard.images / ONE), str(yard.images / TWO)) == report
+
+
+def test_coordinates_are_those_of_the_full_upright_image(
+    yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second photograph is stored turned by a quarter; features are found at 300 of 384 pixels."""
+    stored = Image.open(yard.images / TWO).transpose(Image.Transpose.ROTATE_90)
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    report = as_json(capsys, str(yard.images / ONE), str(tmp_path / "turned.jpg"), "--upright", "--max-side", "300")
+    assert report["num_inliers"] > 60
+    assert within(report, true_fundamental(yard, ONE, TWO), 1.5) > 0.9
+    assert within(report, np.array(report["model"]["matrix"]), 2.0) == 1.0
+
+
+def test_a_homography(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = cv2.imdecode(np.frombuffer((yard.images / ONE).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    H = np.array([[0.9, 0.1, 20.0], [-0.08, 0.95, 15.0], [1e-4, 5e-5, 1.0]])
+    cv2.imwrite(str(tmp_path / "warped.png"), cv2.warpPerspective(image, H, (384, 288)))
+    report = as_json(capsys, str(yard.images / ONE), str(tmp_path / "warped.png"), "--homography")
+    found = np.array(report["model"]["matrix"])
+    corners = np.array([[0, 0, 1], [383, 0, 1], [383, 287, 1], [0, 287, 1.0]])
+    there, expected = corners @ found.T, corners @ H.T
+    assert np.abs(there[:, :2] / there[:, 2:] - expected[:, :2] / expected[:, 2:]).max() < 1.0
+
+
+def test_unrelated_and_blank_photographs_are_said_so(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), cv2.GaussianBlur(noise, (0, 0), 1.5))
+    cv2.imwrite(str(tmp_path / "blank.png"), np.full((100, 150), 99, np.uint8))
+    assert main(["match", str(yard.images / ONE), str(tmp_path / "noise.png"), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "unrelated photographs" in printed or "inliers: none" in printed
+    picture = tmp_path / "m.png"
+    assert main(["match", str(yard.images / ONE), str(tmp_path / "blank.png"), *QUICK, "--out", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "matches: 0"
+    assert lines[2].startswith("inliers: none; no fundamental matrix")
+    assert picture.is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--out", "m.jpg"], 2, "written as .png"),
+        (["--desc", "rootsfit"], 2, "did you mean rootsift"),
+        (["--max-side", "3"], 2, "at least 32"),
+        (["--ratio", "3"], 2, "threshold in [0.1, 1.01]"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    flags: list[str], code: int, message: str, yard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["match", str(yard.images / ONE), str(yard.images / TWO), *QUICK, *flags]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_bad_photographs_are_one_line(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.jpg").write_bytes((yard.images / ONE).read_bytes()[:200])
+    for name, message in (("cut.jpg", "does not decode"), ("none.jpg", "is not there")):
+        picture = tmp_path / "m.png"
+        assert main(["match", str(yard.images / ONE), str(tmp_path / name), *QUICK, "--out", str(picture)]) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+        assert message in captured.err
+        assert not picture.exists()

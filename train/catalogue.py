@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from kornia_hardnet8.errors import UsageError
 
-_ARCHIVE = "the archive of the 2020 code's authors, or your own: python -m train build colmap"
+_ARCHIVE = (
+    "the archive of the 2020 code's authors (python -m train fetch 2020), or your own photographs: "
+    "python -m train build colmap"
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Known:
     """A token of 2020.
 
     Attributes:
-        path: its file below the data root, as the 2020 code had it.
+        path: its file below the data root, as the 2020 code had it; or the folder of that name with its file in it.
         origin: where it came from, and what makes it.
     """
 

@@ -67,15 +67,20 @@ def open_set(token: str, data_root: Path) -> PatchStore:
 
 
 def find_store(token: str, data_root: Path) -> Path:
-    """Where a token is: a path as it is; else below ``data_root`` its file of 2020, a store beside it, or a folder.
+    """Where a token is: a path as it is; else below ``data_root`` its file of 2020, a store of that name, or a folder.
 
     Raises:
         MissingFileError: nowhere; a token of 2020 is answered with its origin.
+        UsageError: the folder of a webcam set holds several files.
     """
     known = known_file(token)
     places = [Path(token)]
     if known is not None:
-        places += [data_root / known.path, (data_root / known.path).with_suffix("")]
+        folder = (data_root / known.path).with_suffix("")
+        built = [] if (folder / "meta.json").is_file() else sorted(folder.glob(f"{folder.name}_*.pt"))
+        if len(built) > 1:
+            raise UsageError(f"data set {token!r}: which of {', '.join(map(str, built))}? Name it as a path")
+        places += [data_root / known.path, *built, folder]
     places.append(data_root / token)
     for place in places:
         if place.is_file() or (place / "meta.json").is_file():

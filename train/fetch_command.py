@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ class Source:
         urls: places, best first; they may hold different archives of the same data.
         checksums: accepted MD5 sums; empty where none is published.
         folder: where it is unpacked (a file that is no archive: put) below the data root.
-        then: what to do with it.
+        then: the command that uses it; ``{place}`` is the folder, ``{root}`` the data root.
+        among_others: its files go among those that are below the data root already; the first one that shows that
+            it has been fetched.
     """
 
     urls: tuple[str, ...]
     checksums: tuple[str, ...]
     folder: str
     then: str = ""
+    among_others: str = ""
 
 
 _REVISITED = "https://cmp.felk.cvut.cz/~mishkdmy/datasets/BrownPhotoTour"
@@ -44,7 +48,8 @@ _BROWN = {
 def _brown(name: str) -> Source:
     original = "http://matthewalunbrown.com/patchdata" if "harris" in name else "http://icvl.ee.ic.ac.uk/vbalnt"
     second = f"{_REVISITED}/{'notredame/' if name == 'notredame' else ''}{name}.zip"
-    return Source((f"{original}/{name}.zip", second), _BROWN[name], f"6Brown/{name}", "train build brown")
+    then = f"train build brown {{place}} --out {{root}}/6Brown/{name}"
+    return Source((f"{original}/{name}.zip", second), _BROWN[name], f"6Brown/published/{name}", then)
 
 
 _HPATCHES = "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main"
@@ -53,17 +58,22 @@ SOURCES: dict[str, Source] = {
     **{name: _brown(name) for name in _BROWN},
     "hpatches": Source(
         (f"{_HPATCHES}/hpatches-release.zip", f"{_HPATCHES_OLD}/hpatches-release.tar.gz"),
-        (), "HPatches/hpatches-release", "train build hpatches",
+        (), "HPatches/hpatches-release", "train build hpatches {place} --out {root}/HPatches/all",
     ),
     "hpatches-sequences": Source(
         (f"{_HPATCHES}/hpatches-sequences-release.zip", f"{_HPATCHES_OLD}/hpatches-sequences-release.tar.gz"),
-        (), "HPatches/hpatches-sequences-release", "eval sequences",
+        (), "HPatches/hpatches-sequences-release", "eval sequences --data {place}",
     ),
     "amos-v3": Source(
-        ("http://cmp.felk.cvut.cz/~qqpultar/AMOS_views_v3.zip",), (), "AMOS-views/AMOS-views-v3", "train build amos"
+        ("http://cmp.felk.cvut.cz/~qqpultar/AMOS_views_v3.zip",), (), "AMOS-views/AMOS-views-v3",
+        "train build amos {place} --out {root}/v3",
     ),
     "hpatches-view-split": Source(
         ("http://cmp.felk.cvut.cz/~qqpultar/hpatches_split_view_train.pt",), (), "HPatches", ""
+    ),
+    # the data of the published commands, Liberty with cameras among them
+    "2020": Source(
+        ("http://cmp.felk.cvut.cz/~qqpultar/Download/Datasets.zip",), (), "", among_others="6Brown/liberty.pt"
     ),
 }  # fmt: skip
 
@@ -77,6 +87,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", nargs="+", default=[], metavar="URL", help="places of anything else, to go to --data-root/NAME"
     )
+    parser.add_argument(
+        "--url-list",
+        type=Path,
+        metavar="FILE",
+        help="a file with a URL and perhaps its MD5 or SHA-256 in each line, e.g. of photo tourism scenes: each goes "
+        "to --data-root/NAME/<its name>",
+    )
     parser.add_argument("--checksum", nargs="+", default=[], metavar="SUM", help="with --url: accepted MD5 or SHA-256")
     parser.add_argument("--from-file", type=Path, metavar="FILE", help="take this file, downloaded by hand, instead")
 
@@ -89,14 +106,14 @@ def run(args: argparse.Namespace) -> None:
         for name, known in SOURCES.items():
             print(f"{name:20} {args.data_root / known.folder}  {known.urls[0]}")
         return
-    if (args.url or args.from_file) and len(args.names) != 1:
-        raise UsageError("--url and --from-file are for one NAME at a time")
-    for name in args.names:
-        if not args.url and name not in SOURCES:
-            raise UsageError(f"nothing to fetch is called {name!r}{closest(name, SOURCES)}; anything else: --url")
-        source = Source(tuple(args.url), tuple(args.checksum), name) if args.url else SOURCES[name]
+    if (args.url or args.from_file or args.url_list) and len(args.names) != 1:
+        raise UsageError("--url, --url-list and --from-file are for one NAME at a time")
+    if args.url_list and (args.url or args.from_file):
+        raise UsageError("--url-list names all places: leave --url and --from-file away")
+    listed = read_url_list(args.url_list, args.names[0]) if args.url_list else []
+    for name, source in listed or [(name, _source(name, args)) for name in args.names]:
         place = args.data_root / source.folder
-        if place.is_dir() and any(place.iterdir()) and source.urls[0].endswith((".zip", ".gz", ".tgz", ".tar")):
+        if _is_there(source, place):
             print(f"{place}: is there already")
             continue
         if args.from_file:
@@ -107,8 +124,71 @@ def run(args: argparse.Namespace) -> None:
                 raise DataError(f"{archive} is not {name}: its checksum is none of {', '.join(source.checksums)}")
         else:
             archive = download(source.urls, args.data_root / _file_name(source.urls[0]), source.checksums)
-        where = unpack(archive, place, keep=args.from_file is not None)
-        print(f"{where}{f': now python -m {source.then} {where}' if source.then else ''}")
+        if source.among_others:
+            where = unpack_among(archive, place, keep=args.from_file is not None)
+        else:
+            where = unpack(archive, place, keep=args.from_file is not None)
+        then = source.then.format(place=where, root=args.data_root)
+        print(f"{where}{f': now python -m {then}' if then else ''}")
+
+
+def _source(name: str, args: argparse.Namespace) -> Source:
+    if args.url:
+        return Source(tuple(args.url), tuple(args.checksum), name)
+    if name not in SOURCES:
+        raise UsageError(f"nothing to fetch is called {name!r}{closest(name, SOURCES)}; anything else: --url")
+    return SOURCES[name]
+
+
+def _is_there(source: Source, place: Path) -> bool:
+    if source.among_others:
+        return (place / source.among_others).is_file()
+    is_archive = source.urls[0].split("?")[0].endswith((".zip", ".gz", ".tgz", ".tar"))
+    return is_archive and place.is_dir() and any(place.iterdir())
+
+
+def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
+    """The sources that a file lists: ``URL [CHECKSUM]`` a line, ``#`` for comments; each of a folder of its own.
+
+    Raises:
+        MissingFileError: no file.
+        DataError: a line of another form, two of one name, or no line.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"--url-list {path} is not there")
+    found: dict[str, Source] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        stem = _file_name(words[0]).split(".")[0]
+        if len(words) > 2 or "://" not in words[0] or not stem:
+            raise DataError(f"{path}, line {number} is not of the form URL [CHECKSUM]")
+        if stem in found:
+            raise DataError(f"{path}, line {number}: a second file is called {stem}")
+        found[stem] = Source((words[0],), tuple(words[1:]), f"{name}/{stem}")
+    if not found:
+        raise DataError(f"{path} lists no URL")
+    return list(found.items())
+
+
+def unpack_among(archive: Path, root: Path, keep: bool) -> Path:
+    """Unpack an archive into ``root``, among the files there; one that is there already stays. Returns ``root``.
+
+    Raises:
+        DataError: see :func:`unpack`.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacking.", dir=root) as temporary:
+        content = unpack(archive, Path(temporary) / "content", keep=True)
+        for file in sorted(path for path in content.rglob("*") if path.is_file()):
+            target = root / file.relative_to(content)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+    if not keep:
+        archive.unlink()
+    return root
 
 
 def unpack(archive: Path, folder: Path, keep: bool) -> Path:

@@ -88,6 +88,14 @@ def test_where_a_token_is_looked_for(tiny_store: Path, tmp_path: Path) -> None:
     assert find_store(str(tiny_store), tmp_path) == tiny_store
     with pytest.raises(MissingFileError, match="did you mean liberty"):
         find_store("libertee", tmp_path)
+    # webcam sets lay in their folder, under a name that told all settings
+    folder = tmp_path / "AMOS-views" / "AMOS-views-v4"
+    _save_views(folder / "AMOS-views-v4_maxsets:2000_PG:new.pt")
+    (folder / "12_a").mkdir()
+    assert find_store("v4", tmp_path) == folder / "AMOS-views-v4_maxsets:2000_PG:new.pt"
+    (folder / "AMOS-views-v4_maxsets:1000_PG:new.pt").touch()
+    with pytest.raises(UsageError, match=r"which of .*1000.*2000.* as a path"):
+        find_store("v4", tmp_path)
 
 
 def _save_brown(path: Path, colour: bool = False, legacy: bool = False, **more: Any) -> dict[str, Any]:

@@ -22,6 +22,13 @@ CONTENT = bytes(range(256)) * 4000  # 1 MB
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
+def _zip_of(name: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        file.writestr(f"{name}/dense/images/1.jpg", name)
+    return data.getvalue()
+
+
 class _Server(http.server.BaseHTTPRequestHandler):
     """``/good`` serves; ``/drops`` breaks off twice; ``/norange`` too, without ranges; and so on."""
 
@@ -39,6 +46,8 @@ class _Server(http.server.BaseHTTPRequestHandler):
         if kind == "busy" and attempt < 2:
             self.send_error(503)
             return
+        if kind == "zip":
+            body = _zip_of(self.path.rsplit("/", 1)[-1])
         if kind == "wrong":
             body = CONTENT[::-1]
         if kind == "short":  # announces more than it has
@@ -153,12 +162,15 @@ def test_the_command_unpacks_flat_or_from_one_folder(
     ):
         archive = _zip(tmp_path / f"{number}.zip", names)
         md5 = hashlib.md5(archive.read_bytes()).hexdigest()
-        monkeypatch.setitem(SOURCES, "notredame", Source(("http://x/n.zip",), (md5,), "6Brown/notredame", "train x"))
+        source = Source(("http://x/n.zip",), (md5,), "6Brown/notredame", "train x {place} {root}/y")
+        monkeypatch.setitem(SOURCES, "notredame", source)
         root = tmp_path / f"root{number}"
         assert main(["fetch", "notredame", "--data-root", str(root), "--from-file", str(archive)]) == 0
         found = sorted(f.name for f in (root / "6Brown" / "notredame").iterdir())
         assert found == ["info.txt", "patches0000.bmp"]
         assert archive.exists()  # a file downloaded by hand stays
+        place = root / "6Brown" / "notredame"
+        assert f"{place}: now python -m train x {place} {root}/y" in capsys.readouterr().out
     assert main(["fetch", "notredame", "--data-root", str(root)]) == 0
     assert "is there already" in capsys.readouterr().out
 
@@ -193,3 +205,47 @@ def test_anything_else_by_url(server: str, tmp_path: Path) -> None:
     arguments = ["fetch", "extra", "--url", f"{server}/good/file.pt", "--checksum", MD5, "--data-root", str(tmp_path)]
     assert main(arguments) == 0
     assert (tmp_path / "extra" / "file.pt").read_bytes() == CONTENT
+
+
+def test_scenes_by_a_list_of_urls(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sums = [hashlib.sha256(_zip_of(f"{name}.zip")).hexdigest() for name in ("a", "b")]
+    listed = tmp_path / "scenes.txt"
+    listed.write_text(f"# scenes\n{server}/zip/a.zip {sums[0]}\n\n{server}/zip/b.zip\n")
+    root = tmp_path / "Datasets"
+    line = ["fetch", "phototourism", "--url-list", str(listed), "--data-root", str(root), "-q"]
+    assert main(line) == 0
+    for name in ("a", "b"):
+        assert (root / "phototourism" / name / "dense" / "images" / "1.jpg").read_text() == f"{name}.zip"
+    asked = len(_Server.requests)
+    assert main(line) == 0
+    assert len(_Server.requests) == asked
+    capsys.readouterr()
+    listed.write_text(f"{server}/zip/c.zip {sums[0]}\n")
+    assert main(line) == 1
+    assert "checksum is wrong" in capsys.readouterr().err
+    for content, message in (
+        ("nothing here\n", "line 1 is not of the form"), ("# none\n", "lists no URL"),
+        (f"{server}/x/a.zip\n{server}/y/a.zip\n", "line 2: a second file is called a"),
+    ):  # fmt: skip
+        listed.write_text(content)
+        assert main(line) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_archive_of_2020_goes_among_the_files_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it has of another age or another hand is left as it is."""
+    root = tmp_path / "Datasets"
+    archive = tmp_path / "Datasets.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("6Brown/liberty.pt", "6Brown/notredame.pt", "AMOS-views/AMOS-masks/1.png"):
+            file.writestr(f"Datasets/{name}", "theirs")
+    (root / "6Brown").mkdir(parents=True)
+    (root / "6Brown" / "notredame.pt").write_text("ours")
+    line = ["fetch", "2020", "--data-root", str(root), "--from-file", str(archive)]
+    assert main(line) == 0
+    assert (root / "6Brown" / "liberty.pt").read_text() == "theirs"
+    assert (root / "AMOS-views" / "AMOS-masks" / "1.png").read_text() == "theirs"
+    assert (root / "6Brown" / "notredame.pt").read_text() == "ours"
+    assert sorted(path.name for path in root.iterdir()) == ["6Brown", "AMOS-views"]
+    assert main(["fetch", "2020", "--data-root", str(root)]) == 0
+    assert "is there already" in capsys.readouterr().out

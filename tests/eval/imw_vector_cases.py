@@ -36,21 +36,17 @@ ELSEWHERE: dict[str, str] = {
     "parse_json_": "tests/eval/imw/test_official_vectors.py",
     "category_": "tests/eval/imw/test_official_vectors.py",
     "folder_name_": "tests/eval/imw/test_official_vectors.py",
-    "deprecated_": "tests/eval/imw/test_official_vectors.py",
     "feature_": "tests/eval/imw/test_official_vectors.py",
     "patch_": "tests/eval/imw/test_official_vectors.py",
     "dedup_upright_": "tests/eval/imw/test_official_vectors.py",
-}
-
-# prefix -> the part of the benchmark that they need and that is not written yet
-PENDING: dict[str, str] = {
-    "results_": "official results file",
+    "results_": "tests/eval/imw/test_official_results.py",
 }
 
 # name -> why we deliberately do something else
 NOT_REPRODUCED: dict[str, str] = {
     "dedup_upright_more_points_shared_x": "the original drops points that share one coordinate; ours keeps them",
     "dedup_upright_no_dups": "the original sorts the points by position; ours keeps the order by response",
+    "deprecated_remove_keys": "the original drops keys that contain a name anywhere; ours compares whole names",
     "match_single_train_flann": "flann is answered by exact search, which gives no match here instead of an error",
     "maa_stereo_empty_list": "the original fails; ours gives zeros",
     "maa_multiview_empty_bag_file": "the original fails; ours counts the bag as failed",

@@ -53,7 +53,7 @@ from eval.reprojection import (
 )
 from eval.trajectory import Alignment, align, align_ransac, half_diagonal, mean_trajectory_error, spread
 from kornia_hardnet8.errors import UsageError
-from tests.eval.imw_vector_cases import CASES, ELSEWHERE, NOT_REPRODUCED, PENDING, ROOT
+from tests.eval.imw_vector_cases import CASES, ELSEWHERE, NOT_REPRODUCED, ROOT
 
 Case = dict[str, Any]
 TESTS: dict[str, Callable[..., None]] = {}
@@ -435,7 +435,7 @@ def whole_stereo(case: Case) -> None:
 HERE = sorted(
     name
     for name in CASES
-    if name not in NOT_REPRODUCED and len(owner(name, TESTS) or "") > len(owner(name, [*PENDING, *ELSEWHERE]) or "")
+    if name not in NOT_REPRODUCED and len(owner(name, TESTS) or "") > len(owner(name, ELSEWHERE) or "")
 )
 
 
@@ -448,7 +448,7 @@ def test_case(name: str, tmp_path: Path) -> None:
 
 
 def test_every_case_belongs_somewhere() -> None:
-    prefixes = [*TESTS, *PENDING, *ELSEWHERE]
+    prefixes = [*TESTS, *ELSEWHERE]
     assert [name for name in CASES if name not in NOT_REPRODUCED and owner(name, prefixes) is None] == []
     assert set(NOT_REPRODUCED) <= set(CASES)
     assert len(prefixes) == len(set(prefixes)), "a prefix stands in two tables"

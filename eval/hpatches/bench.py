@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -58,8 +58,9 @@ def measure(sequences: int, patches: int, compare_sequences: int, compare_patche
     """Time the full-size tasks, and a smaller set both ways.
 
     Returns:
-        ``full``: seconds by stage, the sum of scoring, peak memory in GiB. ``compare``: seconds of the fast and the
-        direct way by task, their ratio, and the largest difference of any score.
+        ``full``: seconds by stage, on the clock and of the processor, the sum of scoring, peak memory in GiB.
+        ``compare``: both seconds of the fast and the direct way by task, their ratios, and the largest difference of
+        any score.
     """
     return {
         "compare": _compare(compare_sequences, compare_patches),
@@ -67,16 +68,23 @@ def measure(sequences: int, patches: int, compare_sequences: int, compare_patche
     }
 
 
-def _timed(run: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
+class Spent(NamedTuple):
+    """Seconds on the clock, and of the processor over all threads: what other processes take is not in the latter."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, Spent]:
+    wall, cpu = time.perf_counter(), time.process_time()
     value = run()
-    return value, time.perf_counter() - start
+    return value, Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _least(run: Callable[[], T], repeats: int = 3) -> tuple[T, float]:
+def _least(run: Callable[[], T], repeats: int = 3) -> tuple[T, Spent]:
     """The value, and the least of some times: another process can only make a run longer."""
     runs = [_timed(run) for _ in range(repeats)]
-    return runs[0][0], min(seconds for _, seconds in runs)
+    return runs[0][0], Spent(*(min(spent[k] for _, spent in runs) for k in range(2)))
 
 
 def _full(sequences: int, patches: int) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
     scores, matched = _timed(lambda: matching.score_matching(descriptors, descriptors.names))
     found, retrieved = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
     assert found is not None
-    seconds = {"draw": drawn, "verification": verified, "matching": matched, "retrieval": retrieved}
+    spent = {"draw": drawn, "verification": verified, "matching": matched, "retrieval": retrieved}
     return {
         "sequences": sequences,
         "patches": patches,
@@ -97,8 +105,9 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
         "pairs": pairs,
         "queries": len(list_task.queries),
         "distractors": len(list_task.distractors),
-        "seconds": seconds,
-        "scoring_s": verified + matched + retrieved,
+        "seconds": {name: seconds.wall_s for name, seconds in spent.items()},
+        "cpu_s": {name: seconds.cpu_s for name, seconds in spent.items()},
+        "scoring_s": verified.wall_s + matched.wall_s + retrieved.wall_s,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "scores": {
             "verification/mAP": verification.headline(table),
@@ -131,8 +140,17 @@ def _compare(sequences: int, patches: int) -> dict[str, Any]:
         "pairs": len(pair_task.positives),
         "queries": len(list_task.queries),
         "distractors": len(list_task.distractors),
-        "fast_s": fast,
-        "direct_s": slow,
-        "ratio": {name: slow[name] / fast[name] for name in fast} | {"all": sum(slow.values()) / sum(fast.values())},
+        "fast_s": {name: spent.wall_s for name, spent in fast.items()},
+        "direct_s": {name: spent.wall_s for name, spent in slow.items()},
+        "ratio": _ratios(fast, slow, 0),
+        "fast_cpu_s": {name: spent.cpu_s for name, spent in fast.items()},
+        "direct_cpu_s": {name: spent.cpu_s for name, spent in slow.items()},
+        "cpu_ratio": _ratios(fast, slow, 1),
         "largest_difference": max(differences),
     }
+
+
+def _ratios(fast: dict[str, Spent], slow: dict[str, Spent], kind: int) -> dict[str, float]:
+    """Plain over fast seconds of each task, and of ``all`` together."""
+    ratios = {name: slow[name][kind] / fast[name][kind] for name in fast}
+    return ratios | {"all": sum(s[kind] for s in slow.values()) / sum(s[kind] for s in fast.values())}

@@ -25,4 +25,7 @@ def test_measure_reports_every_stage():
     result = bench.measure(3, 40, 3, 30)
     assert set(result["full"]["seconds"]) == {"draw", "verification", "matching", "retrieval"}
     assert result["compare"]["largest_difference"] < 1e-6
-    assert set(result["compare"]["ratio"]) == {"verification", "matching", "retrieval", "all"}
+    for ratio in ("ratio", "cpu_ratio"):
+        assert set(result["compare"][ratio]) == {"verification", "matching", "retrieval", "all"}
+    total = sum(result["compare"]["direct_s"].values()) / sum(result["compare"]["fast_s"].values())
+    assert result["compare"]["ratio"]["all"] == pytest.approx(total)

@@ -33,6 +33,15 @@ def test_nearest_is_argmin_of_cdist_ties_included(seed, levels, metric):
     np.testing.assert_array_equal(distance, full.min(1))
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 200])
+@pytest.mark.parametrize("metric", ["L2", "L1"])
+def test_exact_distances_are_those_of_cdist_to_the_last_bit(count, metric):
+    rng = np.random.default_rng(count)
+    a, b = (rng.standard_normal((count, 128)).astype(np.float32) for _ in range(2))
+    full = cdist(a.astype(np.float64), b.astype(np.float64), SCIPY[metric]) if count else np.zeros((0, 0))
+    np.testing.assert_array_equal(exact_pair_distances(a, b, metric), np.diag(full))
+
+
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_nearest_of_unit_vectors_and_of_far_ones(offset):
     rng = np.random.default_rng(0)

@@ -30,8 +30,9 @@ def _flag(names: str, kind: type, default: Any, answer: str | None = None) -> Fl
     return Flag2020(spellings, spellings[0][2:], kind, default, answer)
 
 
-_AMOS = "belongs to the building of webcam sets: see python -m train build amos --help"
+_AMOS = "python -m train build amos"
 _OLDER = "belonged to older ways of building webcam sets, of which the 2020 default alone is kept: train build amos"
+_MAP = "is left out: places are the maxima themselves, never drawn from a blurred map of them"
 _OLD_BATCHES = "belonged to the older sampling of webcam sets; the default of 2020 (view by view) is kept"
 _NOTHING = "had no effect in the 2020 code"
 _GRAY = "is left out: networks here take gray patches"
@@ -48,11 +49,11 @@ FLAGS: tuple[Flag2020, ...] = (
     _flag("init_good", str, "", _NOTHING),
     _flag("model_arch arch", str, "h8"),
     _flag("patch_gen pgen", str, "new", _OLDER),
-    _flag("sigmas_v", str, "e011", _AMOS),
+    _flag("sigmas_v", str, "e011", f"is replaced: {_AMOS} --base, half the side of the smallest of five sizes"),
     _flag("loss", str, "tripletMargin"),
     _flag("miner", str, "BatchHardMiner", f"{_NOTHING}: its loss could not be built"),
     _flag("batch_reduce", str, "min"),
-    _flag("masks_dir masks", str, "Datasets/AMOS-views/AMOS-masks", _AMOS),
+    _flag("masks_dir masks", str, "Datasets/AMOS-views/AMOS-masks", f"is replaced: {_AMOS} --masks"),
     _flag("weight_function wf", str, "Hessian", _OLDER),
     _flag("combine", str, ""),
     _flag("epochs ep", int, 20),
@@ -62,7 +63,7 @@ FLAGS: tuple[Flag2020, ...] = (
     _flag("test_batch_size", int, 1024, _NOTHING),
     _flag("cams_in_batch camsb", int, 5),
     _flag("min_sets_per_img minsets", int, -1, _OLDER),
-    _flag("max_sets_per_img maxsets", int, 2000, _AMOS),
+    _flag("max_sets_per_img maxsets", int, 2000, f"is replaced: {_AMOS} --max-sets"),
     _flag("seed", int, 0),
     _flag("shear", int, 25, f"{_NOTHING}; --aug published shears webcam patches by up to 25 degrees"),
     _flag("degrees", int, 25, f"{_NOTHING}; --aug published turns webcam patches by up to 25 degrees"),
@@ -71,9 +72,9 @@ FLAGS: tuple[Flag2020, ...] = (
     _flag("marginpos mpos", float, 1.0),
     _flag("marginneg mneg", float, 1.0, _NOTHING),
     _flag("good_pr", float, 0.9, _NOTHING),
-    _flag("gauss_s", float, 30.0, _AMOS),
+    _flag("gauss_s", float, 30.0, _MAP),
     _flag("wd", float, 0.0001),
-    _flag("init_thr thr", float, 0.00016, _AMOS),
+    _flag("init_thr thr", float, 0.00016, f"is replaced: {_AMOS} --threshold"),
     _flag("no_fliprot", bool, False),
     _flag("addAP", bool, False, _NOTHING),
     _flag("AP_loss", bool, False, _NOTHING),
@@ -88,9 +89,9 @@ FLAGS: tuple[Flag2020, ...] = (
     _flag("nonmax", bool, False, _OLDER),
     _flag("scaleit", bool, False, _NOTHING),
     _flag("thrit", bool, False, _OLDER),
-    _flag("to_gauss", bool, False, _AMOS),
+    _flag("to_gauss", bool, False, _MAP),
     _flag("AMOS_RGB RGB", bool, False, _GRAY),
-    _flag("fixed_MP", bool, False, _AMOS),
+    _flag("fixed_MP", bool, False, "is left out: the window of a maximum grows with its size, as by default"),
     _flag("only_D", bool, False, _GRAY),
     _flag("face_margin", float, 0.3, _FACE),
     _flag("face_scale", int, 64, _FACE),
@@ -108,6 +109,35 @@ FLAGS: tuple[Flag2020, ...] = (
 )
 
 
+_POSITIONS = "is left out: it drew places at random by a weight, where the default takes the maxima of the detector"
+# value of --patch_gen -> what became of it
+PATCH_GENERATORS = {
+    "new": f"is the way of {_AMOS}",
+    "meanImg": _POSITIONS,
+    "medianImg": _POSITIONS,
+    "oneRes": _POSITIONS,
+    "sumRes": _POSITIONS,
+    "medianRes": _POSITIONS,
+    "sift": f"is left out: it took SIFT of the mean image; {_AMOS} --detector sift detects in every image",
+    "hessbaum": "is left out: it took an affine detector on the mean image",
+    "oneImg": "never existed, whatever its help said",
+    "sumImg": "never existed, whatever its help said",
+}
+# name of a script (its file without the ending) -> what does its work
+SCRIPTS = {
+    "ftrain": "is python -m train, with the same options",
+    "test": "is python -m eval brown --data STORE (its match); three_fcs and avg_dist are left out",
+    "HPatches_extract_HardNet": "is python -m eval hpatches --write-csv DIR",
+    "hp_eval": "is python -m eval hpatches",
+    "add_pca": "is python -m train pca CHECKPOINT --ds STORE --out FILE, in evaluation mode",
+    "utils_": "is python -m train build colmap (its sets of a COLMAP model); filter_sets is left out",
+    "filter_sets": "is left out: nothing wrote the statistics that it reads; --max-patches of train build colmap "
+    "takes random points",
+    "HPatchesDatasetCreator": "is python -m train build hpatches",
+    "HardNetMultipleDatasets": "is python -m train, with the options of ftrain.py",
+}
+
+
 class _Refuse(argparse.Action):
     """Answer an option that is gone with what became of it; the help does not list it."""
 
@@ -119,6 +149,9 @@ class _Refuse(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> NoReturn:
         """Raise the answer."""
+        by_value = PATCH_GENERATORS if "--patch_gen" in self.option_strings else {}
+        if values in by_value:
+            raise UsageError(f"{option_string} {values} of the 2020 code {by_value[values]}")
         raise UsageError(f"{option_string} of the 2020 code {self.answer}")
 
 

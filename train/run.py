@@ -17,6 +17,7 @@ from torch import Tensor
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from train.augment import augment
 from train.batches import Batch, BatchSource
 from train.checkpoint import save_checkpoint
@@ -41,7 +42,9 @@ class Run:
         stores = open_mix(config.ds, config.data_root)
         self.source = BatchSource(stores, config, (self.world.rank, self.world.size))
         self.mr_size = _common_mr_size([s.meta for s, _ in stores])
-        self.data = [{"path": str(s.path), "meta": s.meta, "weight": w} for s, w in stores]
+        self.data = [
+            {"path": str(s.path), "weight": w, "fingerprint": s.fingerprint(), "meta": s.meta} for s, w in stores
+        ]
         torch.manual_seed(config.seed)
         self.model = HardNet8(arch=config.arch, output_dim=None)
         if config.init is not None:
@@ -259,10 +262,10 @@ class Run:
 
 
 def _common_mr_size(metas: list[dict[str, Any]]) -> float:
-    sizes = {float(meta["mr_size"]) for meta in metas}
+    sizes = {float(meta["mr_size"]) for meta in metas if meta["mr_size"] is not None}  # None: fixed windows
     if len(sizes) > 1:
         log.warning("the stores differ in mr_size (%s): the weights take the largest", sorted(sizes))
-    return max(sizes)
+    return max(sizes, default=DEFAULT_MR_SIZE)
 
 
 def _mix_seed(seed: int, step: int) -> int:

@@ -134,3 +134,89 @@ def test_the_list_of_options_is_complete(cases: dict[str, dict[str, Any]]) -> No
     kinds = {str: "str", int: "int", float: "float", bool: "flag"}
     found = [[list(flag.names), flag.dest, kinds[flag.type], flag.default] for flag in FLAGS]
     assert found == cases["naming.flags"]["expected"]
+
+
+# --- what else the 2020 code knew by name: networks, ways of building, augmentations, losses, scripts
+
+_PCA = [f"{stem}pca{n}" for stem, sizes in (
+    ("h8", (256, 128, 96, 64, 32)), ("h7", (128, 96, 64, 32)), ("h8E512", (512, 256, 128, 96, 64, 32)),
+) for n in sizes]  # fmt: skip
+ARCH_TOKENS = {
+    # token -> None where it trains, else a part of the reason
+    **dict.fromkeys([
+        "h1", "h3", "h7", "h7d01", "h7nodrop", "h7x2", "h7p48", "h7Le", "h7E256", "h8", "h8Ins", "h8c", "h8p48",
+        "h8p48x", "h8p64", "h8avg", "h8max", "h8x2", "h8x2c", "h8Econv3x3s2p1", "h8Econv3x3s2s2c22", "h8Econv3xnopad",
+        "h8blocks", "h8blocksc3x3", "h8Eavg11", "h8Emax11", "h8Ecto128", "h8E512", "h9", "h9cl", "h9x", "h9t", "h9tt",
+        "h8pre", "h8E512pre", "h8x2pre", "l2net",
+    ]),
+    **dict.fromkeys(_PCA, "output_dim="),
+    **dict.fromkeys(["h8-3", "h8_3", "h8E512-4"], "only one input channel"),
+    "h8sa": "self-attention", "h8mb": "max-blur", "HReM": "space-to-depth", "HReMIn": "space-to-depth",
+    "h8SBMIn": "space-to-depth", "HR": "last convolution", "HR2": "last convolution", "hPS": "biases",
+    "sosnet": "kornia.feature.SOSNet", "h7sep": "depth", "h8sep": "depth", "Rc2": "residual", "Rc3": "residual",
+    "Rc3x": "residual", **dict.fromkeys(["De32", "De16", "De16s", "De16xs"], "downloads ImageNet weights"),
+}  # fmt: skip
+LOSS_NAMES = {
+    **dict.fromkeys([
+        "tripletMargin", "tripletMarginHuberInternal", "tripletMarginHuberExternal", "tripletMarginHuberDouble",
+        "tripletMarginRobust", "softmax", "contrastive", "softMargin", "tripletMargin++",
+    ]),
+    "face": "left out", "theirTripletMargin": "left out", "Margin": "unknown loss", "anything++": "unknown loss",
+    "": "not of the form",
+}  # fmt: skip
+
+
+def _is_answered(arguments: list[str], reason: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Taken where there is no reason; else refused in one line that tells it."""
+    assert main(arguments) == (2 if reason else 0)
+    error = capsys.readouterr().err
+    assert (reason or "") in error
+    assert len(error.strip().splitlines()) == bool(reason)
+
+
+@pytest.mark.parametrize("token", ARCH_TOKENS)
+def test_every_network_trains_or_is_refused(token: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _is_answered(["--ds", "lib", "--arch", token, "--print-config"], ARCH_TOKENS[token], capsys)
+
+
+def test_no_network_is_forgotten(cases: dict[str, dict[str, Any]]) -> None:
+    assert set(cases["architectures.table"]["expected"]) <= set(ARCH_TOKENS)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_every_loss_works_or_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _is_answered(["--ds", "lib", "--loss", name, "--print-config"], LOSS_NAMES[name], capsys)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("full", None), ("noblur", None), ("resize32", "is the default"), ("resize48", "--arch h8p48"),
+     ("resize64", "--arch h8p64"), ("resize_crop", "smaller mr_size")],
+)  # fmt: skip
+def test_every_augmentation_works_or_is_refused(
+    value: str, reason: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _is_answered(["--ds", "lib", "--K", value, "--print-config"], reason, capsys)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("new", "build amos"), ("meanImg", "at random"), ("medianImg", "at random"), ("oneRes", "at random"),
+     ("sumRes", "at random"), ("medianRes", "at random"), ("sift", "--detector sift"), ("hessbaum", "affine detector"),
+     ("oneImg", "never existed"), ("sumImg", "never existed"), ("else", "older ways")],
+)  # fmt: skip
+def test_every_way_of_building_webcam_sets_is_answered(
+    value: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _is_answered(["--ds", "lib", "--patch_gen", value], reason, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "successor"),
+    [("ftrain.py", "python -m train"), ("test.py", "eval brown"), ("HPatches_extract_HardNet.py", "--write-csv"),
+     ("hp_eval.sh", "eval hpatches"), ("Notebooks/add_pca.ipynb", "train pca"), ("utils_.py", "build colmap"),
+     ("filter_sets", "nothing wrote the statistics"), ("HPatchesDatasetCreator.py", "build hpatches"),
+     ("HardNetMultipleDatasets.py", "ftrain.py")],
+)  # fmt: skip
+def test_every_script_has_a_successor(name: str, successor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _is_answered([name, "--id", "3"], successor, capsys)

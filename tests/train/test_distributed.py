@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def _process(rank: int, port: int, store: Path, out: Path) -> None:
     run_to_end(start_run(_config(store, 3), out / "run", CPU, world))
     leave_world(world)
     end_process(0)  # an error before this line reaches the test: spawn raises it there
+
+
+def test_torchrun_as_typed(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:
+    """The command under torchrun, and its run gone on with by one process."""
+    out = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
+    arguments = ["--ds", str(tiny_store), *fast, "--device", "cpu", "--steps", "2", "--out", str(out)]
+    done = subprocess.run(
+        [*torchrun, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(out / "last.ckpt")]  # said once, not by each process
+    assert load_checkpoint(out / "last.ckpt")["step"] == 2
+    run = resume_run(out, CPU, World())
+    assert run.step == 2
+    run.advance(run.source.batch(2))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over processes")

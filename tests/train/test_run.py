@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +83,9 @@ def test_a_run_learns_and_tells_everything(tiny_store: Path, tmp_path: Path, fas
     assert about["config"]["seed"] == 3
     assert about["data"][0]["weight"] == 2.0
     assert about["environment"]["torch"] == torch.__version__
+    assert about["environment"]["command"] == sys.argv
+    assert about["environment"]["git_commit"] is None or len(about["environment"]["git_commit"].rstrip("+")) == 40
+    assert about["data"][0]["fingerprint"] == PatchStore.open(tiny_store).fingerprint()
     lines = _metrics(out)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
@@ -91,6 +97,55 @@ def test_a_run_learns_and_tells_everything(tiny_store: Path, tmp_path: Path, fas
     assert torch.equal(
         model.features.state_dict()["0.weight"], load_checkpoint(out / "last.ckpt")["features"]["0.weight"]
     )
+
+
+def test_the_fingerprint_of_data_tells_stores_apart(store_factory: Any, tmp_path: Path) -> None:
+    first, again, other = (
+        PatchStore.open(store_factory(tmp_path / name, num_labels=8, seed=seed))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    relabelled = dataclasses.replace(first, labels=np.asarray(first.labels) + 1)
+    assert relabelled.fingerprint() != first.fingerprint()
+
+
+def test_stores_of_fixed_windows_train(store_factory: Any, tmp_path: Path) -> None:
+    """They have no support in units of a keypoint's scale: the weights take the usual one."""
+    store = store_factory(tmp_path / "store", num_labels=20)
+    meta = json.loads((store / "meta.json").read_text())
+    (store / "meta.json").write_text(json.dumps({**meta, "mr_size": None}))
+    run = Run(TrainConfig(str(store), arch="h7nodrop", bs=8), tmp_path, torch.device("cpu"))
+    assert run.mr_size == 12.0
+
+
+def test_tensorboard_gets_the_figures_where_it_is_installed(
+    tiny_store: Path, tmp_path: Path, fast: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder stands for the package."""
+    seen: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "run" / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            seen.append((name, value, step))
+
+        def close(self) -> None:
+            seen.append(("closed", 0.0, 0))
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    arguments = ["--ds", str(tiny_store), *fast, "--steps", "2", "--holdout", "0.2", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    written = {(name, line["step"]): line[name] for line in _metrics(tmp_path / "run") for name in line}
+    assert {(name, step): value for name, value, step in seen[:-1]} == {
+        key: value for key, value in written.items() if key[0] != "step"
+    }
+    assert ("loss", 1) in written
+    assert any(name == "val_fpr95" for name, _, _ in seen)
+    assert seen[-1][0] == "closed"
 
 
 def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from kornia_hardnet8.errors import DataError, MissingFileError
 
 FORMAT = "patchstore/1"
 KINDS = ("tuples", "views")
+_HASHED = 4096  # patches of a fingerprint
 # name -> (dtype, trailing shape, is it in every store); patches apart, whose trailing shape a store chooses
 ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], bool]] = {
     "labels": ("int64", (), True),
@@ -63,6 +65,15 @@ class PatchStore:
     def patch_size(self) -> int:
         """Side S of a stored patch in pixels."""
         return int(self.meta["patch_size"])
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the labels, images and cameras of all patches and the pixels of up to 4096 of them."""
+        digest = hashlib.sha256(repr((self.patches.shape, self.meta["kind"], self.meta["crop"])).encode())
+        for rows in (self.labels, self.image_ids, self.cam_ids):
+            digest.update(np.ascontiguousarray(rows).tobytes())
+        step = max(1, -(-len(self) // _HASHED))
+        digest.update(np.ascontiguousarray(self.patches[::step]).tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def open(cls, path: str | Path) -> PatchStore:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eval.h5files import write_h5
 from eval.images import read_bgr
 from eval.imw.bags import connected_bags
+from eval.imw.dense import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
 from kornia_hardnet8._files import atomic_dir, write_json
 from kornia_hardnet8._shell import progress
@@ -54,7 +55,12 @@ class View:
 
 
 def build_scene(
-    images: Path, model: Path, out: Path, bags: Mapping[int, int] | None = None, seed: int = 0
+    images: Path,
+    model: Path,
+    out: Path,
+    bags: Mapping[int, int] | None = None,
+    seed: int = 0,
+    dense: Path | None = None,
 ) -> list[str]:
     """Write the scene ``out/set_100`` from a COLMAP model (binary or text) and the folder of its images.
 
@@ -67,6 +73,7 @@ def build_scene(
         out: a folder that does not exist or is empty.
         bags: number of bags by bag size; sizes that the scene cannot fill give fewer bags.
         seed: of the choice of bags.
+        dense: a dense workspace of the model, for depth maps.
 
     Returns:
         The names of the images in the scene, sorted.
@@ -74,13 +81,32 @@ def build_scene(
     Raises:
         MissingFileError: a folder or an image that is not there.
         DataError: a model that does not read, fewer than two images, clashing names, an image that does not decode or
-            is not of its camera's size.
+            is not of its camera's size; a dense workspace without a depth map of these images.
     """
-    return write_scene(read_model(images, model), out, bags, seed)
+    views = read_model(images, model)
+    if dense is None:
+        return write_scene(views, out, bags, seed)
+    workspace = DenseModel(dense)
+    depths = {}
+    for view in views:
+        depth = workspace.depth(view.source.relative_to(images).as_posix(), view.camera.K, view.size)
+        if depth is not None:
+            depths[view.name] = depth
+    if not depths:
+        raise DataError(
+            f"{workspace.maps} holds no depth map of the {len(views)} images: expected <image>.geometric.bin"
+        )
+    return write_scene(views, out, bags, seed, depths)
 
 
-def write_scene(views: Sequence[View], out: Path, bags: Mapping[int, int] | None = None, seed: int = 0) -> list[str]:
-    """Write the scene ``out/set_100`` from views sorted by name; see :func:`build_scene`."""
+def write_scene(
+    views: Sequence[View],
+    out: Path,
+    bags: Mapping[int, int] | None = None,
+    seed: int = 0,
+    depths: Mapping[str, NDArray[np.float32]] | None = None,
+) -> list[str]:
+    """Write the scene ``out/set_100`` from views sorted by name, and depth maps by name; see :func:`build_scene`."""
     with atomic_dir(out) as temporary:
         root = temporary / "set_100"
         for folder in ("images", "calibration", "visibility", "new-vis-pairs", "sub_set"):
@@ -95,6 +121,10 @@ def write_scene(views: Sequence[View], out: Path, bags: Mapping[int, int] | None
         write_lines(root / "calibration.txt", [f"calibration/calibration_{name}.h5" for name in names])
         write_lines(root / "visibility.txt", [f"visibility/{name}.txt" for name in names])
         _write_visibility(views, root / "visibility")
+        for name, depth in (depths or {}).items():
+            write_h5(root / "depth_maps" / f"{name}.h5", {"depth": depth})
+        if depths:
+            write_lines(root / "depth_maps.txt", [f"depth_maps/{name}.h5" for name in names])
         covisible = covisibilities(views)
         write_pair_lists(root / "new-vis-pairs", covisible)
         edges = [pair for pair, value in covisible.items() if value >= BAG_COVISIBILITY]
@@ -113,6 +143,7 @@ def write_scene(views: Sequence[View], out: Path, bags: Mapping[int, int] | None
             "num_images": len(names),
             "undistorted": sum(view.distorted is not None for view in views),
             "bags": made,
+            "depth_maps": len(depths or {}),
             "seed": seed,
         }
         write_json(root / "scene.json", about)

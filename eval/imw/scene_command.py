@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from eval.imw.build import build_scene
+from eval.imw.scene import open_scene
 from kornia_hardnet8.errors import UsageError
 
 
@@ -26,13 +27,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE:COUNT,…",
         help="bags of images for the multiview task, as far as the scene has them",
     )
+    parser.add_argument(
+        "--dense",
+        type=Path,
+        metavar="DIR",
+        help="dense workspace of the model (stereo/depth_maps, sparse): also write depth maps",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of bags")
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the scene and print what it holds."""
-    names = build_scene(args.images, args.model, args.out, parse_bags(args.bags), args.seed)
-    print(f"{args.out}: {len(names)} images, {len(names) * (len(names) - 1) // 2} pairs")
+    names = build_scene(args.images, args.model, args.out, parse_bags(args.bags), args.seed, args.dense)
+    bags = open_scene(args.out).bags
+    made = ", ".join(f"{len(of_size)} bags of {size}" for size, of_size in bags.items()) or "no bags"
+    print(f"{args.out}: {len(names)} images, {len(names) * (len(names) - 1) // 2} pairs, {made}")
     return 0
 
 

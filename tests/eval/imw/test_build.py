@@ -135,6 +135,70 @@ def test_distorted_images_are_undistorted_with_their_points(corner, tmp_path: Pa
         np.testing.assert_allclose(observed, expected[ids], atol=1e-3)
 
 
+def _write_depth_map(path: Path, depth: NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(f"{depth.shape[1]}&{depth.shape[0]}&1&".encode() + depth.astype("<f4").tobytes())
+
+
+def test_depth_maps_of_a_dense_model(corner, tmp_path: Path, write_model: WriteModel) -> None:
+    """A workspace of half the size: its maps are read at the pixels that show the same rays."""
+    dense = tmp_path / "dense"
+    (dense / "sparse").mkdir(parents=True)
+    half = np.diag([0.5, 0.5, 1.0]) @ corner.K
+    half[:2, 2] = (corner.K[:2, 2] + 0.5) / 2 - 0.5
+    points = np.array([[0.1 * k, 0.2, 3.0] for k in range(9)])
+    write_model(dense / "sparse", half, corner.poses, points, (180, 135))
+    rows, columns = np.mgrid[:135, :180]
+    for number, kind in ((0, "geometric"), (0, "photometric"), (2, "photometric")):
+        depth = (1 + columns + 1000 * rows + (0.5 if kind == "photometric" else 0)).astype(np.float32)
+        depth[5, 7], depth[6, 8] = np.nan, -1
+        _write_depth_map(dense / "stereo" / "depth_maps" / f"view-{number}.png.{kind}.bin", depth)
+    out = tmp_path / "scene"
+    line = ["imw-scene", "--images", str(corner.images), "--model", str(corner.model), "--out", str(out)]
+    assert main([*line, "--dense", str(dense)]) == 0
+    scene = open_scene(out)
+    assert list(scene.depth_maps) == ["view_0", "view_2"]
+    assert scene.left_out()["depth"] == "2 images have no depth map: nor do their pairs"
+    depth = scene.depth("view_0")
+    assert depth.shape == (270, 360)
+    assert (depth[40, 60], depth[41, 61], depth[269, 359]) == (20031, 20031, 134180)
+    assert depth[10:12, 14:16].tolist() == [[0, 0], [0, 0]] == depth[12:14, 16:18].tolist()
+    assert scene.depth("view_2")[40, 60] == 20031.5
+
+
+@pytest.mark.parametrize("fault", ["no maps", "no cameras", "no map", "cut", "size"])
+def test_bad_dense_models_are_one_line(
+    fault: str, corner, tmp_path: Path, write_model: WriteModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = tmp_path / "dense"
+    (dense / "sparse").mkdir(parents=True)
+    write_model(dense / "sparse", corner.K, corner.poses, np.array([[0.1 * k, 0.2, 3.0] for k in range(9)]), (360, 270))
+    path = dense / "stereo" / "depth_maps" / "view-1.png.geometric.bin"
+    shape = (10, 10) if fault == "size" else (270, 360)
+    _write_depth_map(path, np.ones(shape, np.float32))
+    if fault == "no maps":
+        shutil.rmtree(dense / "stereo")
+    elif fault == "no cameras":
+        shutil.rmtree(dense / "sparse")
+    elif fault == "no map":
+        path.rename(path.with_name("other.png.geometric.bin"))
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    message = {
+        "no maps": "depth_maps is not there",
+        "no cameras": "sparse is not there",
+        "no map": "holds no depth map of the 4 images",
+        "cut": "is cut short: 990 bytes for 360 x 270",
+        "size": "is 10 x 10, its camera 360 x 270",
+    }[fault]
+    line = ["imw-scene", "--images", str(corner.images), "--model", str(corner.model), "--out", str(tmp_path / "scene")]
+    assert main([*line, "--dense", str(dense)]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "scene").exists()
+
+
 def test_names_are_flattened_and_clashes_refused() -> None:
     names = scene_names(["a-b.jpg", "cam0/1.jpg", "cam1/1.jpg", "x.y.png"])
     assert list(names.values()) == ["a_b", "cam0_1", "cam1_1", "x.y"]
@@ -169,7 +233,7 @@ def test_the_command_works_as_typed(corner, tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "scene"
     line = ["imw-scene", "--images", str(corner.images), "--model", str(corner.model), "--out", str(out)]
     assert main(line) == 0
-    assert capsys.readouterr().out == f"{out}: 4 images, 6 pairs\n"
+    assert capsys.readouterr().out == f"{out}: 4 images, 6 pairs, no bags\n"
     assert main(line) == 1
     assert "exists already" in capsys.readouterr().err
     assert main([*line, "--bags", "five"]) == 2

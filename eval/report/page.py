@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report.published import PUBLISHED
-from kornia_hardnet8.errors import missing_extra
+from kornia_hardnet8.errors import DataError, missing_extra
 
 TITLES = {
     "imw": "Image matching: pose accuracy",
@@ -43,10 +44,15 @@ COLUMNS = {
 _MOST_COLUMNS = 12  # of a benchmark without a list of its own
 _LOWER_IS_BETTER = ("FPR", "error")
 _COUNTS = ("num_", "seconds")
-_MOST_PICTURE_BYTES = 3 << 20
 _MOST_PICTURES = 24
+_PICTURE_WIDTH_PX = 1400  # more would only make the page heavy
+_JPEG_QUALITY = 85
+_LEVELS = ("easy", "hard", "tough")
 # Colour and dash of a curve; all colours have a contrast of at least 4.5 on white.
-_CURVES = (("#005a9c", ""), ("#b34700", "7 3"), ("#00694f", "2 3"), ("#8a3b78", "9 3 2 3"), ("#444444", "4 2"))
+_CURVES = (
+    *(("#005a9c", ""), ("#b34700", "7 3"), ("#00694f", "2 3"), ("#8a3b78", "9 3 2 3"), ("#444444", "4 2")),
+    *(("#a3212b", "12 3"), ("#5c5c00", "1 4"), ("#3d3dc4", "9 3 2 3 2 3")),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Section:
     columns: list[tuple[str, str]]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    levels: list[tuple[str, list[tuple[str, str]], list[Row]]] = field(default_factory=list)
     scenes: list[tuple[str, list[Row]]] = field(default_factory=list)
     curves: str = ""
     settings: list[tuple[str, str]] = field(default_factory=list)
@@ -151,6 +158,7 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
         columns=[(name, "lower is better" if _lower(name) else "") for name in names],
         rows=rows,
         notes=notes,
+        levels=_level_tables(labels, entries) if benchmark == "hpatches" else [],
         scenes=_scene_tables(labels, entries, names),
         curves=mma_curves(labels, entries),
         settings=[(label, _settings(entry)) for label, entry in zip(labels, entries, strict=True)],
@@ -231,6 +239,27 @@ def _mark_best(rows: list[Row], names: Sequence[str]) -> list[Row]:
     return [Row(row.name, cells, row.published, row.detail) for row, cells in zip(rows, marked, strict=True)]
 
 
+def _level_tables(
+    labels: Sequence[str], entries: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
+    """(title, columns, rows) of each HPatches task, one column a noise level and kind, as papers print them."""
+    there = {name for entry in entries for name in entry["scores"]}
+    pools = sorted({int(n.rpartition("@")[2]) for n in there if n.startswith("retrieval/easy/mAP@")})
+    kinds = {
+        "verification": [f"{kind}/{name}" for kind in ("inter", "intra") for name in ("mAP", "AUC")],
+        "matching": ["illumination/mAP", "viewpoint/mAP", "mAP", "success"],
+        "retrieval": [f"mAP@{pool}" for pool in pools],
+    }
+    tables = []
+    for task, columns in kinds.items():
+        names = [n for column in columns for level in _LEVELS if (n := f"{task}/{level}/{column}") in there]
+        if names:
+            rows = [_measured_row(label, entry, names) for label, entry in zip(labels, entries, strict=True)]
+            heads = [(name.partition("/")[2], "") for name in names]
+            tables.append((task, heads, _mark_best(rows, names)))
+    return tables
+
+
 def _scene_tables(
     labels: Sequence[str], entries: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> list[tuple[str, list[Row]]]:
@@ -261,13 +290,36 @@ def _settings(entry: Mapping[str, Any]) -> str:
 
 def _pictures(results: Sequence[Path]) -> list[tuple[str, str]]:
     """(caption, data URI) of the PNG files beside the results, ``matches/`` included."""
-    found: list[tuple[str, str]] = []
-    for path in results:
-        for picture in [*sorted(path.parent.glob("*.png")), *sorted((path.parent / "matches").glob("*.png"))]:
-            if picture.stat().st_size <= _MOST_PICTURE_BYTES and len(found) < _MOST_PICTURES:
-                data = base64.b64encode(picture.read_bytes()).decode("ascii")
-                found.append((f"{path.parent.name}: {picture.stem}", f"data:image/png;base64,{data}"))
-    return found
+    found = [
+        (f"{path.parent.name}: {picture.stem}", picture)
+        for path in results
+        for picture in [*sorted(path.parent.glob("*.png")), *sorted((path.parent / "matches").glob("*.png"))]
+    ]
+    return [(caption, _embedded(picture)) for caption, picture in found[:_MOST_PICTURES]]
+
+
+def _embedded(path: Path) -> str:
+    """A picture as a data URI: JPEG where that is smaller, reduced to the width that a page shows.
+
+    Raises:
+        DataError: not a picture.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise missing_extra("Pillow", "eval") from None
+    content, kind = path.read_bytes(), "png"
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except OSError:
+        raise DataError(f"{path} is not a readable picture") from None
+    picture.thumbnail((_PICTURE_WIDTH_PX, 1 << 16))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    if buffer.tell() < len(content):
+        content, kind = buffer.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------

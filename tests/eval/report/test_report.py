@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from eval.cli import main
-from eval.report.page import build_sections, mma_curves
+from eval.report.page import _CURVES, build_sections, mma_curves
 from eval.report.published import PUBLISHED
 from eval.results import Result, Score, write_results
 
@@ -170,6 +171,40 @@ def test_curves_are_drawn_to_scale():
     assert mma_curves(["b"], [{"scores": {}}]) == ""
 
 
+def test_noise_levels_stand_in_a_table_of_each_task(tmp_path):
+    scores = {
+        f"verification/{lv}/inter/mAP": Score(v, None, 9)
+        for lv, v in zip(["easy", "hard", "tough"], (0.9, 0.8, 0.7), strict=True)
+    }
+    scores |= {"matching/easy/mAP": Score(0.5, None, 2), "matching/easy/success": Score(0.6, None, 2)}
+    scores |= {f"retrieval/easy/mAP@{k}": Score(0.3, None, 4) for k in (500, 100)}
+    write_results(
+        tmp_path / "results.json",
+        [entry("mkd", 0.3, "hpatches", scores=scores | {"matching/mAP": Score(0.5, None, 2)})],
+    )
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    tables = [t for t in parsed(page).tables if t and t[0][0] == "method" and len(t) == 2]
+    rows = {tuple(t[0][1:]): t[1] for t in tables}
+    assert rows[("easy/inter/mAP", "hard/inter/mAP", "tough/inter/mAP")] == ["mkd", "90.0", "80.0", "70.0"]
+    assert rows[("easy/mAP", "easy/success")] == ["mkd", "50.0", "60.0"]
+    assert rows[("easy/mAP@100", "easy/mAP@500")] == ["mkd", "30.0", "30.0"]
+    assert "<summary>By noise level</summary>" in page
+
+
+def test_large_pictures_are_made_light(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 2000, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "mma.png"), cv2.GaussianBlur(noise, (0, 0), 3))
+    write_results(tmp_path / "results.json", [entry("mkd", 0.3)])
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    data = re.search(r'src="data:image/jpeg;base64,([^"]+)"', page)[1]
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (420, 1400, 3)
+    (tmp_path / "mma.png").write_bytes(b"no picture")
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 1
+
+
 def test_equal_tokens_of_two_runs_are_told_apart(tmp_path):
     paths = [tmp_path / n / "results.json" for n in ("run_a", "run_b")]
     for path in paths:
@@ -187,6 +222,8 @@ def test_contrast_of_text_is_sufficient(page):
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
+    for colour, _ in _CURVES:
+        assert 1.05 / (luminance(colour.removeprefix("#")) + 0.05) >= 4.5, colour
     colours = dict(re.findall(r"--(ink|soft|accent|band): #([0-9a-f]+)", page))
     for text in ("ink", "soft", "accent"):
         for ground in ("fff", colours["band"]):

@@ -32,7 +32,10 @@ CHANGES = (
     "differences from the 2020 code, which ran AdamW with decay 0.01 whatever --optimizer and --wd said: those "
     "defaults are the settings that it ran with; FPR95 is at 95 % recall (it printed that at 99 %), on labels that are "
     "never trained on; labels with one patch are left out; sampling repeats with --seed; --no_fliprot works; "
-    "the schedule of --combine inbatch counts the steps that it takes."
+    "the schedule of --combine inbatch counts the steps that it takes; --fewcams takes random labels of its last "
+    "camera (there: the lowest) and all labels where a batch is larger than the set (there: an error); --ds takes any mix; "
+    "--loss refuses names that it does not know; tuples of --Npos patches are equally long; checkpoints hold what "
+    "--resume needs, and no code."
 )
 
 
@@ -61,6 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--fewcams", action="store_true", help="take the labels of a batch from few cameras")
     add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
         help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
+    add(data, "--pairs-in-batch", dest="pairs_in_batch", type=int,
+        help="with --fewcams: pairs of cameras in a batch, whose two patches make the tuples, as in matching two "
+        "images; 0: patches of a label from any cameras")  # fmt: skip
     add(data, "--combine", dest="combine", choices=COMBINATIONS, help="how a batch is made of several sets")
     add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
     add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")

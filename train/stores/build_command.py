@@ -12,6 +12,11 @@ from kornia_hardnet8.errors import UsageError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add one sub-parser for each kind of source."""
+    parser.epilog = (
+        "A build that is interrupted or killed goes on with the same command; one that fails leaves nothing. What comes "
+        "out does not depend on --num-workers. Memory: that of the patches of a few images, and of a COLMAP model as a "
+        "whole: 1,600,000 patches of 1600 images took 0.6 GB."
+    )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     shared = argparse.ArgumentParser(add_help=False)  # the flags of every command, after the kind too
     group = shared.add_argument_group("messages")
@@ -66,6 +71,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     photos.add_argument("--seed", type=int, default=0, help="seed of the views")
 
     amos = kinds.add_parser("amos", help="fixed cameras: a folder of views, each a folder of photographs", **form)
+    amos.epilog = (
+        "differences from the 2020 code: patches are turned and cut in one resampling (there: turned to the nearest "
+        "pixel), angles repeat with --seed, masks are not changed in place, and no second call is needed to train."
+    )
     amos.add_argument(
         "folder", type=Path, metavar="DIR", help="DIR/<camera>[_...]/ with images, and homographies where they moved"
     )

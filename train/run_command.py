@@ -33,8 +33,8 @@ CHANGES = (
     "defaults are the settings that it ran with; FPR95 is at 95 % recall (it printed that at 99 %), on labels that are "
     "never trained on; labels with one patch are left out; sampling repeats with --seed; --no_fliprot works; "
     "the schedule of --combine inbatch counts the steps that it takes; --fewcams takes random labels of its last "
-    "camera (there: the lowest) and all labels where a batch is larger than the set (there: an error); --ds takes any mix; "
-    "--loss refuses names that it does not know; tuples of --Npos patches are equally long; checkpoints hold what "
+    "camera (there: the lowest) and all labels where a batch is larger than the set (there: an error); --ds takes any "
+    "mix; --loss refuses names that it does not know; tuples of --Npos patches are equally long; checkpoints hold what "
     "--resume needs, and no code."
 )
 

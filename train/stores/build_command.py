@@ -13,9 +13,9 @@ from kornia_hardnet8.errors import UsageError
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add one sub-parser for each kind of source."""
     parser.epilog = (
-        "A build that is interrupted or killed goes on with the same command; one that fails leaves nothing. What comes "
-        "out does not depend on --num-workers. Memory: that of the patches of a few images, and of a COLMAP model as a "
-        "whole: 1,600,000 patches of 1600 images took 0.6 GB."
+        "A build that is interrupted or killed goes on with the same command; one that fails leaves nothing. What "
+        "comes out does not depend on --num-workers. Memory: that of the patches of a few images, and of a COLMAP "
+        "model as a whole: 1,600,000 patches of 1600 images took 0.6 GB."
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     shared = argparse.ArgumentParser(add_help=False)  # the flags of every command, after the kind too

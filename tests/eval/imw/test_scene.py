@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -104,6 +105,95 @@ def test_lists_of_pairs_are_never_unpickled(tmp_path: Path) -> None:
         read_keys(path)
 
 
+def test_bags_visibility_and_depth_of_a_scene(copy: Path) -> None:
+    root = copy / "set_100"
+    scene = open_scene(copy)
+    assert {size: len(bags) for size, bags in scene.bags.items()} == {2: 3, 3: 2}
+    assert scene.bags[3]["3bag_000"] == [Path(line).stem for line in (root / "sub_set" / "3bag_000.txt").open()]
+    assert scene.visibility_threshold == 1  # of our own scenes, stored with them
+    counts = scene.visibility
+    assert counts is not None
+    assert counts.shape == (4, 4)
+    assert (np.diag(counts) == -1).all()
+    assert counts[2, 1] > 50
+    assert counts[1, 2] == 0  # one-sided
+    assert scene.left_out() == {"depth": "no depth maps: no repeatability, no matching score"}
+    (root / "depth_maps").mkdir()
+    for name in ("view_0", "view_3"):
+        with h5py.File(root / "depth_maps" / f"{name}.h5", "w") as file:
+            file["depth"] = np.full((270, 360), 2.0)
+    partial = open_scene(copy)
+    assert list(partial.depth_maps) == ["view_0", "view_3"]
+    assert partial.depth("view_3").dtype == np.float32
+    assert partial.left_out() == {"depth": "2 images have no depth map: nor do their pairs"}
+    assert partial.fingerprint != scene.fingerprint
+
+
+def test_list_files_give_the_order_and_blank_lines_are_none(copy: Path) -> None:
+    root = copy / "set_100"
+    row = (root / "visibility" / "view_2.txt").read_text()
+    (root / "visibility" / "view_2.txt").rename(root / "visibility" / "third.txt")
+    lines = (root / "visibility.txt").read_text().replace("view_2", "third")
+    (root / "visibility.txt").write_text(lines.replace("\n", "\n\n"))
+    (root / "images.txt").write_text((root / "images.txt").read_text() + "\n")
+    counts = open_scene(copy).visibility
+    assert counts is not None
+    assert counts[2].tolist() == [float(value) for value in row.split()]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threshold"), [("phototourism", 100), ("pragueparks", 100), ("googleurban", 1), ("elsewhere", 100)]
+)
+def test_official_scenes_have_the_threshold_of_their_data_set(dataset: str, threshold: float, copy: Path) -> None:
+    folder = copy.parent / dataset
+    folder.mkdir()
+    copy.rename(folder / "scene")
+    (folder / "scene" / "set_100" / "scene.json").unlink()
+    (scene,) = find_scenes(folder)
+    assert scene.dataset == (dataset if dataset != "elsewhere" else "custom")
+    assert scene.visibility_threshold == threshold
+
+
+def test_names_with_dots_lose_their_last_suffix_alone(copy: Path) -> None:
+    root = copy / "set_100"
+    (root / "images" / "view_0.png").rename(root / "images" / "IMG_1.MOV_frame01.png")
+    (root / "images.txt").write_text((root / "images.txt").read_text().replace("view_0", "IMG_1.MOV_frame01"))
+    (root / "calibration" / "calibration_view_0.h5").rename(root / "calibration" / "calibration_IMG_1.MOV_frame01.h5")
+    scene = open_scene(copy)
+    assert next(iter(scene.images)) == "IMG_1.MOV_frame01"
+    assert "IMG_1.MOV_frame01" in scene.cameras
+
+
+def test_a_partial_download_says_what_is_missing(copy: Path) -> None:
+    root = copy / "set_100"
+    shutil.rmtree(root / "visibility")
+    assert open_scene(copy).left_out()["multiview"] == "no visibility files (visibility/*.txt)"
+    shutil.rmtree(root / "sub_set")
+    scene = open_scene(copy)
+    assert scene.visibility is None
+    assert scene.bags == {}
+    assert set(scene.left_out()) == {"multiview", "depth"}
+    shutil.rmtree(root / "new-vis-pairs")
+    assert set(open_scene(copy).left_out()) == {"stereo", "multiview", "depth"}
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("wall/H_1_2", "python -m eval sequences"),
+        ("wall/1.jpg", "python -m eval imw-submit"),
+        ("sparse/cameras.txt", "python -m eval imw-scene"),
+        ("notes.txt", "in it or in set_100$"),
+    ],
+)
+def test_another_layout_is_recognised(file: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(DataError, match=hint):
+        find_scenes(tmp_path)
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
@@ -162,6 +252,66 @@ FAULTS = {
         "larger name first",
     ),
 }
+
+
+def _bag(text: str) -> Callable[[Path], object]:
+    return lambda s: (s / "set_100" / "sub_set" / "3bag_000.txt").write_text(text)
+
+
+def _depth(value: object, name: str = "depth") -> Callable[[Path], object]:
+    def write(scene: Path) -> None:
+        (scene / "set_100" / "depth_maps").mkdir()
+        with h5py.File(scene / "set_100" / "depth_maps" / "view_0.h5", "w") as file:
+            file[name] = value
+
+    return write
+
+
+PART_FAULTS = {
+    "bag of strangers": (_bag("images/x.png\nimages/view_0.png\nimages/view_1.png\n"), "names the image 'x'"),
+    "short bag": (_bag("images/view_0.png\nimages/view_1.png\n"), "3bag_000.txt: expected 3 different images, got 2"),
+    "bag with a repeat": (_bag("images/view_0.png\n" * 3), "expected 3 different images, got 3"),
+    "binary bag": (
+        lambda s: (s / "set_100" / "sub_set" / "3bag_000.txt").write_bytes(b"\xff\xfe\x00"),
+        "3bag_000.txt is not a text file",
+    ),
+    "short visibility": (
+        lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("1 2\n"),
+        r"view_1\.txt: 2 counts for 4 images",
+    ),
+    "visibility of words": (
+        lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("many\n"),
+        r"view_1\.txt holds something that is not a number",
+    ),
+    "missing visibility": (
+        lambda s: (s / "set_100" / "visibility" / "view_1.txt").unlink(),
+        r"1 visibility files are not there: .*view_1\.txt",
+    ),
+    "short list": (
+        lambda s: (s / "set_100" / "visibility.txt").write_text("visibility/view_0.txt\n"),
+        r"visibility\.txt: 1 files for 4 images",
+    ),
+    "threshold": (
+        lambda s: (s / "set_100" / "scene.json").write_text('{"visibility_threshold": "x"}'),
+        r"scene\.json: visibility_threshold must be a number",
+    ),
+    "flat depth": (_depth(np.zeros(7)), r"view_0\.h5: depth is float64 of shape \(7,\), expected numbers"),
+    "another name": (_depth(np.zeros((2, 2)), "d"), r"view_0\.h5 has no dataset 'depth'"),
+    "depth of words": (_depth("deep"), r"view_0\.h5: depth is \|S4 of shape"),
+}
+
+
+@pytest.mark.parametrize("fault", PART_FAULTS)
+def test_faults_of_the_further_parts_are_named(fault: str, copy: Path) -> None:
+    break_it, message = PART_FAULTS[fault]
+    break_it(copy)
+    with pytest.raises(HardNet8Error, match=message) as caught:
+        scene = open_scene(copy)
+        assert scene.bags
+        assert scene.visibility is not None
+        assert scene.visibility_threshold == 1
+        scene.depth("view_0")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

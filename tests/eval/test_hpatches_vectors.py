@@ -30,7 +30,7 @@ from eval.hpatches.distances import nearest
 from eval.hpatches.matching import headline as matching_headline
 from eval.hpatches.matching import level_means, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
-from eval.hpatches.splits import official_test
+from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
 from eval.hpatches.strips import LEVELS, TYPES
 from eval.matching import mutual_nn
 from eval.metrics import (
@@ -481,6 +481,15 @@ def test_vector(name, tmp_path):
         check = [function for prefix, function in CHECKS.items() if name.startswith(prefix)]
         assert check, f"the case {name} is neither reproduced nor listed in NOT_REPRODUCED"
         check[0](case)
+
+
+def test_the_lists_of_the_package_are_the_official_ones():
+    for split in ("a", "b", "c", "illum", "view", "full"):
+        assert official_test(split) == SPLITS[split]["test"]
+        assert list(choose(split, official_test("full")).train) == SPLITS[split].get("train", [])
+    for name, bounds in SPLITS["patch_counts"].items():
+        assert official_patch_count(name) == tuple(bounds)
+    assert excluded_large() == SPLITS["d2net_excluded"]
 
 
 def test_exceptions_name_existing_cases():

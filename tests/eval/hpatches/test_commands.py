@@ -212,6 +212,24 @@ def test_faults_are_one_clear_line(strips, finished, tmp_path, capsys):
     fails(capsys, 1, "13 descriptors for 14 patches", "--data", strips, "--csv", wrong, *out, "--task", "matching")
 
 
+@pytest.mark.slow
+def test_the_demo_needs_no_data(tmp_path):
+    args = ("--data", "demo", "--desc", "rootsift", "--pairs", 2000, "--cache", tmp_path / "cache")
+    assert run(*args, "--out", tmp_path / "a") == 0
+    (folder,) = (tmp_path / "home" / "kornia-hardnet8").iterdir()
+    made = (folder / "v_hall" / "ref.png").stat().st_mtime_ns
+    assert run(*args, "--out", tmp_path / "b") == 0
+    assert (folder / "v_hall" / "ref.png").stat().st_mtime_ns == made
+    first, second = (read_results(tmp_path / n / "results.json")[0] for n in "ab")
+    assert first["scores"] == second["scores"]
+    assert first["dataset"]["name"] == "demo"
+    scores = scores_of(tmp_path / "a")
+    levels = [scores[f"matching/{level}/mAP"] for level in ("easy", "hard", "tough")]
+    assert levels[0] > levels[1] > levels[2] > 0.02
+    assert 0.3 < scores["verification/mAP"] < 1.0
+    assert 0.3 < scores["retrieval/mAP"] < 1.0
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

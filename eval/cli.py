@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
     "match": ("eval.match", "match two photographs, estimate their geometry, draw it"),
     "reconstruct": ("eval.reconstruct.commands", "a folder of photographs to a COLMAP database and model"),
+    "imw-import": ("eval.imw.import_command", "features and matches computed elsewhere, for eval imw"),
     "imw-submit": ("eval.imw.submission.submit_command", "pack a submission for the IMW benchmark"),
     "imw-validate": ("eval.imw.submission.validate_command", "check an IMW submission before it is handed in"),
     "hpatches": ("eval.hpatches.commands", "HPatches: patch verification, image matching, patch retrieval"),

@@ -51,8 +51,8 @@ def mutual_nn(descs0: Tensor, descs1: Tensor, max_ratio: float | None = None) ->
 
     Source: Lowe 2004 sec. 7.1; same result as ``kornia.feature.match_smnn`` (which needs two rows in both).
     """
-    descs0, rows0 = _finite_rows(descs0)
-    descs1, rows1 = _finite_rows(descs1)
+    descs0, rows0 = finite_rows(descs0)
+    descs1, rows1 = finite_rows(descs1)
     forward = nearest(descs0, descs1, 2)
     if len(descs0) == 0 or len(descs1) == 0:
         return Matches(descs0.new_zeros(0, dtype=torch.float32), rows0.new_zeros(0, 2))
@@ -203,8 +203,8 @@ def official_match(
             raise ValueError(f"image {which}: {tuple(descs.shape)} descriptors but keypoints {tuple(kpts.shape)}")
     if len(descs0) == 0 or len(descs1) == 0:
         return torch.zeros(0, 2, dtype=torch.long, device=descs0.device)
-    descs0, rows0 = _finite_rows(descs0)
-    descs1, rows1 = _finite_rows(descs1)
+    descs0, rows0 = finite_rows(descs0)
+    descs1, rows1 = finite_rows(descs1)
     kpts0, kpts1 = kpts0.to(descs0.device)[rows0], kpts1.to(descs0.device)[rows1]
     matches = _one_way(descs0, descs1, kpts1, settings)
     if settings.symmetric != "none":
@@ -293,7 +293,7 @@ def _first_over_second(dists: Tensor) -> Tensor:
     return torch.where(dists[:, 1] > 0, dists[:, 0] / dists[:, 1], 1.0)
 
 
-def _finite_rows(descs: Tensor) -> tuple[Tensor, Tensor]:
+def finite_rows(descs: Tensor) -> tuple[Tensor, Tensor]:
     """The finite rows and their indices."""
     if descs.ndim != 2:
         raise ValueError(f"descriptors must be (N, D), got {tuple(descs.shape)}")

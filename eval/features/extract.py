@@ -34,6 +34,8 @@ class Features(NamedTuple):
     """(H, W)."""
     image_sha256: str = ""
     """Of the pixels in gray, see :func:`image_digest`."""
+    method: str = ""
+    """The token that made the features."""
 
 
 def extract(
@@ -67,7 +69,8 @@ def extract(
         arrays = cache.compute("descriptors", configuration, lambda: _describe(gray, keypoints, method, mr_size))
         key = cache.key("descriptors", configuration)
     descs, seconds = torch.from_numpy(arrays["descs"]), float(arrays["seconds"])
-    return Features(keypoints, descs, key, seconds, (gray.shape[0], gray.shape[1]), image_digest(gray))
+    shape = (gray.shape[0], gray.shape[1])
+    return Features(keypoints, descs, key, seconds, shape, image_digest(gray), method.name)
 
 
 def detector_of(method: Method, detector: DogSettings) -> dict[str, Any]:

@@ -46,6 +46,7 @@ BUILT_IN: dict[str, Entry] = {
     "aliked-n16": Entry("eval.features.aliked:aliked", "aliked-n16.pth", "ALIKED", "aliked-n16.pth"),
     "xfeat": Entry("eval.features.xfeat:xfeat", "xfeat.pt", "XFeat", "xfeat.pt"),
     "disk": Entry("eval.features.disk:disk", "depth-save.pth", "DISK", "depth-save.pth"),
+    "imported": Entry("eval.features.imported:imported", help="features of imw-import: imported@FILE.h5"),
     "keynet-h8E512": Entry(
         "eval.features.keynet:keynet", "keynet_pytorch.pth", "KeyNet keypoints, our descriptors", "keynet_pytorch.pth"
     ),

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.cache import Cache
 from eval.command_line import add_descriptor_flags, add_run_flags, finish
+from eval.features import Method
 from eval.imw.flags import MATCHERS as MATCHERS
 from eval.imw.flags import (
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
+    any_matcher_from,
     detector_from,
     estimator_from,
-    matcher_from,
     methods_from,
 )
-from eval.imw.multiview import MultiviewSettings
+from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
 from eval.imw.run import TASKS, ImwSettings, left_out, run_method, to_result
 from eval.imw.scene import find_scenes, without_deprecated
 from eval.imw.stereo import StereoSettings
@@ -39,10 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     points.add_argument(
         "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
     )
-    matching = add_matching_flags(parser)
-    matching.add_argument(
-        "--multiview-ratio", type=float, default=defaults.multiview.matcher.threshold, help="largest ratio (multiview)"
-    )
+    matching = add_matching_flags(parser, further=True)
+    matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
     add_pose_flags(parser)
     add_run_flags(parser, "imw")
     tasks = parser.add_argument_group("tasks and pictures")
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(strict(config), indent=1))
         return
     methods = methods_from(args)
+    settings = settings_from(args, methods)
     if args.data is None:
         from eval.demo import cached_scene
 
@@ -95,19 +96,23 @@ def run(args: argparse.Namespace) -> None:
     finish(out, results, args.json, "\n".join(lines))
 
 
-def settings_from(args: argparse.Namespace) -> ImwSettings:
-    """The settings that the flags ask for."""
+def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> ImwSettings:
+    """The settings that the flags ask for, checked against the methods."""
     return ImwSettings(
         StereoSettings(
             detector=detector_from(args, args.keypoints),
             mr_size=args.mr_size,
-            matcher=matcher_from(args.matcher, args.ratio),
+            matcher=any_matcher_from(args.matcher, args.ratio, "stereo", methods if "stereo" in args.task else ()),
             estimator=estimator_from(args),
             seed=args.seed,
             runs=args.runs,
         ),
         MultiviewSettings(
-            matcher=matcher_from(args.matcher, args.multiview_ratio), seed=args.seed, time_limit_s=args.bag_timeout
+            matcher=any_matcher_from(
+                args.matcher, args.multiview_ratio, "multiview", methods if "multiview" in args.task else ()
+            ),
+            seed=args.seed,
+            time_limit_s=args.bag_timeout,
         ),
         tuple(task for task in TASKS if task in args.task),
     )

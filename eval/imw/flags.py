@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Literal
 
 from eval.command_line import load_methods
@@ -10,6 +11,7 @@ from eval.estimators import METHODS, EstimatorSettings
 from eval.features import Method, WholeFeature
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
+from eval.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
 from eval.matching import Filter, MatcherSettings
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -27,6 +29,7 @@ UPRIGHT: dict[str, Literal["position", "response"]] = {
     "upright": "response",
     "upright++": "position",
 }
+FURTHER_MATCHERS = ("adalam", "lightglue", "imported")
 FGINN_RADIUS_PX = 10.0
 # The estimator of the published baselines (spec of the benchmark, 7.5).
 ESTIMATOR = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
@@ -73,10 +76,14 @@ def methods_from(args: argparse.Namespace) -> list[Method]:
     return methods
 
 
-def add_matching_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add ``--matcher`` and ``--ratio``; returns their group."""
+def add_matching_flags(parser: argparse.ArgumentParser, further: bool = False) -> argparse._ArgumentGroup:
+    """Add ``--matcher`` (``further``: with adalam, lightglue and imported) and ``--ratio``; returns their group."""
     matching = parser.add_argument_group("matching")
-    matching.add_argument("--matcher", choices=MATCHERS, default="smnn", help="rule; smnn: mutual, ratio both ways")
+    rule = "rule; smnn: mutual, ratio both ways"
+    if further:
+        rule += "; lightglue: with weights that are there; imported: the matches that came with imported@FILE.h5"
+    choices = [*MATCHERS, *(FURTHER_MATCHERS if further else ())]
+    matching.add_argument("--matcher", choices=choices, default="smnn", help=rule)
     matching.add_argument(
         "--ratio", type=float, default=MatcherSettings().threshold, help="largest ratio that passes (stereo)"
     )
@@ -92,6 +99,20 @@ def matcher_from(name: str, ratio: float) -> MatcherSettings:
         fginn_radius=FGINN_RADIUS_PX if name == "fginn" else None,
         symmetric=symmetric,  # type: ignore[arg-type]  # checked by the class
     )
+
+
+def any_matcher_from(name: str, ratio: float, task: str, methods: Sequence[Method] = ()) -> Matcher:
+    """The matcher of a name for a task of the benchmark.
+
+    Raises:
+        UsageError: one of the methods does not go with it.
+        MissingFileError: weights of LightGlue are not there.
+    """
+    if name == "adalam":
+        return AdalamSettings()
+    if name == "lightglue":
+        return lightglue_settings(methods)
+    return check_imported(methods, task) if name == "imported" else matcher_from(name, ratio)
 
 
 def add_pose_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -1,8 +1,8 @@
-"""Names and limits of the official benchmark (spec 1.6, 2.2, 3.6, 6.6)."""
+"""Names and limits of the official benchmark (spec 1.6, 2.2, 3.6)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kornia_hardnet8.errors import DataError
@@ -46,16 +46,6 @@ DESCRIPTOR_BYTES_CATEGORIES = (128, 512, 2048, 4096, 8192)
 MAX_DESCRIPTOR_BYTES = 512
 DESCRIPTOR_WIDTHS = (64, 2048)
 
-DEPRECATED_IMAGES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("phototourism", "london_bridge"): (
-        "21416139_3508932720",
-        "61662402_4816310161",
-        "92273298_5039274514",
-        "50666539_5168136646",
-    )
-}
-"""Images of (dataset, scene) that the organisers withdrew; their code keeps them all the same."""
-
 
 def keypoint_category(max_keypoints: int) -> int:
     """The smallest category that holds the largest number of keypoints of any image.
@@ -81,17 +71,6 @@ def descriptor_category(num_bytes: int) -> int:
     raise DataError(
         f"a descriptor has {num_bytes} bytes, the benchmark takes at most {DESCRIPTOR_BYTES_CATEGORIES[-1]}"
     )
-
-
-def drop_deprecated(keys: Iterable[str], deprecated: Iterable[str], compat: bool = False) -> list[str]:
-    """Drop the keys (an image, or ``name1-name2``) of withdrawn images.
-
-    ``compat``: drop what contains such a name anywhere, as the original would.
-    """
-    names = set(deprecated)
-    if compat:
-        return [key for key in keys if not any(name in key for name in names)]
-    return [key for key in keys if names.isdisjoint(key.split("-"))]
 
 
 def matching_folder(task: Mapping[str, Any]) -> str:

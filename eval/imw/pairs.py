@@ -19,7 +19,7 @@ from eval.features.extract import Features
 from eval.h5files import Arrays, read_h5
 from eval.imw.scene import Pair
 from eval.jobs import compute_all
-from eval.matching import MatcherSettings, official_match
+from eval.matchers import ImageFeatures, Matcher, match_images
 
 # Pairs in one cached file: what an interrupted run loses at most.
 BLOCK = 32
@@ -47,16 +47,17 @@ class _MatchJob(NamedTuple):
     """What a worker needs for one block: descriptors are read from the cache by path."""
 
     pairs: list[tuple[int, int]]
-    keypoints: list[NDArray[np.floating]]
+    images: list[ImageFeatures]
+    """Without their descriptors."""
     descriptors: list[Path]
-    matcher: MatcherSettings
+    matcher: Matcher
     device: str
 
 
 def match_pairs(
     pairs: Sequence[Pair],
     features: Mapping[str, Features],
-    matcher: MatcherSettings,
+    matcher: Matcher,
     cache: Cache,
     executor: Executor | None = None,
     what: str = "match",
@@ -89,7 +90,7 @@ def split_rows(rows: NDArray[Any], counts: NDArray[Any]) -> list[NDArray[Any]]:
 def _job(
     block: Sequence[Pair],
     features: Mapping[str, Features],
-    matcher: MatcherSettings,
+    matcher: Matcher,
     cache: Cache,
     device: torch.device | None,
 ) -> _MatchJob:
@@ -97,11 +98,15 @@ def _job(
     place = {name: index for index, name in enumerate(names)}
     return _MatchJob(
         [(place[a], place[b]) for a, b in block],
-        [features[name].keypoints.xy for name in names],
+        [_without_descriptors(features[name]) for name in names],
         [_stored(cache, features[name]) for name in names],
         matcher,
         str(device or "cpu"),
     )
+
+
+def _without_descriptors(found: Features) -> ImageFeatures:
+    return ImageFeatures(found.keypoints, torch.zeros(0), found.image_shape, found.image_sha256, found.method)
 
 
 def _stored(cache: Cache, features: Features) -> Path:
@@ -115,9 +120,8 @@ def _match(job: _MatchJob) -> Arrays:
     start = time.perf_counter()
     found = []
     for a, b in job.pairs:
-        descs0, descs1 = (_descriptors(job.descriptors[k], job.device) for k in (a, b))
-        kpts0, kpts1 = (torch.from_numpy(job.keypoints[k]) for k in (a, b))
-        matches = official_match(descs0, descs1, kpts0, kpts1, job.matcher)
+        one, two = (job.images[k]._replace(descs=_descriptors(job.descriptors[k], job.device)) for k in (a, b))
+        matches = match_images(one, two, job.matcher)
         found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
     return {
         "matches": np.concatenate(found) if found else np.zeros((0, 2), np.int32),

@@ -23,6 +23,7 @@ from eval.imw.depth import PairDepth, judge_depth
 from eval.imw.pairs import BLOCK, MatchedPairs, match_pairs, split_rows
 from eval.imw.scene import Camera, Pair, Scene, camera_hash
 from eval.jobs import compute_all
+from eval.matchers import Matcher
 from eval.matching import MatcherSettings
 from eval.poses import score_pair
 from kornia_hardnet8._shell import progress
@@ -43,7 +44,7 @@ class StereoSettings:
 
     detector: DogSettings = field(default_factory=DogSettings)
     mr_size: float = DEFAULT_MR_SIZE
-    matcher: MatcherSettings = field(default_factory=MatcherSettings)
+    matcher: Matcher = field(default_factory=MatcherSettings)
     estimator: EstimatorSettings = field(
         default_factory=lambda: EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
     )

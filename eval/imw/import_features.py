@@ -1,0 +1,272 @@
+"""Features and matches computed elsewhere, read from a submission or from hloc's files."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.features.extract import image_digest
+from eval.features.imported import MATCH_TASKS, ImportedImage
+from eval.features.keypoints import Keypoints
+from eval.h5files import read_h5
+from eval.images import read_gray
+from eval.imw.scene import Scene
+from eval.imw.submission.archive import open_submission
+from eval.imw.submission.files import check_scene
+from eval.imw.submission.findings import Findings
+from kornia_hardnet8._shell import progress
+from kornia_hardnet8.errors import DataError, MissingFileError
+
+log = logging.getLogger(__name__)
+
+Pairs = dict[tuple[str, str], NDArray[np.integer]]
+
+
+@dataclass(frozen=True)
+class ImportedScenes:
+    """Images by the hash of their pixels, and matches (M, 2) by task and pair of hashes."""
+
+    images: dict[str, ImportedImage]
+    matches: dict[str, Pairs]
+
+
+def scene_digests(scenes: Sequence[Scene]) -> dict[tuple[str, str], str]:
+    """Hash of the pixels in gray of every image, by scene and image name."""
+    names = [(scene, name) for scene in scenes for name in scene.images]
+    return {
+        (scene.name, name): image_digest(read_gray(scene.images[name]))
+        for scene, name in progress(names, what="read images", unit="image")
+    }
+
+
+def import_submission(path: Path, scenes: Sequence[Scene]) -> ImportedScenes:
+    """Read the files of a submission (a zip, its folder, or the folder of one scene) for the given scenes.
+
+    Raises:
+        DataError: a scene whose files are not there or not sound; the first fault is told.
+        MissingFileError: no such file.
+    """
+    digests, found = scene_digests(scenes), ImportedScenes({}, {})
+    with open_submission(path) as root:
+        for scene in scenes:
+            folder = _scene_folder(root, scene, len(scenes) == 1)
+            findings = Findings()
+            names = sorted(scene.images)
+            check_scene(folder, scene.name, names, findings)
+            if findings.errors:
+                more = f" (and {len(findings.errors) - 1} more)" if len(findings.errors) > 1 else ""
+                raise DataError(f"{path}: {findings.errors[0]}{more}")
+            _add_scene(found, folder, scene.name, names, digests)
+    return found
+
+
+def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -> ImportedScenes:
+    """Read hloc's ``features.h5`` (``<image>/{keypoints, descriptors (D, N), scores}``) and ``matches.h5``.
+
+    Its keypoints have their origin at the centre of the first pixel, as ours. Images are found by their names without
+    folder and suffix, by the scene in their path where several scenes have that name; ``-`` counts as ``_``.
+
+    Raises:
+        DataError: an image of the scenes that the file lacks, arrays that do not fit, a pair that is missing.
+    """
+    digests, found = scene_digests(scenes), ImportedScenes({}, {})
+    groups = _image_groups(features)
+    used = {key: _find_group(groups, *key, features) for key in digests}
+    half = False
+    for key, group in progress(used.items(), len(used), "read features", "image"):
+        optional = [f"{group}/{name}" for name in ("descriptors", "scores") if name in groups[group]]
+        arrays, _ = read_h5(features, [f"{group}/keypoints", *optional])
+        half |= arrays[f"{group}/keypoints"].dtype == np.float16
+        values = {name.rpartition("/")[2]: np.asarray(array, np.float32) for name, array in arrays.items()}
+        descs = values["descriptors"].T if "descriptors" in values else None
+        _add_image(found, digests[key], f"{features} [{group}]", values["keypoints"], descs, values.get("scores"))
+    if half:
+        log.warning("warning: %s holds keypoints in half precision: 1500.3 px became 1500", features)
+    if matches is not None:
+        named = {group: digests[key] for key, group in used.items()}
+        pairs = _hloc_matches(matches, named, found)
+        _check_all_pairs(pairs, scenes, digests, matches)
+        for task in MATCH_TASKS:
+            found.matches[task] = pairs
+    return found
+
+
+def _scene_folder(root: Path, scene: Scene, single: bool) -> Path:
+    places = [root / scene.dataset / scene.name, root / scene.name, *sorted(root.glob(f"*/{scene.name}"))]
+    if single:
+        places.append(root)
+    for place in places:
+        if (place / "keypoints.h5").is_file():
+            return place
+    raise MissingFileError(f"{root} holds no keypoints.h5 of {scene.dataset}/{scene.name}")
+
+
+def _add_scene(
+    found: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
+) -> None:
+    keypoints, _ = read_h5(folder / "keypoints.h5", names)
+    columns: dict[str, dict[str, NDArray[Any]]] = {}
+    for column, files in {
+        "descriptors": ("descriptors.h5",),
+        "scores": ("scores.h5",),
+        "scales": ("scales.h5",),
+        "angles": ("angles.h5", "orientations.h5"),
+    }.items():
+        for file in files:
+            if (folder / file).is_file():
+                columns[column] = read_h5(folder / file, names)[0]
+    for name in names:
+        values = {column: np.asarray(arrays[name], np.float32) for column, arrays in columns.items()}
+        _add_image(
+            found,
+            digests[scene, name],
+            f"{folder}: {name}",
+            keypoints[name],
+            values.get("descriptors"),
+            values.get("scores"),
+            values.get("scales"),
+            values.get("angles"),
+        )
+    for task in MATCH_TASKS:
+        for file in (f"matches_{task}.h5", f"matches_{task}_0.h5", "matches.h5"):
+            if (folder / file).is_file():
+                pairs = found.matches.setdefault(task, {})
+                for key, rows in read_h5(folder / file)[0].items():
+                    one, two = key.split("-")
+                    pairs[digests[scene, one], digests[scene, two]] = np.asarray(rows).T.reshape(-1, 2)
+                break
+
+
+def _add_image(
+    found: ImportedScenes,
+    digest: str,
+    where: str,
+    xy: NDArray[Any],
+    descs: NDArray[Any] | None,
+    scores: NDArray[Any] | None,
+    sizes: NDArray[Any] | None = None,
+    angles: NDArray[Any] | None = None,
+) -> None:
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        raise DataError(f"{where}: keypoints are {xy.shape}, expected (N, 2)")
+    count = len(xy)
+    columns = {"descriptors": descs, "scores": scores, "scales": sizes, "angles": angles}
+    for name, values in columns.items():
+        if values is not None and (len(values) != count or not np.isfinite(values).all()):
+            raise DataError(f"{where}: {name} {values.shape} for {count} keypoints, or some are not finite")
+    if not np.isfinite(xy).all():
+        raise DataError(f"{where}: a keypoint is not finite")
+    keypoints = Keypoints.from_points(
+        xy[:, :2],
+        np.zeros(count) if scores is None else scores.ravel(),
+        1.0 if sizes is None else sizes.ravel(),
+    )
+    if angles is not None:
+        keypoints.angle[:] = angles.ravel()
+    descs = None if descs is None else np.ascontiguousarray(descs, np.float32)
+    image = ImportedImage(keypoints, descs, scores is not None)
+    if digest in found.images and not np.array_equal(found.images[digest].keypoints.xy, image.keypoints.xy):
+        raise DataError(f"{where}: two scenes hold this image with different keypoints: import them one by one")
+    found.images[digest] = image
+
+
+def _image_groups(path: Path) -> dict[str, set[str]]:
+    """Groups of an hloc file that hold keypoints, with the names of their arrays."""
+    found: dict[str, set[str]] = {}
+
+    def visit(name: str, arrays: set[str]) -> None:
+        if "keypoints" in arrays:
+            found[name] = arrays
+
+    _walk(path, visit)
+    if not found:
+        raise DataError(f"{path} holds no <image>/keypoints, as hloc's features.h5 does")
+    return found
+
+
+def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
+    """Visit every group with the names of its arrays; links are not followed."""
+    import h5py
+
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not there")
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Group):
+            inner = {key for key in item if isinstance(item.get(key, getlink=True), h5py.HardLink)}
+            visit(name, {key for key in inner if isinstance(item[key], h5py.Dataset)})
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(look)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
+
+
+def _find_group(groups: Mapping[str, set[str]], scene: str, name: str, path: Path) -> str:
+    """The group of an image of a scene."""
+    candidates = [group for group in groups if _plain(PurePosixPath(group).stem) == _plain(name)]
+    if len(candidates) > 1:
+        inside = [group for group in candidates if _plain(scene) in map(_plain, PurePosixPath(group).parts[:-1])]
+        candidates = inside or candidates
+    if len(candidates) != 1:
+        what = "nothing" if not candidates else f"several things ({', '.join(sorted(candidates)[:3])})"
+        raise DataError(f"{path} holds {what} of the image {name!r} of scene {scene}")
+    return candidates[0]
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _hloc_matches(path: Path, digests: Mapping[str, str], found: ImportedScenes) -> Pairs:
+    """``<name 0>/<name 1>/matches0`` (names with ``/`` as ``-``), or ``<name 0>_<name 1>`` of older versions."""
+    by_name = {re.sub("/", "-", group): digest for group, digest in digests.items()}
+    groups: list[str] = []
+    _walk(path, lambda name, arrays: groups.append(name) if "matches0" in arrays else None)
+    pairs: Pairs = {}
+    for group in groups:
+        names = _split_pair(group, by_name)
+        if names is None:
+            continue
+        one, two = (by_name[name] for name in names)
+        targets = np.asarray(read_h5(path, (f"{group}/matches0",))[0][f"{group}/matches0"]).ravel().astype(np.int64)
+        counts = len(found.images[one].keypoints), len(found.images[two].keypoints)
+        if len(targets) != counts[0] or (len(targets) and not -1 <= targets.min() <= targets.max() < counts[1]):
+            raise DataError(
+                f"{path} [{group}]: matches0 {targets.shape} does not fit {counts[0]} and {counts[1]} keypoints"
+            )
+        rows = np.flatnonzero(targets >= 0)
+        pairs[one, two] = np.column_stack([rows, targets[rows]])
+    if not pairs:
+        raise DataError(f"{path} holds no <image 0>/<image 1>/matches0 of the images that are imported")
+    return pairs
+
+
+def _split_pair(group: str, known: Mapping[str, str]) -> tuple[str, str] | None:
+    for separator in ("/", "_"):
+        for place in (match.start() for match in re.finditer(separator, group)):
+            one, two = group[:place], group[place + 1 :]
+            if one in known and two in known:
+                return one, two
+    return None
+
+
+def _check_all_pairs(pairs: Pairs, scenes: Sequence[Scene], digests: Mapping[tuple[str, str], str], path: Path) -> None:
+    """Every pair that a scene lists has matches; pairs that hloc left out have none."""
+    left_out = 0
+    for scene in scenes:
+        for one, two in scene.pairs(scene.thresholds[0]) if scene.thresholds else []:
+            key = digests[scene.name, one], digests[scene.name, two]
+            if key not in pairs and key[::-1] not in pairs:
+                pairs[key] = np.zeros((0, 2), np.int64)
+                left_out += 1
+    if left_out:
+        log.warning("warning: %s lacks %d pairs of the scenes: they count as pairs without a match", path, left_out)

@@ -1,0 +1,97 @@
+"""``python -m eval imw-submit``: a zip that the benchmark takes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from eval.cache import Cache
+from eval.features import known_names
+from eval.imw.flags import (
+    add_keypoint_flags,
+    add_matching_flags,
+    add_pose_flags,
+    any_matcher_from,
+    detector_from,
+    estimator_from,
+    methods_from,
+)
+from eval.imw.multiview import MULTIVIEW_RATIO
+from eval.imw.submission.scenes import find_raw_scenes
+from eval.imw.submission.write import PLACEHOLDERS, TRACKS, SubmissionSettings, write_submission
+from eval.jobs import open_executor
+from kornia_hardnet8._files import read_json
+from kornia_hardnet8.errors import DataError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="DATASET/SCENE folders with images, or full scenes"
+    )
+    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: FILE.cache)")
+    data.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the submission")
+    data.add_argument("--metadata", type=Path, metavar="FILE.json", help="authors, method and so on; see the README")
+    entry = parser.add_argument_group("entry")
+    entry.add_argument("--desc", required=True, metavar="TOKEN", help="descriptor or whole local feature, listed below")
+    entry.add_argument("--track", required=True, choices=TRACKS, help="keypoints an image, at most: 2048 or 8000")
+    entry.add_argument("--device", default="auto", help="of networks: cpu, cuda, or auto")
+    entry.add_argument(
+        "--custom-matches",
+        action="store_true",
+        help="hand in matches: the estimator's inliers for stereo, filtered ones for multiview",
+    )
+    add_keypoint_flags(parser)
+    matching = add_matching_flags(parser, further=True)
+    matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
+    add_pose_flags(parser)
+    run_group = parser.add_argument_group("run")
+    run_group.add_argument("--seed", type=int, default=0, help="of the estimator, for custom matches")
+    run_group.add_argument("--jobs", type=int, metavar="N", help="processes for pairs (default: one a core)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the zip and say what is in it."""
+    if args.out.suffix.lower() != ".zip":
+        raise UsageError(f"--out {args.out}: a submission is a .zip file")
+    (method,) = methods_from(argparse.Namespace(**{**vars(args), "desc": [args.desc]}))
+    settings = SubmissionSettings(
+        detector=detector_from(args, TRACKS[args.track]),
+        mr_size=args.mr_size,
+        stereo=any_matcher_from(args.matcher, args.ratio, "stereo", [method]),
+        multiview=any_matcher_from(args.matcher, args.multiview_ratio, "multiview", [method]),
+        estimator=estimator_from(args),
+        custom_matches=args.custom_matches,
+        seed=args.seed,
+    )
+    metadata = _metadata(args.metadata)
+    scenes = find_raw_scenes(args.data)
+    cache = Cache(args.cache or args.out.with_suffix(".cache"))
+    with open_executor(None, args.jobs) as executor:
+        written = write_submission(scenes, method, settings, metadata, args.out, cache, executor)
+    common = written.config[0]["config_common"]
+    print(
+        f"{args.out}: {common['json_label']}, {len(scenes)} scenes, {written.num_images} images, "
+        f"{written.mean_keypoints:.0f} keypoints an image (at most {written.max_keypoints}), "
+        f"{written.num_bytes / 1e6:.1f} MB, {written.seconds:.1f} s"
+    )
+    print(f"check it: python -m eval imw-validate {args.out} --data {args.data}")
+
+
+def _metadata(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        log.warning(
+            "warning: config.json holds placeholders for authors, e-mail, name and description: give --metadata "
+            "before you hand it in"
+        )
+        return dict(PLACEHOLDERS)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a dictionary with {', '.join(PLACEHOLDERS)}")
+    return content

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from eval.cache import Cache
+from eval.cli import main
+from eval.features import load_method
+from eval.features.detect import DogSettings
+from eval.features.extract import extract
+from eval.features.imported import write_imported
+from eval.images import read_bgr
+from eval.imw.import_features import import_hloc, import_submission
+from eval.imw.pairs import match_pairs
+from eval.imw.scene import open_scene
+from eval.imw.stereo import StereoSettings, describe_scene
+from eval.matching import MatcherSettings
+from kornia_hardnet8.errors import DataError
+
+NUM = 150
+
+
+@pytest.fixture(scope="module")
+def described(corner_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Features and matches of a scene by our own pipeline, which others hand in."""
+    scene, cache = open_scene(corner_scene), Cache(tmp_path_factory.mktemp("cache"))
+    method = load_method("rootsift")
+    features = describe_scene(scene, method, StereoSettings(detector=DogSettings(num=NUM)), cache)
+    matched = match_pairs(scene.pairs(), features, MatcherSettings(), cache)
+    return scene, features, matched.by_pair()
+
+
+def run_imw(data: Path, token: str, out: Path, *flags: str) -> dict[str, Any]:
+    line = ["imw", "--data", str(data), "--desc", token, "--task", "stereo", "--out", str(out), "--jobs", "1"]
+    line += ["--keypoints", str(NUM), "--max-iters", "2000", "--viz", "0", "-q", *flags]
+    assert main(line) == 0
+    entry: dict[str, Any] = json.loads((out / "results.json").read_text())["results"][0]
+    return entry
+
+
+def write_hloc(folder: Path, described: Any, **changes: Any) -> tuple[Path, Path]:
+    """``features.h5`` and ``matches.h5`` as hloc writes them."""
+    scene, features, matches = described
+    files = {name: f"images/{scene.images[name].name}" for name in features}
+    with h5py.File(folder / "features.h5", "w") as file:
+        for name, found in features.items():
+            group = file.create_group(files[name])
+            group["keypoints"] = found.keypoints.xy.astype(changes.get("dtype", np.float32))
+            group["descriptors"] = found.descs.numpy().T
+            group["scores"] = found.keypoints.response
+    with h5py.File(folder / "matches.h5", "w") as file:
+        for (one, two), rows in matches.items():
+            targets = np.full(len(features[one].keypoints), -1, np.int16)
+            targets[rows[:, 0]] = rows[:, 1]
+            pair = f"{files[one].replace('/', '-')}/{files[two].replace('/', '-')}"
+            file[f"{pair}/matches0"] = targets
+    return folder / "features.h5", folder / "matches.h5"
+
+
+def test_features_of_hloc_score_as_where_they_were_made(
+    described: Any, corner_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, matches = write_hloc(tmp_path, described)
+    line = ["imw-import", "--data", str(corner_scene), "--features", str(features), "--matches", str(matches)]
+    assert main([*line, "--out", str(tmp_path / "own.h5")]) == 0
+    out = capsys.readouterr().out
+    assert f"4 images with at most {NUM} keypoints, matches of 6 pairs" in out
+    assert "--matcher imported" in out
+    own = run_imw(corner_scene, "rootsift", tmp_path / "a")
+    token = f"imported@{tmp_path / 'own.h5'}"
+    imported = run_imw(corner_scene, token, tmp_path / "b", "--matcher", "imported")
+    again = run_imw(corner_scene, token, tmp_path / "c")
+    for entry in (imported, again):
+        for ours, theirs in zip(own["per_pair"], entry["per_pair"], strict=True):
+            assert theirs["num_matches"] == ours["num_matches"]
+            assert (theirs["error_deg"] is None) == (ours["error_deg"] is None)
+    assert again["scores"] == own["scores"]
+    assert imported["method"]["detector"] == {"detector": "imported", "num": NUM}
+
+
+def test_a_submission_comes_back(described: Any, corner_scene: Path, tmp_path: Path) -> None:
+    scene, *_ = described
+    data = tmp_path / "raw" / "phototourism"
+    data.mkdir(parents=True)
+    (data / "corner").symlink_to(scene.root / "images", target_is_directory=True)
+    zip_path, imported = tmp_path / "s.zip", tmp_path / "s.h5"
+    line = ["imw-submit", "--data", str(tmp_path / "raw"), "--desc", "rootsift", "--track", "2k", "--jobs", "1", "-q"]
+    assert main([*line, "--custom-matches", "--max-iters", "2000", "--out", str(zip_path)]) == 0
+    assert main(["imw-import", "--data", str(corner_scene), "--submission", str(zip_path), "--out", str(imported)]) == 0
+    found = load_method(f"imported@{imported}")
+    name = next(iter(scene.images))
+    image = read_bgr(scene.images[name])
+    again = extract(image, found, DogSettings(num=2048), Cache(tmp_path / "cache"))
+    direct = extract(image, load_method("rootsift"), DogSettings(num=2048), Cache(tmp_path / "cache"))
+    for column in ("xy", "size", "angle", "response"):
+        np.testing.assert_array_equal(getattr(again.keypoints, column), getattr(direct.keypoints, column))
+    assert torch.equal(again.descs, direct.descs)
+
+
+def test_the_strongest_are_kept_where_nothing_is_matched(described: Any, tmp_path: Path) -> None:
+    scene, features, _ = described
+    path, _ = write_hloc(tmp_path, described)
+    found = import_hloc(path, None, [scene])
+    write_imported(tmp_path / "f.h5", found.images, {})
+    name = next(iter(scene.images))
+    image = read_bgr(scene.images[name])
+    keypoints, descs = load_method(f"imported@{tmp_path / 'f.h5'}").detect_and_describe(image, 20)
+    order = np.argsort(-features[name].keypoints.response, kind="stable")[:20]
+    np.testing.assert_array_equal(keypoints.xy, features[name].keypoints.xy[order])
+    assert torch.equal(descs, features[name].descs[torch.from_numpy(order)])
+    with pytest.raises(DataError, match="holds nothing of this 30 x 20 image"):
+        load_method(f"imported@{tmp_path / 'f.h5'}").detect_and_describe(np.zeros((20, 30), np.uint8), 20)
+
+
+def test_matches_forbid_to_leave_keypoints_out(described: Any, tmp_path: Path) -> None:
+    scene, *_ = described
+    features, matches = write_hloc(tmp_path, described)
+    found = import_hloc(features, matches, [scene])
+    write_imported(tmp_path / "f.h5", found.images, found.matches)
+    image = read_bgr(next(iter(scene.images.values())))
+    with pytest.raises(DataError, match="--keypoints must be at least that"):
+        load_method(f"imported@{tmp_path / 'f.h5'}").detect_and_describe(image, NUM - 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no image", "holds nothing of the image 'view_2'"),
+        ("nan", "not finite"),
+        ("counts", "descriptors .* for 150 keypoints"),
+        ("columns", r"expected \(N, 2\)"),
+        ("index", "does not fit"),
+        ("no matches", "holds no <image 0>/<image 1>/matches0"),
+        ("width", "unequal width"),
+        ("cut", "damaged or no HDF5 file"),
+    ],
+)
+def test_faults_of_hloc_files_are_one_line(
+    fault: str, message: str, described: Any, corner_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, matches = write_hloc(tmp_path, described)
+    with h5py.File(features, "a") as file, h5py.File(matches, "a") as pairs:
+        group = file["images/view_2.png"]
+        pair = next(iter(pairs))
+        other = next(iter(pairs[pair]))
+        if fault == "no image":
+            del file["images/view_2.png"]
+        elif fault == "nan":
+            group["keypoints"][3] = np.nan
+        elif fault == "counts":
+            del group["descriptors"]
+            group["descriptors"] = np.zeros((128, 149), np.float32)
+        elif fault == "columns":
+            del group["keypoints"]
+            group["keypoints"] = np.zeros(150)
+        elif fault == "index":
+            pairs[f"{pair}/{other}/matches0"][0] = 1000
+        elif fault == "no matches":
+            for name in list(pairs):
+                del pairs[name]
+        elif fault == "width":
+            del group["descriptors"]
+            group["descriptors"] = np.zeros((64, 150), np.float32)
+    if fault == "cut":
+        features.write_bytes(features.read_bytes()[:3000])
+    line = ["imw-import", "--data", str(corner_scene), "--features", str(features), "--matches", str(matches)]
+    assert main([*line, "--out", str(tmp_path / "own.h5")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+    assert not (tmp_path / "own.h5").exists()
+
+
+def test_half_precision_is_told(described: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features, _ = write_hloc(tmp_path, described, dtype=np.float16)
+    with caplog.at_level("WARNING"):
+        import_hloc(features, None, [described[0]])
+    assert "half precision" in caplog.text
+
+
+def test_links_in_hloc_files_are_not_followed(described: Any, tmp_path: Path) -> None:
+    features, _ = write_hloc(tmp_path, described)
+    (tmp_path / "other").mkdir()
+    other, _ = write_hloc(tmp_path / "other", described)
+    with h5py.File(features, "a") as file:
+        del file["images/view_2.png"]["keypoints"]
+        file["images/view_2.png"]["keypoints"] = h5py.ExternalLink(str(other), "images/view_2.png/keypoints")
+    with pytest.raises(DataError, match="holds nothing of the image 'view_2'"):
+        import_hloc(features, None, [described[0]])
+
+
+def test_a_submission_with_a_fault_is_refused_with_its_place(described: Any, tmp_path: Path) -> None:
+    scene, features, _ = described
+    with h5py.File(tmp_path / "keypoints.h5", "w") as file:
+        for name, found in features.items():
+            file[name] = found.keypoints.xy
+    with h5py.File(tmp_path / "descriptors.h5", "w") as file:
+        for name, found in features.items():
+            file[name] = found.descs.numpy()[:-1]
+    with pytest.raises(DataError, match=r"descriptors\.h5 \[view_0\]: 149 rows, but 150 keypoints"):
+        import_submission(tmp_path, [scene])
+
+
+def test_wrong_usage_of_the_command(tmp_path: Path, corner_scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["imw-import", "--data", str(corner_scene), "--out", str(tmp_path / "x.h5")]
+    assert main(line) == 2
+    assert main([*line, "--submission", "a.zip", "--matches", "b.h5"]) == 2
+    assert main(["imw", "--data", str(corner_scene), "--desc", "imported", "--out", str(tmp_path)]) == 2
+    assert "imported@FILE.h5" in capsys.readouterr().err

@@ -93,7 +93,8 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
             value = _value(row, metric)
             if value is not None:
                 pair = row["pair"] if isinstance(row["pair"], str) else "-".join(map(str, row["pair"]))
-                values[str(row.get("scene", "")), pair] = value
+                scene = str(row.get("scene", ""))  # bags of one size are a group of their scene
+                values[f"{scene}/{row['group']}" if "group" in row else scene, pair] = value
         if values:
             found[name] = values
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eval.cache import Cache
@@ -21,12 +22,15 @@ from eval.imw.flags import (
     methods_from,
 )
 from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
-from eval.imw.run import TASKS, ImwSettings, left_out, run_method, to_result
+from eval.imw.run import TASKS, ImwSettings, left_out, official_labels, run_method, to_official, to_result
 from eval.imw.scene import find_scenes, without_deprecated
 from eval.imw.stereo import StereoSettings
 from eval.imw.tables import tables
+from eval.imw.tune import hold_out, tune
 from eval.jobs import open_executor
 from eval.results import environment, run_folder, strict
+from kornia_hardnet8._files import write_json
+from kornia_hardnet8.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     tasks.add_argument("--viz", type=int, default=1, metavar="N", help="pairs to draw, from the easiest to the hardest")
     tasks.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
+    tasks.add_argument(
+        "--tune", metavar="SCENE", help="choose ratio and threshold of stereo on this scene, judge on the others"
+    )
     scale = parser.add_argument_group("scale")
     scale.add_argument("--jobs", type=int, metavar="N", help="processes for pairs and bags (default: one a core)")
     scale.add_argument(
@@ -79,14 +86,26 @@ def run(args: argparse.Namespace) -> None:
         scenes = find_scenes(args.data)
     if args.drop_deprecated:
         scenes = [without_deprecated(scene) for scene in scenes]
+    tuning = None
+    if args.tune is not None:
+        if "stereo" not in settings.tasks:
+            raise UsageError("--tune chooses settings of the stereo task, which --task leaves out")
+        tuning, scenes = hold_out(scenes, args.tune)
     missing = left_out(scenes, settings.tasks)
     out = run_folder(args.out, "imw")
     cache = Cache(args.cache or out / "cache")
     with open_executor(args.executor, args.jobs) as executor:
-        runs = [run_method(scenes, method, settings, cache, executor) for method in methods]
+        tuned = [tune(tuning, method, settings.stereo, cache, executor) for method in methods] if tuning else []
+        chosen = [replace(settings, stereo=found.settings) for found in tuned] or [settings] * len(methods)
+        runs = [run_method(scenes, method, own, cache, executor) for method, own in zip(methods, chosen, strict=True)]
     about = environment()
-    results = [to_result(found, settings, about) for found in runs]
+    results = [to_result(found, own, about) for found, own in zip(runs, chosen, strict=True)]
+    for result, best in zip(results, tuned, strict=False):
+        result.protocol["tuned"] = best.to_dict()
+    for found, own, label in zip(runs, chosen, official_labels(runs, settings), strict=True):
+        write_json(out / "official" / f"{label}.json", strict(to_official(found, own, label)))
     lines = [tables(results)]
+    lines += [f"{method.name}: {found}" for method, found in zip(methods, tuned, strict=False)]
     lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
     if args.viz > 0 and all(found.stereo for found in runs):
         from eval.imw.pictures import draw_pairs

@@ -9,16 +9,23 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from eval.cache import Cache, canonical_json
+from eval.estimators import EstimatorSettings
 from eval.features import Method
 from eval.features.extract import detector_of
 from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
 from eval.imw.multiview_results import multiview_bags, multiview_scene, multiview_scores
+from eval.imw.official_results import descriptor_properties, pack
 from eval.imw.scene import Scene
 from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, describe_scene, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
+from eval.matchers import Matcher
+from eval.matching import MatcherSettings
 from eval.results import Result
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +55,16 @@ class MethodRun:
         scenes: all scenes.
         stereo: the stereo task of the scenes that have it.
         multiview: the multiview task of the scenes that have it.
+        num_keypoints: mean keypoints of an image, by scene.
+        descriptor: type, width and bytes of a descriptor; ``none``, 0, 0 without any.
     """
 
     method: Method
     scenes: list[Scene]
     stereo: list[StereoScene]
     multiview: list[MultiviewScene]
+    num_keypoints: dict[str, float]
+    descriptor: tuple[str, int, int]
 
 
 def left_out(scenes: Sequence[Scene], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -93,19 +104,23 @@ def run_method(
         cache: of all stages; workers of ``executor`` must see the same folder.
         executor: any executor of ``concurrent.futures``; None: this process.
     """
-    run = MethodRun(method, list(scenes), [], [])
+    found_stereo, found_multiview, num_keypoints = [], [], {}
+    descriptor = descriptor_properties(np.zeros((0, 0)))
     for scene in scenes:
         missing = scene.left_out()
         wanted = [task for task in settings.tasks if task not in missing]
         if not wanted:
             continue
         features = describe_scene(scene, method, settings.stereo, cache)
+        num_keypoints[scene.name] = float(np.mean([len(f.keypoints) for f in features.values()]))
+        described = (f.descs.numpy() for f in features.values() if len(f.descs))
+        descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
         if "stereo" in wanted:
-            run.stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features))
+            found_stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features))
         if "multiview" in wanted:
             label = f"{scene.name} {method.name}"
-            run.multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label))
-    return run
+            found_multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label))
+    return MethodRun(method, list(scenes), found_stereo, found_multiview, num_keypoints, descriptor)
 
 
 def to_result(run: MethodRun, settings: ImwSettings, about: dict[str, Any]) -> Result:
@@ -149,6 +164,54 @@ def to_result(run: MethodRun, settings: ImwSettings, about: dict[str, Any]) -> R
         timing=timing,
         environment=about,
     )
+
+
+def to_official(run: MethodRun, settings: ImwSettings, label: str) -> dict[str, Any]:
+    """The benchmark's own results file of one method.
+
+    Matchers and estimators that the benchmark does not have stand in its configuration under our names.
+
+    Args:
+        run: what the method did.
+        settings: of the run.
+        label: its ``json_label``, see :func:`official_labels`.
+    """
+    matcher, estimator = settings.stereo.matcher, settings.stereo.estimator
+    task = {"use_custom_matches": False, "outlier_filter": {"method": "none"}}
+    stereo = {**task, "matcher": _official_matcher(matcher), "geom": _official_geom(estimator)}
+    multiview = {**task, "matcher": _official_matcher(settings.multiview.matcher), "colmap": {}}
+    config: dict[str, Any] = {
+        "config_common": {
+            "json_label": label,
+            "keypoint": keypoint_name(run.method, settings.stereo.detector),
+            "descriptor": official_name(run.method.token.name),
+            "num_keypoints": settings.stereo.detector.num,
+        }
+    }
+    for dataset in dict.fromkeys(scene.dataset for scene in run.scenes):
+        config |= {f"config_{dataset}_stereo": stereo, f"config_{dataset}_multiview": multiview}
+    return pack(config, run.descriptor, run.stereo, run.multiview, run.num_keypoints)
+
+
+def official_labels(runs: Sequence[MethodRun], settings: ImwSettings) -> list[str]:
+    """A ``json_label`` for every method, of a-z, 0-9, - and .: its token and number of keypoints, each label once."""
+    labels: list[str] = []
+    for run in runs:
+        label = f"{official_name(run.method.name)}-{settings.stereo.detector.num}"
+        number = sum(other == label or other.startswith(f"{label}-run") for other in labels)
+        labels.append(f"{label}-run{number + 1}" if number else label)
+    return labels
+
+
+def _official_matcher(matcher: Matcher) -> dict[str, Any]:
+    return official_matcher(matcher) if isinstance(matcher, MatcherSettings) else matcher.to_dict()
+
+
+def _official_geom(estimator: EstimatorSettings) -> dict[str, Any]:
+    try:
+        return official_geom(estimator)
+    except UsageError:
+        return estimator.to_dict()
 
 
 def _stages(found: Sequence[StereoScene] | Sequence[MultiviewScene]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -47,6 +48,7 @@ _COUNTS = ("num_", "seconds")
 _MOST_PICTURES = 24
 _PICTURE_WIDTH_PX = 1400  # more would only make the page heavy
 _JPEG_QUALITY = 85
+_PLAIN_LIST = re.compile(r"\[[^][{}]*\]")
 _LEVELS = ("easy", "hard", "tough")
 # Colour and dash of a curve; all colours have a contrast of at least 4.5 on white.
 _CURVES = (
@@ -285,7 +287,10 @@ def _protocol_key(entry: Mapping[str, Any]) -> str:
 
 def _settings(entry: Mapping[str, Any]) -> str:
     shown = {key: entry.get(key) for key in ("method", "protocol", "dataset", "timing", "environment")}
-    return json.dumps(shown, indent=1, ensure_ascii=False)
+    text = json.dumps(shown, indent=1, ensure_ascii=False)
+    return _PLAIN_LIST.sub(
+        lambda match: " ".join(match[0].split()), text
+    )  # one line each: names of sequences fill pages
 
 
 def _pictures(results: Sequence[Path]) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ def entry(descriptor: str, value: float | None, benchmark: str = "webcam", **mor
     }
     return Result(
         benchmark=benchmark,
-        protocol={"keypoints": 10},
+        protocol={"keypoints": 10, "sizes": [640, 480]},
         dataset={"name": "<cams>", "fingerprint": "x"},
         method={"descriptor": descriptor, "weights_sha256": None},
         scores=more.pop("scores", scores),
@@ -134,6 +134,7 @@ def test_leaderboard_values_order_and_marks(page):
     assert "<cams>" not in page
     assert "Not measured: one sequence only." in page
     assert "<summary>Settings</summary>" in page
+    assert "&#34;sizes&#34;: [ 640, 480 ]" in page  # lists of plain values stay on a line
     assert 'src="data:image/png;base64,' in page
 
 

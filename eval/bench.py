@@ -105,16 +105,22 @@ def _cell(value: float | None, form: str) -> str:
 
 def _hpatches_lines(result: dict[str, Any]) -> str:
     full, compare = result["full"], result["compare"]
-    rows = [[name, seconds] for name, seconds in full["seconds"].items()]
-    rows.append(["scoring in all", full["scoring_s"]])
+    rows = [[name, seconds, full["cpu_s"][name]] for name, seconds in full["seconds"].items()]
+    rows.append(["scoring in all", full["scoring_s"], sum(v for k, v in full["cpu_s"].items() if k != "draw")])
     title = f"{full['sequences']} sequences x {full['patches']} patches"
-    blocks = [format_table([title, "seconds"], rows)]
+    blocks = [format_table([title, "seconds", "CPU seconds"], rows)]
     blocks.append(f"peak memory {full['peak_memory_gib']:.2f} GiB, {torch.get_num_threads()} threads")
-    rows = [
-        [name, compare["fast_s"][name], compare["direct_s"][name], compare["ratio"][name]] for name in compare["fast_s"]
-    ]
-    rows.append(["all", sum(compare["fast_s"].values()), sum(compare["direct_s"].values()), compare["ratio"]["all"]])
+    rows = []
+    for name in (*compare["fast_s"], "all"):
+        row: list[Any] = [name]
+        for kind, ratio in (("_s", "ratio"), ("_cpu_s", "cpu_ratio")):
+            for way in ("fast", "direct"):
+                spent = compare[way + kind]
+                row.append(sum(spent.values()) if name == "all" else spent[name])
+            row.append(f"{compare[ratio][name]:.1f}")
+        rows.append(row)
     title = f"{compare['sequences']} sequences x {compare['patches']} patches"
-    blocks.append(format_table([title, "seconds", "plain loops", "ratio"], rows))
+    head = [title, "seconds", "plain loops", "ratio", "CPU seconds", "plain loops", "ratio"]
+    blocks.append(format_table(head, rows))
     blocks.append(f"largest difference of any score: {compare['largest_difference']:.1e}")
     return "\n".join(blocks)

@@ -325,3 +325,23 @@ def test_rules_of_the_challenge_are_warnings() -> None:
     findings = Findings()
     check_method(config, True, findings)
     assert kinds(findings) == ["rules"]
+
+
+def test_keypoints_of_pairs(submission: Any, tmp_path: Path) -> None:
+    common = submission.config[0]["config_common"]
+    common |= {"pairwise_keypoints": True, "num_keypoints": -1}
+    custom = {"use_custom_matches": True, "custom_matches_name": "own", "geom": {"method": "cv2-8pt"}}
+    submission.config[0]["config_phototourism_stereo"] = custom
+    del submission.config[0]["config_phototourism_multiview"]
+    rng = np.random.default_rng(0)
+    pairs = ("img_b-img_a", "img_c-img_a", "img_c-img_b")
+    submission.files = {}
+    for scene in ("phototourism/one", "phototourism/two"):
+        both = [*pairs, *("-".join(pair.split("-")[::-1]) for pair in pairs)]
+        submission.files[f"{scene}/keypoints.h5"] = {key: rng.uniform(0, 39, (5, 2)) for key in both}
+        rows = np.tile(np.arange(5, dtype=np.int32), (2, 1))
+        submission.files[f"{scene}/matches.h5"] = dict.fromkeys(pairs, rows)
+    assert kinds(validate(submission.write(tmp_path / "good"), submission.data)) == []
+    submission.files[f"{scene}/keypoints.h5"]["img_a-img_c"] = rng.uniform(0, 39, (4, 2))
+    finding = only(validate(submission.write(tmp_path / "bad"), submission.data))
+    assert (finding.kind, finding.where) == ("matches_index", "phototourism/two/matches.h5 [img_c-img_a]")

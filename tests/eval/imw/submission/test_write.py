@@ -207,3 +207,14 @@ def test_names_and_settings_in_official_terms() -> None:
         EstimatorSettings("degensac", error_type="symm_epipolar", degeneracy_check=False),
     ):
         assert EstimatorSettings.from_official(official_geom(estimator)) == estimator
+
+
+def test_full_scenes_are_taken_as_images(corner_scene: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "googleurban"
+    folder.mkdir(parents=True)
+    (folder / "corner").symlink_to(corner_scene, target_is_directory=True)
+    assert submit(tmp_path / "raw", tmp_path / "s.zip") == 0
+    assert validate(tmp_path / "s.zip", tmp_path / "raw").errors == []
+    method, files = content(tmp_path / "s.zip")
+    assert "config_googleurban_stereo" in method
+    assert sorted(files["googleurban/corner/keypoints.h5"]) == [f"view_{k}" for k in range(4)]

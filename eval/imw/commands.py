@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish
+from eval.command_line import add_descriptor_flags, add_run_flags, choose_device, finish
 from eval.features import Method
 from eval.imw.flags import MATCHERS as MATCHERS
 from eval.imw.flags import (
@@ -97,7 +97,10 @@ def run(args: argparse.Namespace) -> None:
     with open_executor(args.executor, args.jobs) as executor:
         tuned = [tune(tuning, method, settings.stereo, cache, executor) for method in methods] if tuning else []
         chosen = [replace(settings, stereo=found.settings) for found in tuned] or [settings] * len(methods)
-        runs = [run_method(scenes, method, own, cache, executor) for method, own in zip(methods, chosen, strict=True)]
+        runs = [
+            run_method(scenes, method, own, cache, executor, choose_device(args.device))
+            for method, own in zip(methods, chosen, strict=True)
+        ]
     about = environment()
     results = [to_result(found, own, about) for found, own in zip(runs, chosen, strict=True)]
     for result, best in zip(results, tuned, strict=False):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eval.cache import Cache
@@ -136,6 +137,7 @@ def run_multiview(
     cache: Cache,
     executor: Executor | None = None,
     label: str = "",
+    device: torch.device | None = None,
 ) -> MultiviewScene:
     """Reconstruct every bag of a scene and judge the poses; what is in the cache is not done again.
 
@@ -146,6 +148,7 @@ def run_multiview(
         cache: of all stages.
         executor: where pairs are matched and bags reconstructed; None: here, one after the other.
         label: shown with the progress.
+        device: where descriptors are compared; default: the CPU.
 
     Raises:
         DataError: the scene has no bags, or no visibility files.
@@ -160,7 +163,7 @@ def run_multiview(
     bags = [(name, images) for group in scene.bags.values() for name, images in group.items()]
     # all pairs of a bag are matched, as the number of matches is a mean over them; COLMAP gets those that are visible
     wanted = sorted({pair for _, images in bags for pair in all_pairs(images)}, reverse=True)
-    matched = match_pairs(wanted, features, settings.matcher, cache, executor, f"{label}: match for bags")
+    matched = match_pairs(wanted, features, settings.matcher, cache, executor, f"{label}: match for bags", device)
     matches = matched.by_pair()
     work = []
     for _, images in bags:

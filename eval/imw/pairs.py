@@ -73,7 +73,9 @@ def match_pairs(
         (configuration, _job(block, features, matcher, cache, device))
         for configuration, block in zip(configurations, blocks, strict=True)
     ]
-    found = compute_all(cache, "matches", work, _match, executor, what, f"block of {BLOCK}")
+    # one process uses a GPU best, and workers elsewhere may have none
+    workers = executor if device is None or device.type == "cpu" else None
+    found = compute_all(cache, "matches", work, _match, workers, what, f"block of {BLOCK}")
     return MatchedPairs(
         blocks,
         [split_rows(arrays["matches"], arrays["counts"]) for arrays in found],

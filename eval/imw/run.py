@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from eval.cache import Cache, canonical_json
 from eval.estimators import EstimatorSettings
@@ -94,6 +95,7 @@ def run_method(
     settings: ImwSettings,
     cache: Cache,
     executor: Executor | None = None,
+    device: torch.device | None = None,
 ) -> MethodRun:
     """Run the tasks on every scene that has their parts; what is in the cache is not done again.
 
@@ -103,6 +105,7 @@ def run_method(
         settings: everything else.
         cache: of all stages; workers of ``executor`` must see the same folder.
         executor: any executor of ``concurrent.futures``; None: this process.
+        device: where descriptors are compared, in this process if it is a GPU; default: the CPU.
     """
     found_stereo, found_multiview, num_keypoints = [], [], {}
     descriptor = descriptor_properties(np.zeros((0, 0)))
@@ -116,10 +119,10 @@ def run_method(
         described = (f.descs.numpy() for f in features.values() if len(f.descs))
         descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
         if "stereo" in wanted:
-            found_stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features))
+            found_stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features, device))
         if "multiview" in wanted:
             label = f"{scene.name} {method.name}"
-            found_multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label))
+            found_multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label, device))
     return MethodRun(method, list(scenes), found_stereo, found_multiview, num_keypoints, descriptor)
 
 

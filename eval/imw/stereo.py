@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eval.cache import Cache
@@ -127,6 +128,7 @@ def run_stereo(
     cache: Cache,
     executor: Executor | None = None,
     features: Mapping[str, Features] | None = None,
+    device: torch.device | None = None,
 ) -> StereoScene:
     """Match every pair of a scene's list and judge the poses; what is in the cache is not done again.
 
@@ -139,13 +141,14 @@ def run_stereo(
         cache: of all stages.
         executor: where blocks of pairs are matched and judged; None: here, one after the other.
         features: of every image, when they are there already.
+        device: where descriptors are compared; default: the CPU.
     """
     if not scene.thresholds:
         raise DataError(f"scene {scene.name} has no list of pairs: {scene.root / 'new-vis-pairs'} holds none")
     features = features if features is not None else describe_scene(scene, descriptor, settings, cache)
     label = f"{scene.name} {descriptor.name}"
     pairs = scene.pairs(scene.thresholds[0])
-    matched = match_pairs(pairs, features, settings.matcher, cache, executor, f"{label}: match")
+    matched = match_pairs(pairs, features, settings.matcher, cache, executor, f"{label}: match", device)
     seconds = {"describe": sum(f.seconds for f in features.values()), "match": matched.seconds, "geometry": 0.0}
     runs = []
     for run in range(settings.runs):

@@ -1,11 +1,12 @@
 # make demo       install into .venv, then match and judge the built-in scene
 # make test       what every change must pass: ruff, mypy, pytest without the slow tests
 # make test-all   the same with the slow tests (and those for a GPU, where one is)
-# make clean      remove what building and testing leave behind; distclean removes .venv too
+# make test-oldest  the library's tests on the oldest torch, kornia and numpy that the metadata admits, in .venv-oldest
+# make clean      remove what building and testing leave behind; distclean removes .venv and .venv-oldest too
 #
 # PYTHON          the interpreter that .venv is made from (3.11 or newer)
 # PIP_ARGS        added to every pip call, e.g. PIP_ARGS="--no-index --find-links DIR"
-# TORCH_PIP_ARGS  added to the call that installs torch, e.g. the index of the CPU or CUDA build you want
+# TORCH_PIP_ARGS  added to the calls that install torch, e.g. the index of the CPU or CUDA build you want
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -14,10 +15,12 @@ TORCH_PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+OLDEST := .venv-oldest
+OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check -c constraints-oldest.txt $(PIP_ARGS)
 EDITABLE := --no-build-isolation -e
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint clean distclean
+.PHONY: demo test test-all test-oldest lint clean distclean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m eval imw --desc h8E512 rootsift --out runs/demo
@@ -27,6 +30,9 @@ test: lint
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/kornia_hardnet8
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -47,9 +53,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino,poselib,dask,dev]"
 	@touch $@
 
+# What the tests need beside the library is as new as the old numpy lets it be.
+$(OLDEST)/.installed: setup.cfg constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST_PIP) $(TORCH_PIP_ARGS) torch setuptools wheel
+	$(OLDEST_PIP) $(EDITABLE) ".[onnx]" hypothesis opencv-python-headless pycolmap pytest pytest-xdist
+	@touch $@
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find kornia_hardnet8 train eval tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from eval.command_line import choose_device, format_table
 from eval.results import environment, strict
@@ -24,6 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, help="of the CPU (default: all)")
     group.add_argument("--device", default="cpu", help="where kornia and ours run: cpu, cuda")
     group.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
+    group = parser.add_argument_group("agreement of reduced precision with fp32 (measured alone when asked for)")
+    group.add_argument("--images", nargs=2, type=Path, metavar=("A", "B"), help="photographs of one scene")
+    group.add_argument("--patches-of", nargs="+", type=Path, metavar="STORE", help="patch stores, or Brown's folders")
+    group.add_argument("--neighbours", type=int, default=2048, help="keypoints of an image, labels of a store")
     parser.add_argument("--hpatches", action="store_true", help="the patch tasks on a synthetic full-size HPatches")
     size = parser.add_argument_group("size of --hpatches")
     size.add_argument("--sequences", type=int, default=116, help="of the full-size set")
@@ -35,6 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what is asked for and print a table."""
+    if args.images or args.patches_of:
+        _agreement(args)
+        return
     if not args.hpatches:
         _descriptors(args)
         return
@@ -47,6 +57,35 @@ def run(args: argparse.Namespace) -> None:
     print(_hpatches_lines(result))
     if args.out is not None:
         write_json(args.out, strict({"hpatches": result, "environment": environment()}))
+        print(f"numbers: {args.out}")
+
+
+def _agreement(args: argparse.Namespace) -> None:
+    """Compare nearest neighbours on photographs and patch stores, print a table for each."""
+    if args.neighbours < 1:
+        raise UsageError("--neighbours must be at least 1")
+    from eval import agreement
+    from kornia_hardnet8 import HardNet8
+
+    module = HardNet8(args.weights)
+    sources: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {}
+    if args.images:
+        first, second = args.images
+        name = f"{first.name} {second.name}"
+        sources[name] = partial(agreement.patches_of_images, module, first, second, args.neighbours)
+    for path in args.patches_of or ():
+        sources[str(path)] = partial(agreement.patches_of_store, module, path, args.neighbours)
+    results = {}
+    for name, patches in sources.items():
+        first, second = patches()
+        results[name] = agreement.measure(module, first, second)
+        rows = [
+            [r["name"], *(f"{r[key]:.4f}" for key in ("nearest", "mutual", "max_difference"))] for r in results[name]
+        ]
+        title = f"{name}: {len(first)} x {len(second)} patches, {results[name][0]['num_mutual']} mutual"
+        print(format_table([title, "same nearest", "same mutual", "max diff"], rows))
+    if args.out is not None:
+        write_json(args.out, strict({"agreement": results, "environment": environment()}))
         print(f"numbers: {args.out}")
 
 

@@ -21,7 +21,7 @@ from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8._engine import has_onednn_int8
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import HardNet8Error, MissingDependencyError
-from kornia_hardnet8.export import export
+from kornia_hardnet8.export import export, import_openvino
 
 Describe = Callable[[Tensor], Tensor]
 BASE = "kornia"
@@ -94,10 +94,7 @@ def _onnxruntime(path: Path, threads: int) -> Describe:
 
 
 def _openvino(path: Path, threads: int) -> Describe:
-    try:
-        import openvino
-    except ImportError:
-        raise MissingDependencyError("openvino is not installed") from None
+    openvino = import_openvino()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(path, "CPU", settings)
 
@@ -242,7 +239,10 @@ def _wait(device: torch.device) -> None:
 
 
 def extra_memory_mb(name: str, weights: str | Path, count: int, threads: int) -> float | None:
-    """Peak resident memory of one call over what was there before it and the result, MB; None where unknown."""
+    """Peak resident memory of the first call in a process over what was there before and the result, MB.
+
+    So it holds the fused copy, its making, and the code that is loaded for it; None where it cannot be known.
+    """
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("spawn")
@@ -255,7 +255,6 @@ def _extra_memory_here(name: str, weights: str, count: int, threads: int) -> flo
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         describe = make(name, weights, Path(folder), threads, torch.device("cpu"))
         patches = paired_patches(count)
-        describe(patches[:1024])
         before = _status_mb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         result = describe(patches)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import kornia.feature as KF
 import torch
@@ -17,6 +17,7 @@ from kornia.geometry.transform import ScalePyramid
 from torch import Tensor
 
 from kornia_hardnet8 import HardNet8, HardNet8Feature, dog
+from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import DetectorName
 from kornia_hardnet8.errors import HardNet8Error
 from kornia_hardnet8.patches import extract_patches
@@ -59,9 +60,7 @@ def measure(
     image = textured_image(height, width)
     kornia = _Kornia(weights, num_features)
     pipelines: dict[str, Callable[[Tensor], tuple[dict[str, float], int]]] = {"kornia LocalFeature": kornia}
-    variants: list[tuple[DetectorName, Literal["fp32", "auto"]]] = list(
-        product(("dog", "sift-opencv"), ("fp32", "auto"))
-    )
+    variants: list[tuple[DetectorName, Precision]] = list(product(("dog", "sift-opencv"), ("fp32", "bf16", "int8")))
     for detector, precision in variants:
         try:
             feature = HardNet8Feature(num_features, detector, HardNet8(weights), precision=precision)

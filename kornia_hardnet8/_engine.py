@@ -28,6 +28,11 @@ _HEADROOM = 1.5
 _GENERATED = 32
 # Of the activations, the share that may lie beyond a measured range.
 _CLIPPED = 1e-5
+# Eight bits of a patch lose most of what int8 loses. So the first layer of int8 reads it several times, each time
+# rounded after another share of a step is added, and its weights are spread over these planes.
+PLANES = 4
+# Output channels that are folded at once.
+_FOLDED = 64
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def fuse(features: nn.Sequential) -> list[Step] | None:
             return None
         if isinstance(module.padding, str):
             return None
-        weight = module.weight.detach().double()
+        weight = module.weight.detach()
         bias = None if module.bias is None else module.bias.detach().double()
         if index < len(modules) and isinstance(norm := modules[index], nn.BatchNorm2d):
             if norm.running_mean is None or norm.running_var is None:
@@ -89,7 +94,7 @@ def fuse(features: nn.Sequential) -> list[Step] | None:
             scale = scale if norm.weight is None else scale * norm.weight.detach().double()
             bias = (0.0 if bias is None else bias) - norm.running_mean.double()
             bias = bias * scale + (0.0 if norm.bias is None else norm.bias.detach().double())
-            weight = weight * scale[:, None, None, None]
+            weight = _scaled(weight, scale)
             index += 1
         relu = index < len(modules) and isinstance(modules[index], nn.ReLU)
         index += relu
@@ -109,6 +114,15 @@ _KNOWN = {
     nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.InstanceNorm2d, nn.ReLU, nn.LeakyReLU, nn.Tanh,
     nn.Dropout, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Flatten,
 }  # fmt: skip
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """Float32 weights times a float64 scale of each output channel, few at a time: the last layer has 8 M weights."""
+    scaled = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+    for start in range(0, len(weight), _FOLDED):
+        rows = slice(start, start + _FOLDED)
+        scaled[rows] = weight[rows].double() * scale[rows, None, None, None]
+    return scaled
 
 
 def fits_int8(features: nn.Sequential) -> bool:
@@ -161,20 +175,24 @@ class Engine:
         if ranges is None or len(ranges.outputs) != len(convs) - 1:
             ranges = generated_ranges(convs, shape[2])
         scale, zero = ranges.input / 127.0, 128
-        quantise_scale = scale
+        step, planes = scale, plane_offsets() + zero
         self._operators.append(
             lambda x: (
-                (x / quantise_scale + 128.0)
+                (x / step + planes)
                 .round_()
                 .clamp_(0, 255)
                 .to(torch.uint8)
                 .contiguous(memory_format=torch.channels_last)
             )
         )
+        shape = [shape[0], PLANES, *shape[2:]]
         for index, conv in enumerate(convs):
             last = index == len(convs) - 1
             out_scale = 1.0 if last else ranges.outputs[index] / 255.0
-            self._operators.append(_int8_operator(conv, shape, scale, zero, None if last else out_scale))
+            weight, weight_scale = quantised(conv.weight) if index else quantised_planes(conv.weight)
+            self._operators.append(
+                _int8_operator(conv, weight, weight_scale, shape, scale, zero, None if last else out_scale)
+            )
             shape, scale, zero = _out_shape(conv, shape), out_scale, 0
 
 
@@ -287,10 +305,41 @@ def _float_operator(
     return convolve
 
 
-def _int8_operator(conv: FusedConv, shape: list[int], scale: float, zero: int, out_scale: float | None) -> Operator:
+def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (C, …) as int8 and the scale of each output channel (C,), few channels at a time."""
+    whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = weight.new_empty(len(weight))
+    for start in range(0, len(weight), _FOLDED):
+        rows = slice(start, start + _FOLDED)
+        scale[rows] = weight[rows].flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127.0
+        whole[rows] = (weight[rows] / scale[rows, None, None, None]).round_().clamp_(-127, 127)
+    return whole, scale
+
+
+def plane_offsets() -> Tensor:
+    """What is added to a patch, in steps of its quantisation, before it is rounded: (1, PLANES, 1, 1)."""
+    return ((torch.arange(PLANES) - (PLANES - 1) / 2) / PLANES).view(1, PLANES, 1, 1)
+
+
+def quantised_planes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (C, 1, k, k) of the first layer as int8 (C, PLANES, k, k) that sum to them, and scales (C,)."""
+    scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / (127.0 * PLANES)
+    total = (weight / scale[:, None, None, None]).round()
+    # The floors of (n + k) / PLANES over all k sum to n.
+    parts = [((total + plane) / PLANES).floor() for plane in range(PLANES)]
+    return torch.cat(parts, dim=1).to(torch.int8), scale
+
+
+def _int8_operator(
+    conv: FusedConv,
+    weight: Tensor,
+    weight_scale: Tensor,
+    shape: list[int],
+    scale: float,
+    zero: int,
+    out_scale: float | None,
+) -> Operator:
     """Unsigned activations, signed weights with one scale for each output channel; float32 out for the last layer."""
-    weight_scale = conv.weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127.0
-    weight = (conv.weight / weight_scale[:, None, None, None]).round().clamp(-127, 127).to(torch.int8)
     weight_zero = torch.zeros(len(weight_scale), dtype=torch.int8)
     bias = conv.bias
     attribute = "relu" if conv.relu else "none"

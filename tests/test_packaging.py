@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import shutil
 import subprocess
@@ -120,3 +121,16 @@ def test_installed_wheel_describes_patches_without_a_network(wheel: Path, tmp_pa
         expected = kornia_hardnet8.HardNet8(pretrained=True)(patches)
     torch.testing.assert_close(torch.tensor(told["descs"]), expected, rtol=0, atol=1e-5)
     assert abs(float(expected[0] @ expected[1])) < 0.999
+
+
+def test_the_oldest_versions_are_the_lower_bounds_of_the_metadata() -> None:
+    """What ``make test-oldest`` installs is what ``setup.cfg`` admits."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"].split()
+    bounds = {name: low for name, low in (line.split(",")[0].split(">=") for line in lines)}
+    pinned = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = {name: version for name, version in (line.split("==") for line in pinned if not line.startswith("#"))}
+    assert {name: (version + ".0.0").split(".")[:3] for name, version in bounds.items()} == {
+        name: version.split(".")[:3] for name, version in oldest.items()
+    }

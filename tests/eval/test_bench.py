@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from eval import speed, speed_image
+from eval import agreement, speed, speed_image
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import Weights, save_weights
 from kornia_hardnet8.projection import Projection
@@ -69,7 +71,7 @@ def test_what_cannot_run_is_left_out_with_its_reason(weights: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = speed.measure(weights, 8, 1, 1, torch.device("cpu"), memory=False)
     assert {"openvino int8", "onnxruntime fp32", "ours fp16"} <= set(result["left_out"])
-    assert "not installed" in result["left_out"]["openvino int8"]
+    assert "kornia-hardnet8[openvino]" in result["left_out"]["openvino int8"]
 
 
 def test_wrong_numbers(weights: Path) -> None:
@@ -85,3 +87,46 @@ def test_the_image_has_keypoints_of_all_sizes() -> None:
     assert image.shape == (1, 1, 96, 128)
     assert (image.min(), image.max()) == (0.0, 1.0)
     assert torch.equal(image, speed_image.textured_image(96, 128))
+
+
+def test_agreement_of_photographs_and_of_a_store(weights: Path, tmp_path: Path) -> None:
+    """Two views of one pattern, a pixel apart; a store whose labels are pairs of the same patch."""
+    image = (255 * speed_image.textured_image(150, 200)[0, 0]).byte().numpy()
+    cv2.imwrite(str(tmp_path / "a.png"), image[:, :-1])
+    cv2.imwrite(str(tmp_path / "b.png"), image[:, 1:])
+    store = tmp_path / "store"
+    store.mkdir()
+    patches = np.repeat((255 * speed.paired_patches(12)[:, 0].clamp(0, 1)).byte().numpy(), 2, axis=0)
+    patches = np.pad(patches, ((0, 0), (16, 16), (16, 16)))
+    np.save(store / "patches.npy", patches)
+    np.save(store / "labels.npy", np.arange(24, dtype=np.int64) // 2)
+    np.save(store / "image_ids.npy", np.zeros(24, dtype=np.int32))
+    np.save(store / "cam_ids.npy", np.zeros(24, dtype=np.int32))
+    meta = {"format": "patchstore/1", "kind": "tuples", "count": 24, "num_labels": 12, "patch_size": 64, "crop": 2.0}
+    (store / "meta.json").write_text(json.dumps(meta))
+    out = tmp_path / "agreement.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "bench", "--weights", str(weights), "--images", str(tmp_path / "a.png"),
+         str(tmp_path / "b.png"), "--patches-of", str(store), "--neighbours", "40", "--out", str(out)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "same nearest" in done.stdout
+    content = json.loads(out.read_text())["agreement"]
+    for rows in content.values():
+        assert rows[0] == {**rows[0], "name": "fp32", "nearest": 1.0, "mutual": 1.0, "max_difference": 0.0}
+        assert all(0.7 <= row["nearest"] <= 1.0 and row["max_difference"] < 0.2 for row in rows)
+    assert content["a.png b.png"][0]["num_mutual"] > 20
+    assert content[str(store)][0]["num_mutual"] == 12
+
+
+def test_agreement_is_counted() -> None:
+    """Of two equal queries the first is the neighbour of their neighbour."""
+    first = torch.eye(4)
+    second = torch.eye(4)
+    forward, mutual = agreement._neighbours(first, second)
+    assert forward.tolist() == [0, 1, 2, 3]
+    assert mutual.all()
+    forward, mutual = agreement._neighbours(first[[0, 0, 2]], second)
+    assert forward.tolist() == [0, 0, 2]
+    assert mutual.tolist() == [True, False, True]

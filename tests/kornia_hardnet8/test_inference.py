@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8 import HardNet8, HardNet8Error, _engine, prepare_for_inference
+from kornia_hardnet8 import HardNet8, HardNet8Error, _engine, inference, prepare_for_inference
 from kornia_hardnet8.arch import ARCHS
 from kornia_hardnet8.checkpoints import Weights, load_weights, save_weights
 from kornia_hardnet8.errors import DataError, UsageError
@@ -279,8 +279,7 @@ def test_a_bad_pixel_stays_in_its_row(precision: str, seven: HardNet8) -> None:
 def test_int8_of_the_plain_chains(arch: str) -> None:
     module = trained_like(arch)
     patches = smooth_patches(16)
-    prepared = prepare_for_inference(module, "auto")
-    assert prepared.precision == "int8"
+    prepared = prepare_for_inference(module, "int8")
     assert (prepared(patches) * plain(module, patches)).sum(
         dim=1
     ).min() > 0.98  # rounding in random networks is far above that in trained ones
@@ -294,7 +293,30 @@ def test_int8_is_refused_for_other_layers(arch: str) -> None:
         prepare_for_inference(module, "int8")
     with pytest.raises(HardNet8Error, match="plain chain"):
         calibrate(module, smooth_patches(4))
-    assert prepare_for_inference(module, "auto").precision == "fp32"
+    assert best_precision(module) != "int8"
+
+
+@needs_int8
+def test_the_best_precision_of_a_cpu(seven: HardNet8, monkeypatch: pytest.MonkeyPatch) -> None:
+    for units, expected in ((True, "bf16"), (False, "int8")):
+        monkeypatch.setattr(inference, "_has_bf16_units", lambda units=units: units)
+        assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == expected
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == "fp32"
+
+
+def test_the_planes_of_the_first_layer_sum_to_its_weights_and_input() -> None:
+    """Together they resolve a quarter of what 8 bits do."""
+    weight = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    planes, scale = _engine.quantised_planes(weight)
+    assert (planes.dtype, planes.shape) == (torch.int8, (5, 4, 3, 3))
+    step = weight.flatten(1).abs().amax(dim=1) / 127 / 4
+    torch.testing.assert_close(scale, step)
+    error = planes.float().sum(dim=1, keepdim=True) * scale[:, None, None, None] - weight
+    assert (error.abs() <= 0.501 * step[:, None, None, None]).all()
+    patches = torch.linspace(-3, 3, 1001).view(1, 1, 7, 143)
+    rounded = (patches + _engine.plane_offsets()).round().mean(dim=1)
+    assert (rounded - patches[0]).abs().max() <= 0.126
 
 
 @needs_int8

@@ -1,6 +1,8 @@
-"""One bag through COLMAP's mapper, in a process of its own: ``python -m eval.imw.colmap_bag JOB.npz RESULT.npz``.
+"""One bag through COLMAP's mapper, in a process of its own.
 
-The process imports neither torch nor kornia, so that it starts quickly, and ends when the one that started it does.
+``python -m eval.imw.colmap_bag JOB.npz RESULT.npz [FOLDER]``: the process imports neither torch nor kornia, so that it
+starts quickly. With FOLDER it ends when its standard input does, and removes that folder: so it does not outlive the
+one that started it.
 
 Source: IMW benchmark, spec 5.2 and 5.3; the values are the defaults of COLMAP 3.5, which the original runs on.
 """
@@ -8,6 +10,7 @@ Source: IMW benchmark, spec 5.2 and 5.3; the values are the defaults of COLMAP 3
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -182,13 +185,14 @@ def reconstruct(
     return _result(len(models), registered, R, t, np.array(lengths, np.int32), error)
 
 
-def main(job: Path, result: Path) -> None:
+def main(job: Path, result: Path, folder: Path | None = None) -> None:
     """Run the job of a file and write what it gives to another."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if folder is not None:
+        threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     start = time.perf_counter()
     with np.load(job, allow_pickle=False) as loaded:
         arrays = {name: loaded[name] for name in loaded.files}
-    with tempfile.TemporaryDirectory(dir=result.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=result.parent) as models:
         found = reconstruct(
             Path(str(arrays["image_dir"])),
             arrays["files"].tolist(),
@@ -196,7 +200,7 @@ def main(job: Path, result: Path) -> None:
             [(int(a), int(b)) for a, b in arrays["pairs"]],
             np.split(arrays["matches"], np.cumsum(arrays["num_matches"])[:-1]) if len(arrays["pairs"]) else [],
             int(arrays["seed"]),
-            Path(folder),
+            Path(models),
         )
     found["seconds"] = np.array(time.perf_counter() - start)
     np.savez(result, **found)  # type: ignore[arg-type]  # none of the names is that of an argument
@@ -232,11 +236,15 @@ def _poses(model: Any) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float6
     return {name: (np.array(pose.rotation.matrix()), np.array(pose.translation)) for name, pose in poses.items()}
 
 
-def _end_with_parent() -> None:
-    """Standard input is a pipe from the parent that ends with it."""
+def _end_with_parent(folder: Path) -> None:
+    """Standard input is a pipe from the parent that ends with it: then nobody else removes the folder of the job."""
     sys.stdin.read()
+    for _ in range(10):  # COLMAP may be writing
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

@@ -241,7 +241,7 @@ def _run_process(given: Path, result: Path, log: Path, time_limit_s: float) -> s
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-m", colmap_bag.__name__, str(given), str(result)]
+    command = [sys.executable, "-m", colmap_bag.__name__, str(given), str(result), str(given.parent)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment

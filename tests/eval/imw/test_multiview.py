@@ -151,14 +151,19 @@ def test_matches_that_fit_no_model_are_a_failed_bag(
 
 
 def test_the_process_of_a_bag_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "eval.imw.colmap_bag", tmp_path / "none.npz", tmp_path / "result.npz"]
-    code = "import eval.imw.colmap_bag as c, time; c.np.load = lambda *_, **__: time.sleep(60); c.main(None, None)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, timeout=30, check=False, capture_output=True
-    )
+    folder = tmp_path / "job"
+    folder.mkdir()
+    code = "import sys, time, eval.imw.colmap_bag as c; c.np.load = lambda *_, **__: time.sleep(60)"
+    code += "; c.main(*map(c.Path, sys.argv[1:]))"
+    line = [sys.executable, "-c", code, folder / "job.npz", folder / "result.npz", folder]
+    done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=30, check=False)
     assert done.returncode == 1
-    missing = subprocess.run(line, cwd=ROOT, stdin=subprocess.PIPE, check=False, capture_output=True, timeout=30)
-    assert missing.returncode == 1
+    assert not folder.exists()
+    line = [sys.executable, "-m", "eval.imw.colmap_bag", tmp_path / "none.npz", tmp_path / "result.npz"]
+    by_hand = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=30, check=False, capture_output=True)
+    assert by_hand.returncode == 1
+    assert b"none.npz" in by_hand.stderr
+    assert tmp_path.exists()
 
 
 def test_every_option_is_known_to_this_colmap() -> None:

@@ -244,7 +244,12 @@ def _run_process(given: Path, result: Path, log: Path, time_limit_s: float) -> s
     command = [sys.executable, "-m", colmap_bag.__name__, str(given), str(result), str(given.parent)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is answered here
         )
         try:
             code = process.wait(time_limit_s)

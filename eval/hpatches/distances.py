@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_PAIR_CHUNK = 1 << 12  # pairs gathered at once: 2 MiB a side at 128 values
+_PAIR_CHUNK = 1 << 10  # pairs gathered at once: half a MiB a side at 128 values, which stays in the cache
+_PAIR_SLAB = 1 << 14  # pairs of one task of a thread
 
 
 def check_metric(metric: str, dim: int) -> None:
@@ -46,18 +47,22 @@ def pair_distances(data: Floats32, rows1: Ints, rows2: Ints, metric: str) -> Flo
     """
     result = np.empty(len(rows1), dtype=np.float32)
 
-    def fill(start: int) -> None:
-        part = slice(start, start + _PAIR_CHUNK)
-        gap = data[rows1[part]]
-        gap -= data[rows2[part]]
-        if metric == "L2":
-            np.sqrt(np.square(gap, out=gap).sum(axis=1), out=result[part])
-        else:
-            np.abs(gap, out=gap).sum(axis=1, out=result[part])
+    def fill(slab: int) -> None:
+        first, second = (np.empty((_PAIR_CHUNK, data.shape[1]), dtype=np.float32) for _ in range(2))
+        for start in range(slab, min(slab + _PAIR_SLAB, len(rows1)), _PAIR_CHUNK):
+            part = slice(start, min(start + _PAIR_CHUNK, slab + _PAIR_SLAB, len(rows1)))
+            gap, other = first[: part.stop - start], second[: part.stop - start]
+            np.take(data, rows1[part], axis=0, out=gap, mode="clip")  # the other modes copy once more
+            np.take(data, rows2[part], axis=0, out=other, mode="clip")
+            gap -= other
+            if metric == "L2":
+                np.sqrt(np.square(gap, out=gap).sum(axis=1), out=result[part])
+            else:
+                np.abs(gap, out=gap).sum(axis=1, out=result[part])
 
     # numpy releases the lock in these calls; its order of summation is the original's, which decides near-ties.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(fill, range(0, len(rows1), _PAIR_CHUNK)):
+        for _ in pool.map(fill, range(0, len(rows1), _PAIR_SLAB)):
             pass
     return result
 

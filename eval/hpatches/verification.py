@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.distances import apply_mask, check_metric, pair_distances
 from eval.hpatches.strips import LEVELS, NUM_TARGETS
 from eval.hpatches.tasks import PatchPairs, VerificationTask
-from eval.metrics import average_precision, average_precision_vlfeat, roc_auc
 
 _POSITIVE_SHARE = 0.2  # of the imbalanced sets: 1 positive to 5 negatives
 KINDS = ("inter", "intra")
@@ -48,41 +46,34 @@ def score_verification(
 
 
 def verification_scores(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> dict[str, float]:
-    """Scores of one table cell from the distances of positives and negatives, (M,) each."""
-    few = positive[: int(_POSITIVE_SHARE * len(positive))]
-    # Sorted once: the functions of eval.metrics sort again, which costs little on sorted input.
-    against = _ranked(negative, few, last_wins=True)
-    pessimistic = average_precision(*against)
-    ties = tie_share(few, negative)
-    in_favour = _ranked(few, negative, last_wins=False) if ties else against
-    optimistic = average_precision(*in_favour) if ties else pessimistic
+    """Scores of one table cell from the distances of positives and negatives, (M,) each, M >= 1.
+
+    Everything follows from how many negatives stand before each positive, so only values are sorted, never lists.
+    """
+    few = np.sort(positive[: int(_POSITIVE_SHARE * len(positive))])
+    others = np.sort(negative)
+    nearer = np.searchsorted(others, few, side="left")
+    not_farther = np.searchsorted(others, few, side="right")
+    pessimistic, _ = _aps(not_farther)
+    optimistic, vlfeat = _aps(nearer)
+    first_of_equals = np.ones(len(few), dtype=bool)
+    first_of_equals[1:] = few[1:] != few[:-1]
+    tied = not_farther - nearer
     return {
         "imbalanced_ap": pessimistic,
-        "imbalanced_ap_vl": float(np.nan_to_num(average_precision_vlfeat(*in_favour))),
+        "imbalanced_ap_vl": vlfeat,
         "imbalanced_ap_tie_neutral": (pessimistic + optimistic) / 2.0,
-        "balanced_auc": roc_auc(*_ranked(negative, positive, last_wins=True)),
-        "tie_share": ties,
+        "balanced_auc": 1.0 - float(np.searchsorted(others, np.sort(positive), side="right").mean() / len(others)),
+        "tie_share": float((tied > 0).sum() + tied[first_of_equals].sum()) / (len(few) + len(others)),
     }
 
 
-def _ranked(
-    first: NDArray[np.float32], second: NDArray[np.float32], last_wins: bool
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Scores (minus distance) and labels, best first; ties keep ``first`` before ``second``.
-
-    ``last_wins``: the positives are ``second``, else ``first``.
-    """
-    distances = np.concatenate([first, second])
-    order = np.argsort(distances, kind="stable")
-    return -distances[order], (order >= len(first)) == last_wins
-
-
-def tie_share(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
-    """Share of distances that also occur with the other label."""
-    mine, counts = np.unique(positive, return_counts=True)
-    others = np.sort(negative)
-    same = np.searchsorted(others, mine, side="right") - np.searchsorted(others, mine, side="left")
-    return float((counts[same > 0].sum() + same.sum()) / max(len(positive) + len(negative), 1))
+def _aps(false_positives: NDArray[np.int64]) -> tuple[float, float]:
+    """Trapezoid and VLFeat AP; 0 without a positive."""
+    if len(false_positives) == 0:
+        return 0.0, 0.0
+    trapezoid, vlfeat = precision_from_counts(false_positives[:, None])
+    return trapezoid.item(), vlfeat.item()
 
 
 def headline(table: dict[str, dict[str, dict[str, float] | None]], key: str = "imbalanced_ap") -> float | None:
@@ -102,18 +93,3 @@ def _distances(
         for s, t, idx in ((pairs.s1, pairs.t1, pairs.idx1), (pairs.s2, pairs.t2, pairs.idx2))
     ]
     return pair_distances(data, rows[0], rows[1], metric)
-
-
-def summary_rows(table: dict[str, dict[str, dict[str, float] | None]]) -> list[dict[str, Any]]:
-    """Rows Noise x (Inter, Intra) for printing: imbalanced AP and balanced AUC."""
-    return [
-        {
-            "level": level,
-            **{
-                f"{kind} {name}": None if (cell := row[kind]) is None else cell[key]
-                for kind in KINDS
-                for name, key in (("AP", "imbalanced_ap"), ("AUC", "balanced_auc"))
-            },
-        }
-        for level, row in table.items()
-    ]

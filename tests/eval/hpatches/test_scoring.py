@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import from_arrays
 from eval.hpatches.distances import METRICS, apply_mask, exact_pair_distances, nearest, pair_distances
 from eval.hpatches.matching import article_headline, headline, identity_matching, score_matching
-from eval.hpatches.retrieval import POOL_SIZES, count_nearer, precision_from_counts, score_retrieval
+from eval.hpatches.retrieval import POOL_SIZES, count_nearer, score_retrieval
 from eval.hpatches.tasks import PatchList, RetrievalTask, draw_retrieval, draw_verification
 from eval.hpatches.verification import headline as verification_headline
-from eval.hpatches.verification import score_verification, tie_share, verification_scores
+from eval.hpatches.verification import score_verification, verification_scores
 from eval.hpatches.whitening import article_plus, energy_clipped_zca, pcapl
-from eval.metrics import average_precision, average_precision_vlfeat
+from eval.metrics import average_precision, average_precision_vlfeat, roc_auc
 from kornia_hardnet8.errors import DataError, UsageError
 
 SCIPY = {"L2": "euclidean", "L1": "cityblock"}
@@ -65,7 +66,7 @@ def test_binary_l1_is_hamming():
 def test_pair_distances_are_float32_of_every_metric():
     rng = np.random.default_rng(2)
     data = rng.standard_normal((50, 6)).astype(np.float32)
-    rows = rng.integers(0, 50, (2, 9000))
+    rows = rng.integers(0, 50, (2, 40_001))  # chunks and slabs that are not full
     for metric in METRICS:
         masked = apply_mask(data, metric)
         got = pair_distances(masked, *rows, metric)
@@ -169,7 +170,29 @@ def test_verification_scores_of_perfect_distances():
     near, far = np.full(50, 0.1, np.float32), np.full(50, 0.9, np.float32)
     cell = verification_scores(near, far)
     assert cell["imbalanced_ap"] == cell["balanced_auc"] == cell["imbalanced_ap_vl"] == 1.0
-    assert tie_share(near, near) == 1.0
+    assert verification_scores(near, near)["tie_share"] == 1.0
+    nothing = verification_scores(near[:4], far[:4])  # a fifth of four pairs is none
+    assert nothing["imbalanced_ap"] == nothing["imbalanced_ap_vl"] == nothing["tie_share"] == 0.0
+    assert nothing["balanced_auc"] == 1.0
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(5, 60), values=st.integers(1, 30))
+@settings(max_examples=60)
+def test_verification_scores_are_those_of_the_ranked_lists(seed, count, values):
+    rng = np.random.default_rng(seed)
+    positive, negative = (rng.integers(0, values, count).astype(np.float32) for _ in range(2))
+    few = positive[: count // 5]
+    cell = verification_scores(positive, negative)
+    after = -np.concatenate([negative, few]), np.arange(count + len(few)) >= count
+    before = -np.concatenate([few, negative]), np.arange(count + len(few)) < len(few)
+    assert cell["imbalanced_ap"] == pytest.approx(average_precision(*after), abs=1e-9)
+    assert cell["imbalanced_ap_vl"] == pytest.approx(average_precision_vlfeat(*before), abs=1e-9)
+    neutral = (average_precision(*after) + average_precision(*before)) / 2
+    assert cell["imbalanced_ap_tie_neutral"] == pytest.approx(neutral, abs=1e-9)
+    every = -np.concatenate([negative, positive]), np.arange(2 * count) >= count
+    assert cell["balanced_auc"] == pytest.approx(roc_auc(*every), abs=1e-9)
+    share = np.isin(few, negative).sum() + np.isin(negative, few).sum()
+    assert cell["tie_share"] == pytest.approx(share / (count + len(few)))
 
 
 def test_whitening_makes_the_training_set_white_and_rows_unit():

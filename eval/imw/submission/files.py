@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,9 @@ _MAX_KEYS = 200_000
 _BOMB_RATIO = 1000
 # Keypoints may lie this far outside, pixels: refined positions do.
 _MARGIN_PX = 1.0
+
+# What h5py raises for damaged files, in whatever it is asked.
+_H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 Shape = tuple[int, ...]
 
@@ -105,41 +108,51 @@ def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Itera
     """
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        findings.add(where, f"damaged or no HDF5 file: {' '.join(str(error).split())}", kind, official=True)
-        yield None
-        return
-    with file:
-        if len(file) > _MAX_KEYS:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
+            keys = sorted(file) if len(file) <= _MAX_KEYS else None
+        except _H5_ERRORS as error:
+            message = f"damaged or no HDF5 file: {' '.join(str(error).split())}"
+            findings.add(where, message, kind, official=True)
+            yield None
+            return
+        if keys is None:
             findings.add(where, f"{len(file)} keys: refused as too many", "h5_huge")
             yield None
             return
         entries: dict[str, Stored] = {}
-        refused = Entries(findings, where, len(file))
-        room = max(path.stat().st_size, 1) * _BOMB_RATIO
-        for key in sorted(file):
+        refused = Entries(findings, where, len(keys))
+        room = min(_MAX_ENTRY_BYTES, max(path.stat().st_size, 1) * _BOMB_RATIO)
+        for key in keys:
             try:
-                link = file.get(key, getlink=True)
-                item = file[key] if isinstance(link, h5py.HardLink) else None
-            except (KeyError, OSError, RuntimeError) as error:
-                refused.add(key, f"does not open: {' '.join(str(error).split())}", kind)
-                continue
-            if item is None:
-                refused.add(key, "is a link: only data of the file itself is taken", "h5_link")
-            elif not isinstance(item, h5py.Dataset):
-                refused.add(key, "is a group: the files are flat, one dataset a key", "h5_group")
-            elif item.is_virtual or item.external:
-                refused.add(key, "keeps its data in another file", "h5_link")
-            elif item.shape is None or item.dtype.kind not in "fiub":
-                refused.add(key, f"does not hold numbers ({item.dtype})", "h5_type")
-            elif math.prod(item.shape) * item.dtype.itemsize > min(_MAX_ENTRY_BYTES, room):
-                refused.add(key, f"holds {item.shape} numbers: refused as too large", "h5_huge")
+                found = _entry(file, key, room)
+            except _H5_ERRORS as error:
+                found = f"does not open: {' '.join(str(error).split())}", kind
+            if isinstance(found, Stored):
+                entries[key] = found
             else:
-                entries[key] = Stored(item.shape, item.dtype, _reader(item))
+                refused.add(key, *found)
         refused.close()
         yield entries
+
+
+def _entry(file: Any, key: str, room: int) -> Stored | tuple[str, str]:
+    """An entry that may be read, or what is wrong with it and the kind of that."""
+    import h5py
+
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        return "is a link: only data of the file itself is taken", "h5_link"
+    item = file[key]
+    if not isinstance(item, h5py.Dataset):
+        return "is a group: the files are flat, one dataset a key", "h5_group"
+    if item.is_virtual or item.external:
+        return "keeps its data in another file", "h5_link"
+    if item.shape is None or item.dtype.kind not in "fiub":
+        return f"does not hold numbers ({item.dtype})", "h5_type"
+    if math.prod(item.shape) * item.dtype.itemsize > room:
+        return f"holds {item.shape} numbers: refused as too large", "h5_huge"
+    return Stored(item.shape, item.dtype, _reader(item))
 
 
 def _reader(item: Any) -> Callable[[], NDArray[Any]]:
@@ -150,7 +163,7 @@ def _read(entries: Entries, key: str, stored: Stored) -> NDArray[Any] | None:
     """The numbers of an entry; None with a finding when they do not decode, or some is not finite."""
     try:
         values = stored.read()
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except _H5_ERRORS as error:
         entries.add(key, f"does not decode: {' '.join(str(error).split())}", "h5_damaged")
         return None
     if values.dtype.kind == "f" and not np.isfinite(values).all():

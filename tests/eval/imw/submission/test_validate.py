@@ -345,3 +345,18 @@ def test_keypoints_of_pairs(submission: Any, tmp_path: Path) -> None:
     submission.files[f"{scene}/keypoints.h5"]["img_a-img_c"] = rng.uniform(0, 39, (4, 2))
     finding = only(validate(submission.write(tmp_path / "bad"), submission.data))
     assert (finding.kind, finding.where) == ("matches_index", "phototourism/two/matches.h5 [img_c-img_a]")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_bytes_are_findings_or_one_error(seed: int, submission: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    folder = submission.write(tmp_path / "s")
+    path = folder / KEYPOINTS
+    sound = path.read_bytes()
+    for _ in range(15):
+        content = bytearray(sound)
+        for place in rng.integers(0, len(sound), rng.choice([1, 5, 30])):
+            content[place] = int(rng.integers(256))
+        path.write_bytes(content)
+        for finding in validate(folder, submission.data):
+            assert "\n" not in str(finding)

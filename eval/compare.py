@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +13,15 @@ import numpy as np
 
 from eval.command_line import format_table
 from eval.metrics import maa_per_pair
-from eval.results import Score, mean_over_scenes, read_results, strict
+from eval.results import Score, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8._files import write_json
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 Entry = dict[str, Any]
-# Benchmarks whose numbers are means over scenes of the mean over pairs; the others are means over all pairs.
+# Benchmarks whose numbers are means over scenes of the mean over pairs (of the mean over bags of one size); the others
+# are means over all pairs.
 _MEAN_OVER_SCENES = {"imw", "webcam"}
-_LOWER_IS_BETTER = {"FPR95"}
+_LOWER_IS_BETTER = {"FPR95", "ATE", "ATE_corrected"}
 
 
 class MetricDifference(NamedTuple):
@@ -66,7 +68,11 @@ def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]
                 f"the runs cannot be compared: {metric} has {len(values_a[metric])} pairs in one, "
                 f"{len(values_b[metric])} in the other, or others"
             )
-        found.append(_difference(metric, values_a[metric], values_b[metric], a["benchmark"], seed))
+        for values, other in ((values_a[metric], values_b[metric]), (values_b[metric], values_a[metric])):
+            for key in [key for key, value in values.items() if np.isnan(value)]:
+                del values[key], other[key]
+        if values_a[metric]:
+            found.append(_difference(metric, values_a[metric], values_b[metric], a["benchmark"], seed))
     if not found:
         raise DataError(f"the results of {a['benchmark']} hold no values by pair to compare")
     order = list(a["scores"])
@@ -77,7 +83,7 @@ def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]
 
 
 def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
-    """Value of each score by (scene, pair): a number that the pair holds, or its share of an mAA.
+    """Value of each score by (scene, pair): a number that the pair holds, NaN for null, or its share of an mAA.
 
     Pairs of the IMW benchmark below co-visibility 0.1 are left out, as in its headline numbers.
     """
@@ -161,8 +167,10 @@ def _entries(run: Path, tokens: Sequence[str] | None) -> list[Entry]:
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float | None:
-    """The number of a pair for a metric, None when it has none."""
+    """The number of a pair for a metric; NaN when it says that it has none, None when it says nothing."""
     for key in (metric, {"mAP": "ap"}.get(metric, metric)):
+        if key in row and row[key] is None:
+            return math.nan
         if isinstance(row.get(key), (int, float)):
             return float(row[key])
     if metric.startswith("mAA@") and "error_deg" in row:
@@ -175,10 +183,16 @@ def _difference(
     metric: str, a: Mapping[tuple[str, str], float], b: Mapping[tuple[str, str], float], benchmark: str, seed: int
 ) -> MetricDifference:
     keys = sorted(a)
-    scenes = sorted({scene for scene, _ in keys}) if benchmark in _MEAN_OVER_SCENES else [None]
-    groups = [[key for key in keys if scene is None or key[0] == scene] for scene in scenes]
-    score = mean_over_scenes([[a[key] - b[key] for key in group] for group in groups], seed)
-    mean_a, mean_b = (float(np.mean([np.mean([x[key] for key in group]) for group in groups])) for x in (a, b))
+    scenes: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for key in keys:
+        scene, _, group = key[0].partition("/") if benchmark in _MEAN_OVER_SCENES else ("", "", "")
+        scenes.setdefault(scene, {}).setdefault(group, []).append(key)
+    nested = [list(groups.values()) for groups in scenes.values()]
+    score = nested_mean([[[a[key] - b[key] for key in group] for group in groups] for groups in nested], seed)
+    mean_a, mean_b = (
+        float(np.mean([np.mean([np.mean([x[key] for key in group]) for group in groups]) for groups in nested]))
+        for x in (a, b)
+    )
     return _found(metric, mean_a, mean_b, score)
 
 

@@ -65,6 +65,30 @@ def test_imw_weighs_scenes_alike_and_keeps_its_covisibility() -> None:
     assert found.difference == pytest.approx(0.25)
 
 
+def test_bags_of_one_size_weigh_alike_and_what_a_failed_bag_lacks_is_not_compared() -> None:
+    def imw(values: dict[tuple[str, str, str], tuple[float, float | None]]) -> dict[str, Any]:
+        rows = [
+            {"task": "multiview", "scene": s, "group": g, "pair": p, "mAA@10": v, "ATE": ate, "errors_deg": []}
+            for (s, g, p), (v, ate) in values.items()
+        ]
+        return entry("x", [], "imw", per_pair=rows, scores={"multiview/mAA@10": {}, "multiview/ATE": {}})
+
+    keys = [
+        ("s", "5bag", "5bag_000"),
+        ("s", "5bag", "5bag_001"),
+        ("s", "10bag", "10bag_000"),
+        ("t", "5bag", "5bag_000"),
+    ]
+    a = imw(dict(zip(keys, [(0.2, 0.1), (0.6, 0.2), (1.0, 0.3), (0.3, 0.4)], strict=True)))
+    b = imw(dict(zip(keys, [(0.2, 0.3), (0.4, None), (1.0, 0.5), (0.3, 0.6)], strict=True)))
+    maa, ate = compare_entries(a, b)
+    assert (maa.metric, maa.n) == ("multiview/mAA@10", 4)
+    assert maa.a == pytest.approx(((0.4 + 1.0) / 2 + 0.3) / 2)
+    assert maa.difference == pytest.approx(0.1 / 4)
+    assert (ate.n, ate.verdict) == (3, "A")
+    assert ate.difference == pytest.approx(-0.2)
+
+
 def test_lower_is_better_for_error_rates() -> None:
     def brown(values: list[float]) -> dict[str, Any]:
         rows = [{"scene": "l", "pair": str(k), "FPR95": v} for k, v in enumerate(values)]

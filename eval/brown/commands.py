@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval.brown import amos
+from eval.brown.combinations import HEADS, combinations_table
 from eval.brown.data import PAIR_FILE, SUBSETS, PatchSet, find_sets
 from eval.brown.revisited import MODES, revisited_aps
 from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
@@ -67,10 +68,16 @@ def run(args: argparse.Namespace) -> None:
     descriptors = load_descriptors(args)
     out = run_folder(args.out, "brown")
     env = environment()
+    dataset = {
+        "name": args.data.resolve().name,
+        "subsets": {s.name: len(s) for s in sets},
+        "fingerprint": _fingerprint(sets),
+    }
     results = []
     for descriptor, subset in zip(descriptors, trained, strict=True):
         start = time.perf_counter()
         result = _judge(descriptor, subset, sets, wanted, args)
+        result.dataset = dataset
         result.timing["total"] = time.perf_counter() - start
         result.environment = env
         results.append(result)
@@ -197,11 +204,7 @@ def _judge(
             "resize": {"fpr95": "OpenCV bilinear", "revisited": "Pillow bilinear", "amos": "OpenCV bilinear"},
             "seed": args.seed,
         },
-        dataset={
-            "name": args.data.resolve().name,
-            "subsets": {s.name: len(s) for s in judged},
-            "fingerprint": _fingerprint(judged),
-        },
+        dataset={},
         method={
             "descriptor": descriptor.name,
             "name": descriptor.token.name,
@@ -238,28 +241,6 @@ def fpr_scores(patches: PatchSet, descriptor: Descriptor) -> dict[str, Any]:
     return {**cleaned, "interval": (float(low), float(high)) if usable else None}
 
 
-def combinations_table(results: Sequence[Result]) -> list[list[Any]]:
-    """Rows of the field's table: for each descriptor name the test subsets, one number a training subset.
-
-    The columns LIB (trained ND, YOS), ND (LIB, YOS), YOS (LIB, ND) and their mean, for descriptors that say what they
-    were trained on.
-    """
-    rows = []
-    for name in dict.fromkeys(r.method["name"] for r in results if r.method["trained_on"]):
-        found = {
-            (r.method["trained_on"], test): scores.get("FPR95")
-            for r in results
-            if r.method["name"] == name
-            for test, scores in r.per_scene.items()
-        }
-        order = {"liberty": ("notredame", "yosemite"), "notredame": ("liberty", "yosemite")}
-        order["yosemite"] = ("liberty", "notredame")
-        values = [found.get((train, test)) for test, trains in order.items() for train in trains]
-        known = [v for v in values if v is not None]
-        rows.append([name, *values, float(np.mean(known)) if len(known) == 6 else None])
-    return rows
-
-
 def _lines(results: Sequence[Result], tasks: Sequence[str]) -> str:
     names = list(dict.fromkeys(name for r in results for name in r.scores))
     rows: list[list[Any]] = []
@@ -270,10 +251,7 @@ def _lines(results: Sequence[Result], tasks: Sequence[str]) -> str:
         rows.append([label, *(result.scores.get(n, Score(None, None, 0)).value for n in names)])
         rows += [[f"  {subset}", *(scores.get(n) for n in names)] for subset, scores in result.per_scene.items()]
     blocks = [format_table(["descriptor", *names], rows)]
-    combined = combinations_table(results)
+    combined = combinations_table([(r.method, r.per_scene) for r in results])
     if "fpr95" in tasks and combined:
-        head = ["FPR95, train > test"]
-        columns = {"LIB": ("ND", "YOS"), "ND": ("LIB", "YOS"), "YOS": ("LIB", "ND")}
-        head += [f"{train}>{test}" for test, trains in columns.items() for train in trains]
-        blocks.append(format_table([*head, "mean"], combined))
+        blocks.append(format_table(["FPR95, train > test", *HEADS], combined))
     return "\n\n".join(blocks)

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eval.brown.combinations import HEADS, combinations_table
 from eval.report.published import PUBLISHED
 from kornia_hardnet8.errors import DataError, missing_extra
 
@@ -87,7 +88,7 @@ class Section:
     columns: list[tuple[str, str]]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
-    levels: list[tuple[str, list[tuple[str, str]], list[Row]]] = field(default_factory=list)
+    details: list[tuple[str, list[tuple[str, str]], list[Row]]] = field(default_factory=list)
     scenes: list[tuple[str, list[Row]]] = field(default_factory=list)
     curves: str = ""
     settings: list[tuple[str, str]] = field(default_factory=list)
@@ -160,7 +161,7 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
         columns=[(name, "lower is better" if _lower(name) else "") for name in names],
         rows=rows,
         notes=notes,
-        levels=_level_tables(labels, entries) if benchmark == "hpatches" else [],
+        details=_detail_tables(benchmark, labels, entries),
         scenes=_scene_tables(labels, entries, names),
         curves=mma_curves(labels, entries),
         settings=[(label, _settings(entry)) for label, entry in zip(labels, entries, strict=True)],
@@ -239,6 +240,21 @@ def _mark_best(rows: list[Row], names: Sequence[str]) -> list[Row]:
             if cell.sort == best:
                 cells[column] = Cell(cell.text, cell.sort, cell.detail, best=True)
     return [Row(row.name, cells, row.published, row.detail) for row, cells in zip(rows, marked, strict=True)]
+
+
+def _detail_tables(
+    benchmark: str, labels: Sequence[str], entries: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
+    """The further tables that papers print: (title, columns, rows)."""
+    if benchmark == "hpatches":
+        return _level_tables(labels, entries)
+    if benchmark != "brown":
+        return []
+    combined = combinations_table([(entry["method"], entry.get("per_scene") or {}) for entry in entries])
+    names = [f"FPR95, {head}" for head in HEADS]
+    rows = [Row(name, [_cell(n, v) for n, v in zip(names, values, strict=True)]) for name, *values in combined]
+    heads = [(head, "") for head in HEADS]
+    return [("FPR95, training subset > test subset", heads, _mark_best(rows, names))] if rows else []
 
 
 def _level_tables(

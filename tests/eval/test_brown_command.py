@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from eval.brown.amos import match_views, score_store
-from eval.brown.commands import combinations_table, describe_patches
+from eval.brown.combinations import HEADS, combinations_table
+from eval.brown.commands import describe_patches
 from eval.brown.data import PatchSet, find_sets, read_brown, read_store
 from eval.brown.revisited import revisited_aps
 from eval.cli import main
 from eval.features import load
-from eval.results import Result, read_results
+from eval.results import read_results
 from kornia_hardnet8._files import write_json
 from kornia_hardnet8.errors import DataError, MissingFileError
 
@@ -85,6 +86,7 @@ def test_a_descriptor_is_not_tested_on_its_own_training_subset(brown, tmp_path, 
     assert list(trained["per_scene"]) == ["notredame"]
     assert list(plain["per_scene"]) == ["liberty", "notredame"]
     assert trained["scores"]["FPR95"]["ci95"] is not None
+    assert trained["dataset"] == plain["dataset"]
     assert "LIB>ND" in capsys.readouterr().out
     assert main([*args, "--trained-on", "liberty"]) == 2
     assert "1 subsets for 2 descriptors" in capsys.readouterr().err
@@ -92,19 +94,18 @@ def test_a_descriptor_is_not_tested_on_its_own_training_subset(brown, tmp_path, 
 
 
 def test_the_six_number_table():
-    def result(train: str, values: dict[str, float]) -> Result:
-        method = {"name": "tfeat", "trained_on": train, "descriptor": train}
-        scenes = {k: {"FPR95": v} for k, v in values.items()}
-        return Result("brown", {}, {}, method, {}, scenes, environment={})
+    def result(train: str, values: dict[str, float]):
+        return {"name": "tfeat", "trained_on": train}, {k: {"FPR95": v} for k, v in values.items()}
 
-    rows = combinations_table(
-        [
-            result("liberty", {"notredame": 0.3, "yosemite": 0.5}),
-            result("notredame", {"liberty": 0.1, "yosemite": 0.6}),
-            result("yosemite", {"liberty": 0.2, "notredame": 0.4}),
-        ]
-    )
-    assert rows == [["tfeat", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, pytest.approx(0.35)]]
+    runs = [
+        result("liberty", {"notredame": 0.3, "yosemite": 0.5}),
+        result("notredame", {"liberty": 0.1, "yosemite": 0.6}),
+        result("yosemite", {"liberty": 0.2, "notredame": 0.4}),
+    ]
+    assert HEADS == ("ND>LIB", "YOS>LIB", "LIB>ND", "YOS>ND", "LIB>YOS", "ND>YOS", "mean")
+    assert combinations_table(runs) == [["tfeat", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, pytest.approx(0.35)]]
+    assert combinations_table(runs[:1]) == [["tfeat", None, None, 0.3, None, 0.5, None, None]]
+    assert combinations_table([({"name": "sift", "trained_on": None}, {"liberty": {"FPR95": 0.1}})]) == []
 
 
 def test_cached_files_are_read(brown, tmp_path):

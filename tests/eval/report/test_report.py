@@ -190,7 +190,21 @@ def test_noise_levels_stand_in_a_table_of_each_task(tmp_path):
     assert rows[("easy/inter/mAP", "hard/inter/mAP", "tough/inter/mAP")] == ["mkd", "90.0", "80.0", "70.0"]
     assert rows[("easy/mAP", "easy/success")] == ["mkd", "50.0", "60.0"]
     assert rows[("easy/mAP@100", "easy/mAP@500")] == ["mkd", "30.0", "30.0"]
-    assert "<summary>By noise level</summary>" in page
+    assert "<summary>Tables as papers print them</summary>" in page
+
+
+def test_the_six_fpr95_stand_in_one_table(tmp_path):
+    results = []
+    for train, values in (("liberty", (0.3, 0.5)), ("notredame", (0.1, 0.6)), ("yosemite", (0.2, 0.4))):
+        found = entry(f"tfeat@{train}", 0.3, "brown", scores={"FPR95": Score(0.2, None, 9)})
+        found.method |= {"name": "tfeat", "trained_on": train}
+        tests = [test for test in ("liberty", "notredame", "yosemite") if test != train]
+        found.per_scene = {test: {"FPR95": value} for test, value in zip(tests, values, strict=True)}
+        results.append(found)
+    write_results(tmp_path / "results.json", results)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 0
+    tables = parsed((tmp_path / "site" / "index.html").read_text()).tables
+    assert ["tfeat", "10.0", "20.0", "30.0", "40.0", "50.0", "60.0", "35.0"] in [row for t in tables for row in t]
 
 
 def test_large_pictures_are_made_light(tmp_path):

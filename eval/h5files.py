@@ -52,7 +52,9 @@ def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dic
                     raise DataError(f"{path} has no dataset {name!r}")
                 arrays[name] = np.asarray(file[name][()])
             return arrays, {key: str(value) for key, value in file.attrs.items()}
-    except (OSError, RuntimeError, KeyError) as error:
+    except DataError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
         raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
 
 

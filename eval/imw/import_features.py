@@ -84,7 +84,8 @@ def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -
         optional = [f"{group}/{name}" for name in ("descriptors", "scores") if name in groups[group]]
         arrays, _ = read_h5(features, [f"{group}/keypoints", *optional])
         half |= arrays[f"{group}/keypoints"].dtype == np.float16
-        values = {name.rpartition("/")[2]: np.asarray(array, np.float32) for name, array in arrays.items()}
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            values = {name.rpartition("/")[2]: np.asarray(array, np.float32) for name, array in arrays.items()}
         descs = values["descriptors"].T if "descriptors" in values else None
         _add_image(found, digests[key], f"{features} [{group}]", values["keypoints"], descs, values.get("scores"))
     if half:
@@ -206,7 +207,7 @@ def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(look)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
         raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from eval.demo import town
 from eval.demo.render import ShadowMap, View, depth_map, develop, radiance
 from eval.demo.textures import Array, Painter, f32
-from eval.h5files import write_h5
 from eval.imw import build as imw
 from eval.imw.scene import Camera
 from kornia_hardnet8._files import atomic_dir
@@ -53,12 +52,9 @@ def write(folder: Path, seed: int) -> Path:
             )
             for file, shot, points in zip(files, shots, seen, strict=True)
         ]
-        names = imw.write_scene(views, temporary / "scene", BAGS, seed)
-        root = temporary / "scene" / "set_100"
-        for name, depth in zip(names, depths, strict=True):
-            write_h5(root / "depth_maps" / f"{name}.h5", {"depth": depth})
-        imw.write_lines(root / "depth_maps.txt", [f"depth_maps/{name}.h5" for name in names])
-        root.rename(temporary / "set_100")
+        maps = {view.name: depth for view, depth in zip(views, depths, strict=True)}
+        imw.write_scene(views, temporary / "scene", BAGS, seed, maps)
+        (temporary / "scene" / "set_100").rename(temporary / "set_100")
         shutil.rmtree(temporary / "scene")
     return folder
 

@@ -211,6 +211,11 @@ FAULTS = {
         DataError,
         r"has 1 image\(s\), at least 2",
     ),
+    "empty": (
+        lambda s: (s / "set_100" / "images.txt").write_text("\n"),
+        DataError,
+        r"has 0 image\(s\), at least 2",
+    ),
     "unlisted file": (
         lambda s: (s / "set_100" / "images" / "view_1.png").unlink(),
         MissingFileError,

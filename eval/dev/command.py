@@ -73,7 +73,8 @@ def table(results: Sequence[Result]) -> str:
         if metric in first[name]
     ]
     lines.append(format_table(("scene", "metric", "n", *(r.method["descriptor"] for r in results)), scenes))
-    lines.append(f"{SUMMARY} = {results[0].protocol['summary']}")
+    if SUMMARY in columns:
+        lines.append(f"{SUMMARY} = {results[0].protocol['summary']}")
     return "\n\n".join(lines)
 
 

@@ -74,10 +74,11 @@ def extract(
 
 
 def detector_of(method: Method, detector: DogSettings) -> dict[str, Any]:
-    """What a results file says about where the keypoints of a method come from."""
+    """What a results file says about where the keypoints of a method, and its patches, come from."""
     if isinstance(method, WholeFeature):
         return {"detector": method.token.name, "num": detector.num}
-    return detector.to_dict()
+    settings = detector.to_dict()
+    return settings if method.patches == "kornia" else {**settings, "patches": method.patches}
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:

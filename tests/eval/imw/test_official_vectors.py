@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from eval.cache import Cache
+from eval.features import load
 from eval.features.baseline_patches import extract_baseline_patches, patch_matrices
-from eval.features.detect import select
+from eval.features.detect import DogSettings, select
+from eval.features.extract import detector_of, extract
 from eval.features.keypoints import Keypoints
 from eval.features.sift import root_normalise
 from eval.imw.official import (
@@ -177,6 +180,21 @@ def test_patch_pixels(name: str) -> None:
     image = ((3 * x + 2 * y) % 256).astype(np.uint8)
     found = extract_baseline_patches(image, keypoints_of(inputs["keypoints"]), inputs["PS"], inputs["mag_factor"])
     np.testing.assert_allclose(found[:, 0], case["expected"], atol=case["tolerance"])
+
+
+def test_descriptors_are_made_of_baseline_patches_when_asked_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    image = cv2.GaussianBlur(rng.normal(128, 300, (120, 140)).astype(np.float32), (0, 0), 2).clip(0, 255)
+    image = image.astype(np.uint8)
+    method, settings = load("h7:untrained=true"), DogSettings(num=20)
+    plain = extract(image, method, settings, Cache(tmp_path))
+    assert "patches" not in detector_of(method, settings)
+    method.patches = "baseline"
+    found = extract(image, method, settings, Cache(tmp_path))
+    patches = extract_baseline_patches(image, found.keypoints, method.patch_size, 12.0)
+    torch.testing.assert_close(found.descs, method.describe(patches / 255))
+    assert not torch.allclose(found.descs, plain.descs, atol=1e-3)
+    assert detector_of(method, settings)["patches"] == "baseline"
 
 
 def test_baseline_patches_are_kornias_half_a_cell_off() -> None:

@@ -24,7 +24,8 @@ from train.optim import OPTIMIZERS, SCHEDULES
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 MEMORY = (
     "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.2 MB in fp32 (h8E512): 10 or 22 GB for "
-    "--bs 9000, 3.4 or 7.4 GB for --bs 3072. --micro-batch N keeps that of N patches instead (about a third slower; "
+    "--bs 9000, 3.4 or 7.4 GB for --bs 3072 (a whole process on a CPU then took 4.1 or 7.6 GiB). --micro-batch N keeps "
+    "that of N patches instead (about a third slower; "
     "batch norm then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole "
     "matrix of distances."
 )

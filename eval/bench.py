@@ -37,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--patches", type=int, default=2000, help="of each of its sequences")
     size.add_argument("--compare-sequences", type=int, default=4, help="of the set that is also done by plain loops")
     size.add_argument("--compare-patches", type=int, default=1000, help="of each of its sequences")
+    parser.add_argument("--imw", action="store_true", help="the stereo task on the built-in scene, at --keypoints")
+    parser.add_argument("--pairs", type=int, default=64, help="of --imw")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
 
 
@@ -44,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
     """Measure what is asked for and print a table."""
     if args.images or args.patches_of:
         _agreement(args)
+        return
+    if args.imw:
+        _imw(args)
+    if args.imw and not args.hpatches:
         return
     if not args.hpatches:
         _descriptors(args)
@@ -140,6 +146,40 @@ def _image_lines(result: dict[str, Any]) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _imw(args: argparse.Namespace) -> None:
+    """Time the stereo task both ways, print a table and write what was measured."""
+    if args.hpatches and args.out is not None:
+        raise UsageError("--out holds the numbers of one benchmark: --imw or --hpatches")
+    if args.pairs < 1 or not args.keypoints or min(args.keypoints) < 8:
+        raise UsageError("--imw needs at least one pair and 8 keypoints")
+    from eval.imw.bench import measure
+
+    results = [measure(count, args.pairs) for count in args.keypoints]
+    print(_imw_lines(results))
+    if args.out is not None:
+        write_json(args.out, strict({"imw": results, "environment": environment()}))
+        print(f"numbers: {args.out}")
+
+
+def _imw_lines(results: list[dict[str, Any]]) -> str:
+    rows = []
+    for found in results:
+        ours, plain = found["ours"], found["plain"]
+        shares = [f"{100 * share:.0f} %" for share in ours["share"].values()]
+        rates = [f"{ours['pairs_s']:.2f}", f"{plain['pairs_s']:.2f}", f"{found['ratio']:.2f}"]
+        seconds = [f"{ours['cpu_s_a_pair']:.3f}", f"{plain['cpu_s_a_pair']:.3f}", f"{found['cpu_ratio']:.2f}"]
+        rows.append([f"{found['keypoints']:.0f}", *rates, *seconds, *shares])
+    head = ("keypoints", "pairs/s", "plain", "ratio", "CPU s/pair", "plain", "ratio", *results[0]["ours"]["share"])
+    first = results[0]
+    lines = [f"stereo, {first['scene']}, {first['pairs']} pairs, {first['cores']} cores", format_table(head, rows)]
+    lines += [
+        f"{found['keypoints']:.0f} keypoints: {found['pairs_with_other_matches']} pairs with other matches than "
+        f"the plain loop, largest difference of a pose error {found['largest_difference_deg']:.1e} degrees"
+        for found in results
+    ]
+    return "\n".join(lines)
 
 
 def _hpatches_lines(result: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ GREEN, VERMILION, BLUE = "#009e73", "#d55e00", "#56b4e9"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 STYLES = ("-", "--", "-.", ":")
 RIGHT_PX = 3.0
+_WORST_PX = 5.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,84 @@ def draw_matches(
     return MatchPicture(path, len(rows), None if right is None else int(right.sum()))
 
 
+def draw_judged_matches(
+    path: str | Path,
+    image0: NDArray[np.uint8],
+    image1: NDArray[np.uint8],
+    kpts0: ArrayLike,
+    kpts1: ArrayLike,
+    matches: ArrayLike,
+    inliers: ArrayLike,
+    errors_px: ArrayLike,
+    *,
+    max_lines: int = 200,
+    title: str = "",
+) -> Path:
+    """Draw the inliers of an estimate (above) and what it rejected (below), coloured by their true error, as a PNG.
+
+    Green is 0 px, yellow 2.5 px, vermilion 5 px and more, not finite included.
+
+    Args:
+        path: the picture.
+        image0: (H, W) gray or (H, W, 3) r g b.
+        image1: the other image, of any size.
+        kpts0: (N0, >= 2) pixels, centres at integers.
+        kpts1: (N1, >= 2).
+        matches: (M, 2) rows of ``kpts0`` and ``kpts1``; M = 0 is fine.
+        inliers: (M,) bool.
+        errors_px: (M,) true epipolar errors.
+        max_lines: of more matches, evenly chosen ones are drawn in each half; the counts in the captions are of all.
+        title: of the picture.
+
+    Raises:
+        DataError: the path is not a ``.png``, or errors or inliers are not one a match.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")
+    rows = np.asarray(matches, np.int64).reshape(-1, 2)
+    kept, errors = np.asarray(inliers, bool).ravel(), np.asarray(errors_px, np.float64).ravel()
+    if not len(rows) == len(kept) == len(errors):
+        raise DataError(f"draw_judged_matches: {len(kept)} flags and {len(errors)} errors for {len(rows)} matches")
+    canvas, shift = _side_by_side(image0, image1, 8)
+    height, width = canvas.shape[0] / 100, canvas.shape[1] / 100
+    figure, panels = new_figure(width + 0.8, 2 * height + 1.0, rows=2)
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    colors = LinearSegmentedColormap.from_list("errors", [GREEN, PALETTE[7], VERMILION])
+    scale = Normalize(0.0, _WORST_PX)
+    shown = np.minimum(np.nan_to_num(errors, nan=np.inf), _WORST_PX)
+    for axes, chosen, what in ((panels[0], kept, "inliers"), (panels[1], ~kept, "rejected")):
+        axes.imshow(canvas, interpolation="nearest")
+        part = np.flatnonzero(chosen)
+        drawn = part[np.unique(np.linspace(0, len(part) - 1, min(len(part), max_lines)).round().astype(int))]
+        drawn = drawn[np.argsort(-shown[drawn], kind="stable")]  # the good ones on top
+        if len(drawn):
+            ends0 = np.asarray(kpts0, np.float64)[rows[drawn, 0], :2]
+            ends1 = np.asarray(kpts1, np.float64)[rows[drawn, 1], :2] + shift
+            lines = np.stack([ends0, ends1], axis=1)
+            axes.add_collection(LineCollection(list(lines), colors=colors(scale(shown[drawn])), linewidths=0.9))
+            axes.scatter(*lines.reshape(-1, 2).T, s=7, c=np.repeat(colors(scale(shown[drawn])), 2, axis=0))
+        right = int((shown[part] <= RIGHT_PX).sum())
+        some = f", {len(drawn)} drawn" if len(drawn) < len(part) else ""
+        axes.set_title(
+            f"{len(part)} {what}{some}; {right} within {RIGHT_PX:g} px of the true epipolar lines", fontsize=9
+        )
+        axes.set_axis_off()
+        axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
+        axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
+    figure.suptitle(title, fontsize=10)
+    figure.subplots_adjust(0.01, 0.01, width / (width + 0.8), 1 - 0.6 / (2 * height + 1.0), hspace=0.1)
+    from matplotlib.cm import ScalarMappable
+
+    place = figure.add_axes((1 - 0.55 / (width + 0.8), 0.25, 0.1 / (width + 0.8), 0.5))
+    bar = figure.colorbar(ScalarMappable(scale, colors), cax=place, extend="max")
+    bar.set_label("true epipolar error (px)", fontsize=8)
+    save_figure(figure, path, dpi=100)
+    return path
+
+
 def draw_accuracy_curves(
     path: str | Path, errors_deg: Mapping[str, ArrayLike], *, max_deg: int = 10, title: str = ""
 ) -> Path:
@@ -201,7 +280,7 @@ def _side_by_side(
     return canvas, np.array([left, 0.0])
 
 
-def new_figure(width_in: float, height_in: float, num_panels: int = 1) -> tuple[Any, Any]:
+def new_figure(width_in: float, height_in: float, num_panels: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A figure and its axes (an array of several), drawn without a screen and without matplotlib's global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -210,7 +289,7 @@ def new_figure(width_in: float, height_in: float, num_panels: int = 1) -> tuple[
         raise missing_extra("matplotlib", "eval") from None
     figure = Figure(figsize=(width_in, height_in))
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, num_panels)
+    return figure, figure.subplots(rows, num_panels)
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

@@ -22,7 +22,7 @@ from eval.imw.flags import (
     methods_from,
 )
 from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
-from eval.imw.run import TASKS, ImwSettings, left_out, official_labels, run_method, to_official, to_result
+from eval.imw.run import TASKS, ImwSettings, MethodRun, left_out, official_labels, run_method, to_official, to_result
 from eval.imw.scene import find_scenes, without_deprecated
 from eval.imw.stereo import StereoSettings
 from eval.imw.tables import tables
@@ -55,7 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument(
         "--bag-timeout", type=float, default=defaults.multiview.time_limit_s, metavar="S", help="of one bag, seconds"
     )
-    tasks.add_argument("--viz", type=int, default=1, metavar="N", help="pairs to draw, from the easiest to the hardest")
+    tasks.add_argument(
+        "--viz",
+        type=int,
+        default=1,
+        metavar="N",
+        help="best, median and worst pairs to draw of each scene; 0: no pictures",
+    )
     tasks.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
     tasks.add_argument(
         "--tune", metavar="SCENE", help="choose ratio and threshold of stereo on this scene, judge on the others"
@@ -110,12 +116,23 @@ def run(args: argparse.Namespace) -> None:
     lines = [tables(results)]
     lines += [f"{method.name}: {found}" for method, found in zip(methods, tuned, strict=False)]
     lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
-    if args.viz > 0 and all(found.stereo for found in runs):
-        from eval.imw.pictures import draw_pairs
-
-        pictures = draw_pairs(out / "matches", args.desc, [found.stereo[0] for found in runs], args.viz)
-        lines += [f"picture: {path}" for path in pictures]
+    if args.viz > 0:
+        lines += [f"picture: {path}" for path in _draw(out, runs, args.viz)]
     finish(out, results, args.json, "\n".join(lines))
+
+
+def _draw(out: Path, runs: Sequence[MethodRun], count: int) -> list[Path]:
+    """Pairs, accuracy curves and bags of every scene; returns the pictures."""
+    from eval.imw.pictures import draw_accuracy, draw_bags, draw_pairs
+
+    names = [found.method.name for found in runs]
+    pictures = []
+    for scenes in zip(*(found.stereo for found in runs), strict=True):
+        pictures += [*draw_pairs(out / "matches", names, scenes, count), draw_accuracy(out, names, scenes)]
+    for found in runs:
+        for bags in found.multiview:
+            pictures += draw_bags(out / "bags", found.method.name, bags)
+    return pictures
 
 
 def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> ImwSettings:

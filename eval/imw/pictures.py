@@ -1,4 +1,4 @@
-"""Pictures of the stereo task."""
+"""Pictures of both tasks: matches coloured by their true errors, accuracy curves, bags against the truth."""
 
 from __future__ import annotations
 
@@ -11,34 +11,85 @@ from numpy.typing import NDArray
 
 from eval.geometry import epipolar_squared, essential_from_pose, relative_pose
 from eval.images import read_bgr
+from eval.imw.multiview import MultiviewScene
 from eval.imw.scene import Camera, Pair, pair_key
 from eval.imw.stereo import StereoScene
 from eval.imw.stereo_results import headline_pairs
-from eval.viz import draw_matches
+from eval.reconstruct.pictures import Cameras, draw_cameras
+from eval.trajectory import MIN_CAMERAS, Alignment, align, camera_centre, spread
+from eval.viz import PALETTE, VERMILION, draw_accuracy_curves, draw_judged_matches
 
 
 def draw_pairs(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene], count: int) -> list[Path]:
-    """Draw the inliers of ``count`` pairs of one scene for every descriptor; returns the pictures.
+    """Draw the ``count`` best, median and worst pairs of one scene for every method; returns the pictures.
 
-    The pairs are spread evenly from the easiest to the hardest of the first descriptor (one: the median), so that all
-    descriptors are seen on the same ones. Lines are right when they lie within 3 px of the true epipolar lines.
+    The pairs are ranked by the pose errors of the first method, so that all are seen on the same ones. Above are the
+    inliers of the estimate, below what it rejected, coloured by their true epipolar error.
     """
     pictures = []
-    for pair in spread_pairs(found[0], count):
+    for pair, rank in ranked_pairs(found[0], count).items():
         for name, scene in zip(descriptors, found, strict=True):
-            file = re.sub(r"[^\w.+-]+", "_", f"{scene.scene.name}_{pair_key(pair)}_{name}")
-            pictures.append(_draw(folder / f"{file}.png", name, scene, pair))
+            pictures.append(_draw(folder / _file(scene.scene.name, rank, pair_key(pair), name), name, scene, pair))
     return pictures
 
 
-def spread_pairs(found: StereoScene, count: int) -> list[Pair]:
-    """``count`` pairs evenly spread over the ranks of the pose error; fewer when there are fewer."""
-    ranked = sorted(headline_pairs(found), key=lambda judged: judged.error_deg)
-    if not ranked or count < 1:
-        return []
-    last = len(ranked) - 1
-    ranks = np.linspace(0, last, count).round().astype(int).tolist() if count > 1 else [last // 2]
-    return [ranked[rank].pair for rank in dict.fromkeys(ranks)]
+def ranked_pairs(found: StereoScene, count: int) -> dict[Pair, str]:
+    """The ``count`` best, median and worst pairs by pose error, each once, with its rank (``best`` …)."""
+    ranked = [judged.pair for judged in sorted(headline_pairs(found), key=lambda judged: judged.error_deg)]
+    if count < 1:
+        return {}
+    start = max(0, (len(ranked) - count) // 2)
+    chosen: dict[Pair, str] = {}
+    for rank, pairs in (
+        ("best", ranked[:count]),
+        ("median", ranked[start : start + count]),
+        ("worst", ranked[-count:]),
+    ):
+        for pair in pairs:
+            chosen.setdefault(pair, rank)
+    return chosen
+
+
+def draw_accuracy(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene]) -> Path:
+    """Draw the share of pairs of one scene below each pose error for every method; returns the picture."""
+    errors = {
+        name: [p.error_deg for p in headline_pairs(scene)] for name, scene in zip(descriptors, found, strict=True)
+    }
+    name = found[0].scene.name
+    return draw_accuracy_curves(folder / _file(name, "accuracy"), errors, title=f"{name}, stereo")
+
+
+def draw_bags(folder: Path, descriptor: str, found: MultiviewScene) -> list[Path]:
+    """Draw every reconstructed bag of three cameras and more from above against the truth; returns the pictures."""
+    pictures = []
+    for bag in found.bags:
+        if len(bag.poses) < MIN_CAMERAS:
+            continue
+        true = {name: (found.scene.cameras[name].R, found.scene.cameras[name].t) for name in bag.images}
+        names = list(bag.poses)
+        centres = [np.array([camera_centre(*poses[name]) for name in names]) for poses in (bag.poses, true)]
+        fitted = align(centres[0], centres[1])
+        moved = [move_pose(*bag.poses[name], fitted) for name in names]
+        error = float(np.sqrt(np.mean(np.sum((fitted(centres[0]) - centres[1]) ** 2, axis=1))))
+        share = error / max(spread(centres[1]), 1e-12)
+        cameras = [
+            Cameras("true", list(true.values()), PALETTE[6]),
+            Cameras("reconstructed, aligned", moved, VERMILION),
+        ]
+        title = (
+            f"{found.scene.name}, {bag.name}, {descriptor}: centres off by {100 * share:.1f} % of their spread (RMS)"
+        )
+        file = folder / _file(found.scene.name, bag.name, descriptor)
+        pictures.append(draw_cameras(file, cameras, title=title))
+    return pictures
+
+
+def move_pose(
+    R: NDArray[np.float64], t: NDArray[np.float64], alignment: Alignment
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A pose, world to camera, in the world that an alignment x -> s A x + b leads to; depths grow by s."""
+    rotation = np.asarray(R, np.float64) @ alignment.R.T
+    return rotation, alignment.scale * np.asarray(t, np.float64) - rotation @ alignment.t
 
 
 def true_errors_px(
@@ -55,9 +106,14 @@ def _draw(path: Path, descriptor: str, found: StereoScene, pair: Pair) -> Path:
     judged = next(p for p in found.pairs if p.pair == pair)
     scene, (first, second) = found.scene, pair
     kpts0, kpts1 = found.keypoints[first].xy, found.keypoints[second].xy
-    inliers = judged.matches[judged.inliers]
-    errors = true_errors_px(kpts0[inliers[:, 0]], kpts1[inliers[:, 1]], scene.cameras[first], scene.cameras[second])
+    rows = judged.matches
+    errors = true_errors_px(kpts0[rows[:, 0]], kpts1[rows[:, 1]], scene.cameras[first], scene.cameras[second])
     image0, image1 = (np.ascontiguousarray(read_bgr(scene.images[name])[..., ::-1]) for name in pair)
     pose = f"pose error {judged.error_deg:.1f}°" if np.isfinite(judged.error_deg) else "no pose"
-    draw_matches(path, image0, image1, kpts0, kpts1, inliers, errors, title=f"{descriptor}, inliers, {pose}")
-    return path
+    title = f"{scene.name}, {pair_key(pair)}, {descriptor}: {pose}"
+    return draw_judged_matches(path, image0, image1, kpts0, kpts1, rows, judged.inliers, errors, title=title)
+
+
+def _file(*parts: str) -> str:
+    """A name of a picture."""
+    return re.sub(r"[^\w.+-]+", "_", "_".join(parts)) + ".png"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -158,6 +158,19 @@ def run_stereo(
     keypoints = {name: f.keypoints for name, f in features.items()}
     depth, seconds["depth"] = judge_depth(scene, matched, keypoints, cache, executor, f"{label}: depth")
     return StereoScene(scene, keypoints, runs[0], seconds, runs[1:], depth)
+
+
+def judge_pairs(
+    scene: Scene,
+    pairs: Sequence[Pair],
+    features: Mapping[str, Features],
+    settings: StereoSettings,
+    cache: Cache,
+    executor: Executor | None = None,
+) -> list[StereoPair]:
+    """Match some pairs of a scene and judge their poses, in one run, as :func:`run_stereo` does for a whole list."""
+    matched = match_pairs(pairs, features, settings.matcher, cache, executor)
+    return _judge(scene, matched, features, settings, settings.seed, cache, executor, scene.name)[0]
 
 
 class _GeometryJob(NamedTuple):

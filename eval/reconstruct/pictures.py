@@ -79,7 +79,8 @@ def draw_cameras(
         for group in cameras:
             lines = [line @ view.T for R, t in group.poses for line in _pyramid(R, t, size)]
             label = f"{group.label} ({len(group.poses)})"
-            panel.add_collection(LineCollection(lines, colors=group.color, linewidths=0.9, label=label))
+            width = 0.9 if group is cameras[-1] else 2.2  # seen where the last set lies on top
+            panel.add_collection(LineCollection(lines, colors=group.color, linewidths=width, label=label))
         middle, half = (low + high) / 2, float(np.max((high - low)[[horizontal, vertical]])) / 2
         panel.set_xlim(middle[horizontal] - half, middle[horizontal] + half)
         panel.set_ylim(middle[vertical] - half, middle[vertical] + half)

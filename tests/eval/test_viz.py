@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import viz
-from eval.viz import draw_accuracy_curves, draw_matches, draw_mma_curves
+from eval.viz import draw_accuracy_curves, draw_judged_matches, draw_matches, draw_mma_curves
 from kornia_hardnet8.errors import DataError
 
 WHITE = np.full((120, 160), 255, np.uint8)
@@ -87,3 +87,21 @@ def test_inliers_take_the_part_of_right_matches(tmp_path: Path) -> None:
         draw_matches(tmp_path / "n.png", WHITE, WHITE, kpts, kpts, matches, [0, 0, 0], inliers=[True] * 3)
     with pytest.raises(DataError, match="2 inlier flags for 3 matches"):
         draw_matches(tmp_path / "n.png", WHITE, WHITE, kpts, kpts, matches, inliers=[True] * 2)
+
+
+def test_true_errors_colour_inliers_and_rejected_matches(tmp_path: Path) -> None:
+    kpts = np.array([[20.0, 20], [20, 50], [20, 80]])
+    matches = np.repeat(np.arange(3)[:, None], 2, 1)
+    flags, errors = [True, True, False], [0.0, np.inf, 2.5]
+    draw_judged_matches(tmp_path / "m.png", WHITE, WHITE, kpts, kpts, matches, flags, errors)
+    picture = cv2.imread(str(tmp_path / "m.png"))[..., ::-1].astype(int)
+    drawn = picture[:, : picture.shape[1] - 90]  # without the bar of colours
+    for color, half in ((viz.GREEN, 0), (viz.VERMILION, 0), (viz.PALETTE[7], 1)):
+        wanted = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)])
+        close = (np.abs(drawn - wanted).max(-1) < 30).sum(axis=1)
+        rows = np.flatnonzero(close > 20)
+        assert len(rows) > 0
+        assert set((rows >= len(drawn) // 2).tolist()) == {bool(half)}
+    draw_judged_matches(tmp_path / "n.png", WHITE, TALL, kpts, kpts, np.zeros((0, 2)), [], [])
+    with pytest.raises(DataError, match="1 flags and 3 errors for 3 matches"):
+        draw_judged_matches(tmp_path / "o.png", WHITE, WHITE, kpts, kpts, matches, [True], errors)

@@ -14,10 +14,11 @@ import pytest
 
 from eval.cli import main
 from eval.imw.commands import MATCHERS
-from eval.imw.pictures import spread_pairs, true_errors_px
+from eval.imw.pictures import move_pose, ranked_pairs, true_errors_px
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoPair, StereoScene
 from eval.results import read_results
+from eval.trajectory import Alignment, camera_centre
 
 ROOT = Path(__file__).parents[3]
 QUICK = ["--keypoints", "150", "--max-iters", "2000", "--task", "stereo"]
@@ -68,7 +69,12 @@ def test_the_results_file_says_all(finished: tuple[Path, str], corner_scene: Pat
 
 def test_pictures_are_written_and_named(finished: tuple[Path, str]) -> None:
     pictures = [Path(line.removeprefix("picture: ")) for line in finished[1].splitlines() if line.startswith("picture")]
-    assert len(pictures) == 2
+    matches = [picture for picture in pictures if picture.parent.name == "matches"]
+    assert sorted(p.name.split("_")[1] for p in matches) == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    assert len({p.name.rpartition("_view")[0] for p in matches}) == 3
+    assert [p.name for p in pictures if p.parent == finished[0]] == ["corner_accuracy.png"]
+    assert (finished[0] / "corner_accuracy.csv").read_text().count("\n") == 11
+    assert {p.name for p in pictures if p.parent.name == "bags"} <= {p.name for p in (finished[0] / "bags").glob("*")}
     for picture in pictures:
         image = cv2.imread(str(picture))
         assert image.shape[1] > 700
@@ -210,7 +216,7 @@ def test_a_full_disk_leaves_no_half_scene(corner, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_pairs_to_draw_are_spread_over_the_errors(corner_scene: Path) -> None:
+def test_pairs_to_draw_are_the_best_median_and_worst(corner_scene: Path) -> None:
     scene = open_scene(corner_scene)
     pairs = scene.pairs()
     errors = [3.0, 1.0, np.inf, 2.0, 5.0, 4.0]
@@ -218,10 +224,12 @@ def test_pairs_to_draw_are_spread_over_the_errors(corner_scene: Path) -> None:
         StereoPair(p, e, 0, 0, np.zeros((0, 2)), np.zeros(0, bool), "") for p, e in zip(pairs, errors, strict=True)
     ]
     found = StereoScene(scene, {}, judged, {})
-    assert spread_pairs(found, 0) == []
-    assert spread_pairs(found, 1) == [pairs[0]]
-    assert spread_pairs(found, 3) == [pairs[1], pairs[0], pairs[2]]
-    assert spread_pairs(found, 99) == [pairs[k] for k in (1, 3, 0, 5, 4, 2)]
+    best_first = [pairs[k] for k in (1, 3, 0, 5, 4, 2)]
+    assert ranked_pairs(found, 0) == {}
+    assert ranked_pairs(found, 1) == {best_first[0]: "best", best_first[2]: "median", best_first[5]: "worst"}
+    ranks = ["best", "best", "median", "median", "worst", "worst"]
+    assert {k: ranked_pairs(found, 2)[k] for k in best_first} == dict(zip(best_first, ranks, strict=True))
+    assert ranked_pairs(found, 99) == dict.fromkeys(best_first, "best")
 
 
 def test_true_errors_are_pixels_from_the_epipolar_lines(corner_scene: Path) -> None:
@@ -235,3 +243,13 @@ def test_true_errors_are_pixels_from_the_epipolar_lines(corner_scene: Path) -> N
     np.testing.assert_allclose(true_errors_px(*seen, *cameras), 0, atol=1e-9)
     seen[1][:, 1] += 2.0  # the epipolar lines run nearly along x
     np.testing.assert_allclose(true_errors_px(*seen, *cameras), 2.0, rtol=0.1)
+
+
+def test_a_moved_pose_sees_moved_points_in_the_same_pixels(corner_scene: Path) -> None:
+    scene = open_scene(corner_scene)
+    (R, t), other = ((c.R, c.t) for c in (scene.cameras["view_0"], scene.cameras["view_3"]))
+    alignment = Alignment(other[0], np.array([1.0, -2.0, 3.0]), 2.5)
+    points = np.array([[0.2, -0.4, 2.2], [1.0, 0.7, 3.0]])
+    rotation, translation = move_pose(R, t, alignment)
+    np.testing.assert_allclose(alignment(points) @ rotation.T + translation, 2.5 * (points @ R.T + t), atol=1e-9)
+    np.testing.assert_allclose(camera_centre(rotation, translation), alignment(camera_centre(R, t)[None])[0])

@@ -89,8 +89,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--lr", dest="lr", type=float, help="peak learning rate")
     add(learn, "--wd", dest="wd", type=float, help="weight decay")
     add(learn, "--eps", dest="eps", type=float,
-        help="of adamw, added to the root of the mean square of a gradient; the published value damps the steps of "
-        "weights whose gradient is smaller, so with a small --lr take less, e.g. 1e-8")  # fmt: skip
+        help="what adamw adds to its denominator: well above the gradients its steps are in proportion to them; "
+        "1e-8 makes the steps of all weights alike (see train/README.md)")  # fmt: skip
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")

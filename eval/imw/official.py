@@ -53,10 +53,7 @@ def keypoint_category(max_keypoints: int) -> int:
     Raises:
         DataError: more than the largest category.
     """
-    for category in KEYPOINT_CATEGORIES:
-        if max_keypoints <= category:
-            return category
-    raise DataError(f"an image has {max_keypoints} keypoints, the benchmark takes at most {KEYPOINT_CATEGORIES[-1]}")
+    return _smallest(KEYPOINT_CATEGORIES, max_keypoints, "an image has {} keypoints")
 
 
 def descriptor_category(num_bytes: int) -> int:
@@ -65,12 +62,14 @@ def descriptor_category(num_bytes: int) -> int:
     Raises:
         DataError: more than the largest category.
     """
-    for category in DESCRIPTOR_BYTES_CATEGORIES:
-        if num_bytes <= category:
+    return _smallest(DESCRIPTOR_BYTES_CATEGORIES, num_bytes, "a descriptor has {} bytes")
+
+
+def _smallest(categories: tuple[int, ...], value: int, what: str) -> int:
+    for category in categories:
+        if value <= category:
             return category
-    raise DataError(
-        f"a descriptor has {num_bytes} bytes, the benchmark takes at most {DESCRIPTOR_BYTES_CATEGORIES[-1]}"
-    )
+    raise DataError(f"{what.format(value)}, the benchmark takes at most {categories[-1]}")
 
 
 def matching_folder(task: Mapping[str, Any]) -> str:

@@ -28,6 +28,8 @@ CAMERA_MODEL = "SIMPLE_RADIAL"
 FOCAL_LENGTH_FACTOR = 1.2
 # Pairs with fewer matches are not handed over.
 MIN_MATCHES = 2
+# Smaller models are dropped, as COLMAP 3.5 does; today's COLMAP keeps a first model of any size.
+MIN_MODEL_SIZE = 3
 
 VERIFICATION: dict[str, Any] = {
     "min_num_inliers": 15,
@@ -50,7 +52,7 @@ MAPPER: dict[str, Any] = {
     "multiple_models": True,
     "max_num_models": 50,
     "max_model_overlap": 20,
-    "min_model_size": 3,
+    "min_model_size": MIN_MODEL_SIZE,
     "init_num_trials": 200,
     "structure_less_registration_fallback": False,
     "extract_colors": False,
@@ -107,6 +109,7 @@ def settings(seed: int) -> dict[str, Any]:
     return {
         "camera_model": CAMERA_MODEL,
         "default_focal_length_factor": FOCAL_LENGTH_FACTOR,
+        "smallest_model": MIN_MODEL_SIZE,
         "verification": {**VERIFICATION, "ransac": {**VERIFICATION["ransac"], "random_seed": seed}},
         "mapper": {**MAPPER, "random_seed": seed, "mapper": mapper, "triangulation": triangulation},
     }
@@ -135,9 +138,9 @@ def reconstruct(
         folder: for the database and the models; empty.
 
     Returns:
-        ``num_models``; of the model with the most images: ``registered`` (n,) bool, ``R`` (n, 3, 3) and ``t`` (n, 3)
-        world to camera (NaN where not registered), ``track_lengths`` (P,) distinct images of every point,
-        ``reprojection_px`` the mean error. Nothing registered and no points when there is no model.
+        ``num_models`` of three images and more; of the one with the most: ``registered`` (n,) bool, ``R`` (n, 3, 3)
+        and ``t`` (n, 3) world to camera (NaN where not registered), ``track_lengths`` (P,) distinct images of every
+        point, ``reprojection_px`` the mean error. Nothing registered and no points when there is no model.
     """
     import pycolmap
 
@@ -169,20 +172,21 @@ def reconstruct(
         (folder / "models").mkdir()
         pipeline = _filled(pycolmap.IncrementalPipelineOptions(), options, "mapper")
         models = pycolmap.incremental_mapping(database, image_dir, folder / "models", pipeline)
-    poses = [_poses(models[index]) for index in sorted(models)]
+    kept = [models[index] for index in sorted(models) if models[index].num_reg_images() >= options["smallest_model"]]
+    poses = [_poses(model) for model in kept]
     best = best_model([list(found.values()) for found in poses])
     registered, R, t = np.zeros(len(files), bool), np.full((len(files), 3, 3), np.nan), np.full((len(files), 3), np.nan)
     if best < 0:
         nothing = np.zeros(0, np.int32)
-        return _result(len(models), registered, R, t, nothing, 0.0)
+        return _result(len(kept), registered, R, t, nothing, 0.0)
     for index, file in enumerate(files):
         if file in poses[best]:
             registered[index] = True
             R[index], t[index] = poses[best][file]
-    model = models[sorted(models)[best]]
+    model = kept[best]
     lengths = [len({element.image_id for element in p.track.elements}) for p in model.points3D.values()]
     error = float(model.compute_mean_reprojection_error())
-    return _result(len(models), registered, R, t, np.array(lengths, np.int32), error)
+    return _result(len(kept), registered, R, t, np.array(lengths, np.int32), error)
 
 
 def main(job: Path, result: Path, folder: Path | None = None) -> None:

@@ -150,6 +150,20 @@ def test_matches_that_fit_no_model_are_a_failed_bag(
     assert len(list((tmp_path / "bags").iterdir())) == 2
 
 
+def test_a_model_of_two_images_is_dropped(cloud: tuple[Scene, dict[str, Features], Cache], tmp_path: Path) -> None:
+    scene, features, _ = cloud
+    cache, rng = Cache(tmp_path), np.random.default_rng(1)
+    for name in NAMES:
+        cache.put("descriptors", {"image": name}, {"descs": features[name].descs.numpy()})
+    given = dict(features)
+    for name in "cd":  # only a and b fit together
+        xy = rng.uniform(0, 400, (300, 2)).astype(np.float32)
+        given[name] = features[name]._replace(keypoints=Keypoints.from_points(xy, np.ones(300, np.float32)))
+    found = run_multiview(scene, given, MultiviewSettings(), cache)
+    assert [bag.status for bag in found.bags] == [NO_MODEL] * 2
+    assert all(np.isinf(bag.errors).all() and not bag.poses for bag in found.bags)
+
+
 def test_the_process_of_a_bag_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()

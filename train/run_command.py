@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.print_config and config is not None:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
+    from train.allocator import keep_freed_memory
     from train.distributed import join_world, leave_world
     from train.loop import resume_run, run_to_end, start_run
 
@@ -118,6 +119,8 @@ def run(args: argparse.Namespace) -> int | None:
         torch.set_num_threads(args.threads)
     world = join_world(args.device)
     device = pick_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         if config is None:
             state = resume_run(args.resume, device, world)

@@ -12,6 +12,7 @@ Distance = Literal["l2", "l1", "hamming"]
 _BLOCK_BYTES = 32 << 20  # of distances at once
 _BLOCK_BYTES_GPU = 512 << 20
 _EXTRA_CANDIDATES = 6  # beyond k: leaves room for rounding without touching whole rows again
+_GROUP = 64  # columns whose minimum stands for them in the search for candidates
 
 
 class Neighbours(NamedTuple):
@@ -75,7 +76,7 @@ class _Search:
         """Neighbours of a block of queries."""
         if self.distance == "l2":
             rough = torch.addmm(self.squares, block, self.database.T, alpha=-2.0)  # squared, less |query|^2
-            last, idx = rough.topk(self.candidates, dim=1, largest=False)
+            last, idx = _smallest(rough, self.candidates)
             idx = idx.sort(dim=1).values
             dists = (block[:, None] - self.database[idx]).square_().sum(dim=2).sqrt_()
             dists, order = dists.sort(dim=1, stable=True)
@@ -85,7 +86,7 @@ class _Search:
             unsure = last[:, -1] + squares - bound <= dists[:, self.k - 1].square()
         else:
             whole = self._all_pairs(block)
-            last, idx = whole.topk(self.candidates, dim=1, largest=False)
+            last, idx = _smallest(whole, self.candidates)
             idx = idx.sort(dim=1).values
             dists, order = whole.gather(1, idx).sort(dim=1, stable=True)
             idx = idx.gather(1, order)
@@ -107,6 +108,27 @@ class _Search:
     def _full_rows(self, block: Tensor) -> tuple[Tensor, Tensor]:
         dists, order = self._all_pairs(block).sort(dim=1, stable=True)
         return dists[:, : self.k], order[:, : self.k]
+
+
+def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` smallest values of each row of a contiguous (N, M), ascending, with their columns; ties anyhow.
+
+    The smallest values lie in the groups of columns with the smallest minima, and what is left over at the end.
+    """
+    rows, columns = values.shape
+    groups = columns // _GROUP
+    if groups < 3 * count:
+        found = values.topk(count, dim=1, largest=False)
+        return found.values, found.indices
+    grouped = groups * _GROUP
+    minima = values[:, :grouped].unflatten(1, (groups, _GROUP)).amin(dim=2)
+    chosen = minima.topk(count, dim=1, largest=False).indices
+    starts = torch.arange(0, rows * columns, columns, device=values.device)[:, None] + chosen * _GROUP
+    windows = values.as_strided((rows * columns - _GROUP + 1, _GROUP), (1, 1), values.storage_offset())
+    inside = torch.cat([windows.index_select(0, starts.flatten()).view(rows, -1), values[:, grouped:]], dim=1)
+    chosen = torch.cat([chosen, chosen.new_full((rows, 1), groups)], dim=1)
+    found = inside.topk(count, dim=1, largest=False)
+    return found.values, chosen.gather(1, found.indices // _GROUP) * _GROUP + found.indices % _GROUP
 
 
 def _unpack_bits(packed: Tensor) -> Tensor:

@@ -64,6 +64,33 @@ def test_more_ties_than_candidates(distance):
     assert got.dists.tolist() == [[0.0] * 3] * 2
 
 
+@pytest.mark.parametrize("columns", [64 * 9, 64 * 9 + 1, 64 * 10 - 1, 8000])
+@pytest.mark.parametrize("levels", [5, 10_000])  # with and without ties
+def test_smallest_of_groups_of_columns(columns, levels):
+    generator = torch.Generator().manual_seed(columns)
+    values = torch.randint(levels, (50, columns), generator=generator).float()
+    values[0] = torch.arange(columns).flip(0)  # the smallest in the last columns
+    values[1] = torch.arange(columns)  # in one group
+    found, at = module._smallest(values[10:], 3)  # a view with an offset
+    assert torch.equal(found, values[10:].topk(3, dim=1, largest=False).values)
+    found, at = module._smallest(values, 3)
+    assert torch.equal(found, values.sort(dim=1).values[:, :3])
+    assert torch.equal(values.gather(1, at), found)
+    assert all(len(set(row)) == 3 for row in at.tolist())
+    assert at[:2].tolist() == [[columns - 1, columns - 2, columns - 3], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "hamming"])
+def test_large_databases_with_ties(distance):
+    rng = np.random.default_rng(0)
+    dtype = np.uint8 if distance == "hamming" else np.float32
+    queries, database = rng.integers(0, 4, (20, 4)).astype(dtype), rng.integers(0, 4, (2000, 4)).astype(dtype)
+    dists, idx = brute_force(queries, database, 2, distance)
+    got = nearest(torch.tensor(queries), torch.tensor(database), 2, distance)
+    assert got.idx.tolist() == idx.tolist()
+    np.testing.assert_allclose(got.dists.numpy(), dists, rtol=1e-6)
+
+
 def test_same_as_opencv():
     rng = np.random.default_rng(0)
     queries, database = rng.random((50, 32), np.float32), rng.random((400, 32), np.float32)

@@ -174,6 +174,8 @@ def resample(patches: Tensor, theta: Tensor, size: int, step: float) -> Tensor:
     source = patches[:, None].float()
     if step > 1.5:
         source = _halve(_halve(source).transpose(2, 3)).transpose(2, 3)
+        side, halved = patches.shape[-1], source.shape[-1]
+        theta = theta * (side / (2 * halved))  # halving an odd side covers half a pixel more at either end
     centres = (2.0 * torch.arange(size, device=patches.device) + 1.0) / size - 1.0
     x, y = theta[:, :, 0, None, None] * centres, theta[:, :, 1, None, None] * centres[:, None]
     grid = (x + y + theta[:, :, 2, None, None]).permute(0, 2, 3, 1)
@@ -181,13 +183,22 @@ def resample(patches: Tensor, theta: Tensor, size: int, step: float) -> Tensor:
 
 
 def _halve(images: Tensor) -> Tensor:
-    """Halve the last axis with taps 1, 3, 3, 1; those that fall off the border count for nothing."""
+    """Halve the last axis by a triangle of half width 2; taps that fall off the border count for nothing.
+
+    An even axis is read between its pixels (taps 1, 3, 3, 1), an odd one of 2 k + 1 at k + 1 of them (taps 1, 2, 1),
+    the first and the last among them.
+    """
     padded = F.pad(images, (1, 1))
-    left, right = padded[..., 0:-2:2] + padded[..., 3::2], padded[..., 1:-1:2] + padded[..., 2::2]
-    weight = torch.full((right.shape[-1],), 8.0, device=images.device)
+    if images.shape[-1] % 2:
+        outer, inner = padded[..., 0:-2:2] + padded[..., 2::2], padded[..., 1:-1:2]
+        factor, total = 2.0, 4.0
+    else:
+        outer, inner = padded[..., 0:-2:2] + padded[..., 3::2], padded[..., 1:-1:2] + padded[..., 2::2]
+        factor, total = 3.0, 8.0
+    weight = torch.full((inner.shape[-1],), total, device=images.device)
     weight[0] -= 1.0
     weight[-1] -= 1.0
-    return torch.add(left, right, alpha=3.0).div_(weight)
+    return torch.add(outer, inner, alpha=factor).div_(weight)
 
 
 def _random_window(settings: Augmentation, uniform) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,26 @@ def test_halving_reads_between_the_pixels() -> None:
     torch.testing.assert_close(out[1, inner, 5], expected[inner], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(("side", "crop"), [(65, 1.0), (97, 1.5), (65, 1.25), (64, 1.0)])
+def test_halving_an_odd_side_leaves_everything_in_its_place(side: int, crop: float) -> None:
+    """Output pixel j reads the stored position c + (2 j + 1 - S) / S * side / 2 / crop, c the stored centre."""
+    out = center_crop(_ramps(side), crop, 32)[:, 0]
+    expected = (side - 1) / 2 + ((2.0 * torch.arange(32) + 1) / 32 - 1) * side / 2 / crop
+    inner = slice(2, -2)
+    torch.testing.assert_close(out[0, 5, inner], expected[inner], atol=2e-3, rtol=0)
+    torch.testing.assert_close(out[1, inner, 5], expected[inner], atol=2e-3, rtol=0)
+    # a pattern that is its own mirror image stays so
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randint(0, 128, (1, side, side), dtype=torch.uint8, generator=generator)
+    symmetric = center_crop(noise + noise.flip(1, 2), crop, 32)[0, 0]
+    torch.testing.assert_close(symmetric, symmetric.flip(0, 1), atol=2e-3, rtol=0)
+
+
+def test_halving_an_odd_side_keeps_a_constant_at_its_border() -> None:
+    flat = torch.full((1, 65, 65), 77, dtype=torch.uint8)
+    torch.testing.assert_close(center_crop(flat, 1.0, 32), torch.full((1, 1, 32, 32), 77.0))
+
+
 @pytest.mark.parametrize(("order", "wanted"), [(4, 4), (8, 8), (1, 1)])
 def test_symmetries_are_exact_shared_by_a_tuple_and_all_drawn(order: int, wanted: int) -> None:
     patch = torch.randint(0, 256, (32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

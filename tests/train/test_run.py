@@ -118,6 +118,20 @@ def test_stores_of_fixed_windows_train(store_factory: Any, tmp_path: Path) -> No
     assert run.mr_size == 12.0
 
 
+def test_stores_of_an_odd_side_train_and_get_a_projection(store_factory: Any, tmp_path: Path, fast: list[str]) -> None:
+    """HPatches stores hold 65-pixel patches without any margin."""
+    store = store_factory(tmp_path / "store", num_labels=30, side=65)
+    meta = json.loads((store / "meta.json").read_text())
+    (store / "meta.json").write_text(json.dumps({**meta, "crop": 1.0}))
+    out = tmp_path / "run"
+    assert main(["--ds", str(store), "--out", str(out), *fast, "--steps", "2", "--holdout", "0.3"]) == 0
+    lines = _metrics(out)
+    assert 0.0 < lines[0]["loss"] < 2.0
+    assert 0.0 <= lines[-1]["val_fpr95"] <= 1.0
+    assert main(["pca", str(out / "last.ckpt"), "--ds", str(store), "--out", str(tmp_path / "pca.ckpt")]) == 0
+    assert len(HardNet8(tmp_path / "pca.ckpt", output_dim=16)(torch.rand(2, 1, 32, 32))[0]) == 16
+
+
 def test_tensorboard_gets_the_figures_where_it_is_installed(
     tiny_store: Path, tmp_path: Path, fast: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

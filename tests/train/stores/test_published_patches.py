@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
@@ -163,7 +164,14 @@ def test_strips_become_labels(release: Path, tmp_path: Path, capsys) -> None:
     assert np.unique(store.labels, return_counts=True)[1].tolist() == [16] * 8
     assert len(np.unique(store.image_ids)) == 32
     batch = BatchSource([(store, 1.0)], TrainConfig("x", bs=4, tuples=80, holdout=0.0)).batch(0)
-    assert batch.parts[0].patches.shape == (8, 65, 65)
+    drawn = batch.parts[0].patches  # two different strips of each label, whole patches of one gray value
+    gray = drawn[:, 0, 0].int()
+    assert torch.equal(drawn.int(), gray[:, None, None].expand(8, 65, 65))
+    sequence, rest = gray // 100, gray % 100
+    label = 100 * sequence + rest % 6
+    assert torch.equal(label[0::2], label[1::2])
+    assert len(label.unique()) == 4
+    assert (rest[0::2] // 6 != rest[1::2] // 6).all()
 
 
 def test_levels_and_sequences_are_chosen(release: Path, tmp_path: Path) -> None:

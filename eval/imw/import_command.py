@@ -40,5 +40,6 @@ def run(args: argparse.Namespace) -> None:
     most = max(len(image.keypoints) for image in found.images.values())
     pairs = max((len(pairs) for pairs in found.matches.values()), default=0)
     print(f"{args.out}: {len(found.images)} images with at most {most} keypoints, matches of {pairs} pairs")
-    matcher = " --matcher imported" if found.matches else ""
-    print(f"score it: python -m eval imw --data {args.data} --desc imported@{args.out} --keypoints {most}{matcher}")
+    flags = " --matcher imported" if found.matches else ""
+    flags += " --task stereo" if list(found.matches) == ["stereo"] else ""
+    print(f"score it: python -m eval imw --data {args.data} --desc imported@{args.out} --keypoints {most}{flags}")

@@ -19,7 +19,7 @@ from eval.h5files import read_h5
 from eval.images import read_gray
 from eval.imw.scene import Scene
 from eval.imw.submission.archive import open_submission
-from eval.imw.submission.files import check_scene
+from eval.imw.submission.files import check_scene, has_pairwise_keypoints
 from eval.imw.submission.findings import Findings
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
@@ -59,11 +59,12 @@ def import_submission(path: Path, scenes: Sequence[Scene]) -> ImportedScenes:
             folder = _scene_folder(root, scene, len(scenes) == 1)
             findings = Findings()
             names = sorted(scene.images)
-            check_scene(folder, scene.name, names, findings)
+            pairwise = has_pairwise_keypoints(folder / "keypoints.h5")
+            check_scene(folder, scene.name, names, findings, pairwise=pairwise)
             if findings.errors:
                 more = f" (and {len(findings.errors) - 1} more)" if len(findings.errors) > 1 else ""
                 raise DataError(f"{path}: {findings.errors[0]}{more}")
-            _add_scene(found, folder, scene.name, names, digests)
+            (_add_pairs if pairwise else _add_scene)(found, folder, scene.name, names, digests)
     return found
 
 
@@ -136,13 +137,45 @@ def _add_scene(
             values.get("angles"),
         )
     for task in MATCH_TASKS:
-        for file in (f"matches_{task}.h5", f"matches_{task}_0.h5", "matches.h5"):
-            if (folder / file).is_file():
-                pairs = found.matches.setdefault(task, {})
-                for key, rows in read_h5(folder / file)[0].items():
-                    one, two = key.split("-")
-                    pairs[digests[scene, one], digests[scene, two]] = np.asarray(rows).T.reshape(-1, 2)
-                break
+        if (stored := _stored_matches(folder, task)) is not None:
+            pairs = found.matches.setdefault(task, {})
+            for (one, two), rows in stored.items():
+                pairs[digests[scene, one], digests[scene, two]] = rows
+
+
+def _add_pairs(
+    found: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
+) -> None:
+    """Keypoints of pairs: an image has those of all its pairs, every place once, and its matches are those of stereo.
+
+    Raises:
+        DataError: no stereo matches.
+    """
+    matches = _stored_matches(folder, "stereo")
+    if matches is None:
+        raise DataError(f"{folder} holds keypoints of pairs, but neither matches.h5 nor matches_stereo.h5")
+    keypoints, _ = read_h5(folder / "keypoints.h5")
+    places: dict[tuple[str, str], NDArray[np.integer]] = {}
+    for name in names:
+        others = [other for other in names if other != name]
+        stacked = [np.asarray(keypoints[f"{name}-{other}"], np.float32) for other in others]
+        unique, rows = np.unique(np.concatenate(stacked), axis=0, return_inverse=True)
+        ends = np.cumsum([len(points) for points in stacked])
+        places |= zip([(name, other) for other in others], np.split(rows.ravel(), ends[:-1]), strict=True)
+        _add_image(found, digests[scene, name], f"{folder}: {name}", unique, None, None)
+    pairs = found.matches.setdefault("stereo", {})
+    for (one, two), indices in matches.items():
+        ends_of = places[one, two][indices[:, 0]], places[two, one][indices[:, 1]]
+        pairs[digests[scene, one], digests[scene, two]] = np.column_stack(ends_of)
+
+
+def _stored_matches(folder: Path, task: str) -> Pairs | None:
+    """Matches (M, 2) by image names; None without a file of them."""
+    for file in (f"matches_{task}.h5", f"matches_{task}_0.h5", "matches.h5"):
+        if (folder / file).is_file():
+            stored = read_h5(folder / file)[0]
+            return {(key.split("-")[0], key.split("-")[1]): np.asarray(v).T.reshape(-1, 2) for key, v in stored.items()}
+    return None
 
 
 def _add_image(

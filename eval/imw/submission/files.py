@@ -137,6 +137,22 @@ def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Itera
         yield entries
 
 
+def has_pairwise_keypoints(path: Path) -> bool:
+    """Whether a ``keypoints.h5`` holds keypoints of pairs: names of images have no ``-``."""
+    with open_entries(path, path.name, Findings(), "") as entries:
+        return any("-" in key for key in entries or ())
+
+
+@contextmanager
+def _open_filled(path: Path, scene: str, findings: Findings, what: str) -> Iterator[tuple[str, dict[str, Stored]]]:
+    """How messages name the file, and its entries: none, with a finding, when it does not open or is empty."""
+    where = f"{scene}/{path.name}"
+    with open_entries(path, where, findings, f"{what}_damaged") as entries:
+        if entries is not None and not entries:
+            findings.add(where, "is empty", f"{what}_empty", official=True)
+        yield where, entries or {}
+
+
 def _entry(file: Any, key: str, room: int) -> Stored | tuple[str, str]:
     """An entry that may be read, or what is wrong with it and the kind of that."""
     import h5py
@@ -189,16 +205,14 @@ def _check_keypoints(
     sizes: Mapping[str, tuple[int, int]] | None,
     pairwise: bool,
 ) -> None:
-    where = f"{scene}/{path.name}"
-    with open_entries(path, where, findings, "keypoints_damaged") as entries:
-        if entries is None:
-            return
+    with _open_filled(path, scene, findings, "keypoints") as (where, entries):
         if not entries:
-            findings.add(where, "is empty", "keypoints_empty", official=True)
             return
         expected = names
         if pairwise:
             expected = [f"{a}-{b}" for a in names for b in names if a != b]
+            message = "keypoints of pairs: the benchmark takes them, its validator knows keypoints of images alone"
+            findings.add(where, message, "keypoints_of_pairs", "warning", official=True)
         _check_keys(where, entries, expected, findings, "keypoints_keys")
         wrong = Entries(findings, where, len(entries))
         for position, (key, stored) in enumerate(entries.items()):
@@ -232,13 +246,9 @@ def _check_positions(wrong: Entries, key: str, xy: NDArray[Any], size: tuple[int
 
 
 def _check_descriptors(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
-    where = f"{scene}/{path.name}"
     low, high = DESCRIPTOR_WIDTHS
-    with open_entries(path, where, findings, "descriptors_damaged") as entries:
-        if entries is None:
-            return
+    with _open_filled(path, scene, findings, "descriptors") as (where, entries):
         if not entries:
-            findings.add(where, "is empty", "descriptors_empty", official=True)
             return
         _check_keys(where, entries, names, findings, "descriptors_keys")
         wrong = Entries(findings, where, len(entries))
@@ -315,13 +325,9 @@ def _check_match_file_names(where: str, findings: Findings, files: list[str]) ->
 
 
 def _check_matches(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
-    where = f"{scene}/{path.name}"
     expected = {f"{max(a, b)}-{min(a, b)}" for position, a in enumerate(names) for b in names[:position]}
-    with open_entries(path, where, findings, "matches_damaged") as entries:
-        if entries is None:
-            return
+    with _open_filled(path, scene, findings, "matches") as (where, entries):
         if not entries:
-            findings.add(where, "is empty", "matches_empty", official=True)
             return
         if len(entries) != len(expected):
             missing = sorted(expected - entries.keys())

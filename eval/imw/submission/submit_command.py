@@ -47,6 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hand in matches: the estimator's inliers for stereo, filtered ones for multiview",
     )
+    entry.add_argument(
+        "--pairwise-keypoints",
+        action="store_true",
+        help="with --custom-matches: keypoints by pair, the places of its inliers; stereo alone",
+    )
     add_keypoint_flags(parser)
     matching = add_matching_flags(parser, further=True)
     matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
@@ -60,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the zip and say what is in it."""
     if args.out.suffix.lower() != ".zip":
         raise UsageError(f"--out {args.out}: a submission is a .zip file")
+    if args.pairwise_keypoints and not args.custom_matches:
+        raise UsageError("--pairwise-keypoints: keypoints of pairs are those of matches, give --custom-matches too")
     (method,) = methods_from(argparse.Namespace(**{**vars(args), "desc": [args.desc]}))
     settings = SubmissionSettings(
         detector=detector_from(args, TRACKS[args.track]),
@@ -68,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         multiview=any_matcher_from(args.matcher, args.multiview_ratio, "multiview", [method]),
         estimator=estimator_from(args),
         custom_matches=args.custom_matches,
+        pairwise=args.pairwise_keypoints,
         seed=args.seed,
     )
     metadata = _metadata(args.metadata)

@@ -27,7 +27,7 @@ from eval.images import read_bgr
 from eval.imw.flags import ESTIMATOR
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.official import DESCRIPTOR_WIDTHS, MAX_DESCRIPTOR_BYTES, keypoint_category
-from eval.imw.pairs import MatchedPairs, match_pairs
+from eval.imw.pairs import match_pairs
 from eval.imw.scene import Pair, all_pairs, pair_key
 from eval.imw.submission.config import CONFIG_FILE, GEOM_PARAMETERS, check_method
 from eval.imw.submission.findings import Findings
@@ -64,6 +64,7 @@ class SubmissionSettings:
         estimator: of the fundamental matrix.
         custom_matches: store matches instead of letting the benchmark match; the stereo ones are the estimator's
             inliers.
+        pairwise: with ``custom_matches``: store the inliers' places by pair, for stereo alone, and nothing by image.
         seed: of the estimator, for custom matches.
     """
 
@@ -73,6 +74,7 @@ class SubmissionSettings:
     multiview: Matcher = field(default_factory=lambda: MatcherSettings(threshold=MULTIVIEW_RATIO))
     estimator: EstimatorSettings = ESTIMATOR
     custom_matches: bool = False
+    pairwise: bool = False
     seed: int = 0
 
 
@@ -113,7 +115,8 @@ def write_submission(
         DataError: no keypoints at all, a descriptor that is not finite, metadata that the benchmark refuses.
     """
     start = time.perf_counter()
-    check_width(method, settings.custom_matches)
+    if not settings.pairwise:
+        check_width(method, settings.custom_matches)
     if not settings.custom_matches:  # what the benchmark cannot do is refused before anything is described
         for matcher in (settings.stereo, settings.multiview):
             official_matcher(matcher)
@@ -126,12 +129,15 @@ def write_submission(
             features = _describe(scene, method, settings, cache)
             counts += [len(found.keypoints) for found in features.values()]
             folder = root / scene.dataset / scene.name
+            if settings.pairwise:
+                _write_pairs(folder, scene, features, settings, cache, executor)
+                continue
             write_features(folder, features, isinstance(method, WholeFeature))
             if settings.custom_matches:
                 _write_matches(folder, scene, features, settings, cache, executor)
         if max(counts) == 0:
             raise DataError(f"{method.name} finds no keypoint in any of {len(counts)} images")
-        num = category_of(max(counts), settings.detector.num)
+        num = -1 if settings.pairwise else category_of(max(counts), settings.detector.num)
         datasets = list(dict.fromkeys(scene.dataset for scene in scenes))
         config = [make_config(method, settings, datasets, metadata, num)]
         (root / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -205,7 +211,7 @@ def make_config(
         DataError: the dictionary does not pass the benchmark's checks.
     """
     keypoint, descriptor = keypoint_name(method, settings.detector), official_name(method.token.name)
-    track = next(name for name, num in TRACKS.items() if num == num_keypoints)
+    track = "pairs" if settings.pairwise else next(name for name, num in TRACKS.items() if num == num_keypoints)
     label = "-".join([*dict.fromkeys([keypoint, descriptor]), *(["custom"] if settings.custom_matches else []), track])
     config: dict[str, Any] = {
         "metadata": dict(metadata),
@@ -214,13 +220,15 @@ def make_config(
             "keypoint": keypoint,
             "descriptor": descriptor,
             "num_keypoints": num_keypoints,
+            **({"pairwise_keypoints": True} if settings.pairwise else {}),
         },
     }
     for dataset in datasets:
         if settings.custom_matches:
             custom = {"use_custom_matches": True, "custom_matches_name": f"{descriptor}-matches"}
             config[f"config_{dataset}_stereo"] = {**custom, "geom": {"method": "cv2-8pt"}}
-            config[f"config_{dataset}_multiview"] = {**custom, "colmap": {}}
+            if not settings.pairwise:
+                config[f"config_{dataset}_multiview"] = {**custom, "colmap": {}}
         else:
             builtin = {"use_custom_matches": False, "outlier_filter": {"method": "none"}}
             stereo, multiview = official_matcher(settings.stereo), official_matcher(settings.multiview)
@@ -319,8 +327,26 @@ def _write_matches(
     pairs = all_pairs(list(scene.images))
     multiview = match_pairs(pairs, features, settings.multiview, cache, executor, f"{scene.where}: match (multiview)")
     write_h5(folder / "matches_multiview.h5", _by_key(multiview.by_pair()))
-    stereo = match_pairs(pairs, features, settings.stereo, cache, executor, f"{scene.where}: match (stereo)")
-    write_h5(folder / "matches_stereo.h5", _by_key(_verify(scene, stereo, features, settings, cache, executor)))
+    write_h5(folder / "matches_stereo.h5", _by_key(_verified(scene, features, settings, cache, executor)))
+
+
+def _write_pairs(
+    folder: Path,
+    scene: RawScene,
+    features: Mapping[str, Features],
+    settings: SubmissionSettings,
+    cache: Cache,
+    executor: Executor | None,
+) -> None:
+    """Write the places of the verified matches of every pair, ``a-b`` those in a, and matches that count them."""
+    keypoints: Arrays = {}
+    matches: Arrays = {}
+    for (one, two), rows in _verified(scene, features, settings, cache, executor).items():
+        for column, key in enumerate((pair_key((one, two)), pair_key((two, one)))):
+            keypoints[key] = features[(one, two)[column]].keypoints.xy[rows[:, column]].astype(np.float64)
+        matches[pair_key((one, two))] = np.tile(np.arange(len(rows), dtype=np.int32), (2, 1))
+    write_h5(folder / "keypoints.h5", keypoints)
+    write_h5(folder / "matches.h5", matches)
 
 
 def _by_key(matches: Mapping[Pair, NDArray[np.int32]]) -> Arrays:
@@ -334,15 +360,16 @@ class _VerifyJob:
     seed: int
 
 
-def _verify(
+def _verified(
     scene: RawScene,
-    matched: MatchedPairs,
     features: Mapping[str, Features],
     settings: SubmissionSettings,
     cache: Cache,
     executor: Executor | None,
 ) -> dict[Pair, NDArray[np.int32]]:
-    """The inliers of every pair."""
+    """The inliers among the stereo matches of every pair."""
+    pairs = all_pairs(list(scene.images))
+    matched = match_pairs(pairs, features, settings.stereo, cache, executor, f"{scene.where}: match (stereo)")
     work = []
     for block, key, matches in zip(matched.blocks, matched.keys, matched.matches, strict=True):
         points = [

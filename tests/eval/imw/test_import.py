@@ -104,6 +104,29 @@ def test_a_submission_comes_back(described: Any, corner_scene: Path, tmp_path: P
     assert torch.equal(again.descs, direct.descs)
 
 
+def test_keypoints_of_pairs_score_as_the_same_matches_of_images(
+    described: Any, corner_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, *_ = described
+    data = tmp_path / "raw" / "phototourism"
+    data.mkdir(parents=True)
+    (data / "corner").symlink_to(scene.root / "images", target_is_directory=True)
+    line = ["imw-submit", "--data", str(tmp_path / "raw"), "--desc", "rootsift", "--track", "2k", "--jobs", "1", "-q"]
+    line += ["--custom-matches", "--max-iters", "2000", "--cache", str(tmp_path / "cache")]
+    entries = []
+    for name, flags in (("images", []), ("pairs", ["--pairwise-keypoints"])):
+        zip_path, imported = tmp_path / f"{name}.zip", tmp_path / f"{name}.h5"
+        assert main([*line, *flags, "--out", str(zip_path)]) == 0
+        given = ["--data", str(corner_scene), "--submission", str(zip_path), "--out", str(imported)]
+        assert main(["imw-import", *given]) == 0
+        flags = ["--matcher", "imported", "--estimator", "8pt", "--keypoints", "8000"]
+        entries.append(run_imw(corner_scene, f"imported@{imported}", tmp_path / name, *flags))
+    assert "--matcher imported --task stereo" in capsys.readouterr().out
+    rows = [[(pair["pair"], pair["num_matches"], pair["error_deg"]) for pair in e["per_pair"]] for e in entries]
+    assert rows[0] == rows[1]
+    assert entries[0]["scores"]["stereo/mAA@10"]["value"] > 0.1
+
+
 def test_the_strongest_are_kept_where_nothing_is_matched(described: Any, tmp_path: Path) -> None:
     scene, features, _ = described
     path, _ = write_hloc(tmp_path, described)

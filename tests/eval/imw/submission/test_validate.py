@@ -341,9 +341,11 @@ def test_keypoints_of_pairs(submission: Any, tmp_path: Path) -> None:
         submission.files[f"{scene}/keypoints.h5"] = {key: rng.uniform(0, 39, (5, 2)) for key in both}
         rows = np.tile(np.arange(5, dtype=np.int32), (2, 1))
         submission.files[f"{scene}/matches.h5"] = dict.fromkeys(pairs, rows)
-    assert kinds(validate(submission.write(tmp_path / "good"), submission.data)) == []
+    good = validate(submission.write(tmp_path / "good"), submission.data)
+    assert kinds(good) == ["keypoints_of_pairs"] * 2
+    assert good.errors == []
     submission.files[f"{scene}/keypoints.h5"]["img_a-img_c"] = rng.uniform(0, 39, (4, 2))
-    finding = only(validate(submission.write(tmp_path / "bad"), submission.data))
+    (finding,) = validate(submission.write(tmp_path / "bad"), submission.data).errors
     assert (finding.kind, finding.where) == ("matches_index", "phototourism/two/matches.h5 [img_c-img_a]")
 
 

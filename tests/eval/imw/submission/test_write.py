@@ -110,6 +110,35 @@ def test_custom_matches_are_the_estimators_inliers(raw: Path, tmp_path: Path) ->
         assert len(pairs) == rows.shape[1]
 
 
+def test_keypoints_of_pairs_are_the_places_of_the_inliers(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert submit(raw, tmp_path / "s.zip", "--pairwise-keypoints", *cache) == 2
+    assert "give --custom-matches too" in capsys.readouterr().err
+    assert submit(raw, tmp_path / "s.zip", "--custom-matches", "--pairwise-keypoints", *cache) == 0
+    assert submit(raw, tmp_path / "images.zip", "--custom-matches", *cache) == 0
+    found = validate(tmp_path / "s.zip", raw)
+    assert ([f.kind for f in found], found.errors) == (["keypoints_of_pairs"] * 2, [])
+    method, files = content(tmp_path / "s.zip")
+    assert method["config_common"]["pairwise_keypoints"] is True
+    assert method["config_common"]["num_keypoints"] == -1
+    assert sorted(key for key in method if key.startswith("config_")) == [
+        "config_common",
+        "config_phototourism_stereo",
+        "config_pragueparks_stereo",
+    ]
+    assert {name.rpartition("/")[2] for name in files} == {"keypoints.h5", "matches.h5"}
+    _, by_image = content(tmp_path / "images.zip")
+    keypoints, matches = (by_image[f"phototourism/one/{name}.h5"] for name in ("keypoints", "matches_stereo"))
+    for key, rows in matches.items():
+        one, two = key.split("-")
+        pairs = files["phototourism/one/keypoints.h5"]
+        np.testing.assert_array_equal(pairs[f"{one}-{two}"], keypoints[one][rows[0]])
+        np.testing.assert_array_equal(pairs[f"{two}-{one}"], keypoints[two][rows[1]])
+        assert files["phototourism/one/matches.h5"][key].tolist() == [list(range(rows.shape[1]))] * 2
+
+
 def test_matchers_of_others_are_handed_in_as_matches(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

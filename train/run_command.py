@@ -36,7 +36,10 @@ CHANGES = (
     "the schedule of --combine inbatch counts the steps that it takes; --fewcams takes random labels of its last "
     "camera (there: the lowest) and all labels where a batch is larger than the set (there: an error); --ds takes any "
     "mix; --loss refuses names that it does not know; tuples of --Npos patches are equally long; checkpoints hold what "
-    "--resume needs, and no code."
+    "--resume needs, and no code; they are saved after their validation, the best one too (there: the last before it); "
+    "patches are read from the disk as they are needed (there: all in memory); options that had no effect are refused. "
+    "Kept as it was: --batch_reduce average sets entry (i, j) against the positive distance of j; webcam patches are "
+    "sheared along x alone, and turned by the augmentation, not their frames."
 )
 
 

@@ -108,6 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     brown.add_argument("--pairs", type=Path, metavar="FILE", help="another list of test pairs")
 
     hpatches = kinds.add_parser("hpatches", help="strips of the HPatches release", **form)
+    hpatches.epilog = "The store trains as it is (the 2020 scripts wrote tuples that its trainer refused)."
     hpatches.add_argument("folder", type=Path, metavar="DIR", help="DIR/<sequence>/ref.png, e1.png … t5.png")
     _always(hpatches)
     hpatches.add_argument(

@@ -27,7 +27,10 @@ TITLES = {
 # Columns of a leaderboard, in order; what a section lacks is left out.
 COLUMNS = {
     "imw": ("stereo/mAA@5", "stereo/mAA@10", "multiview/mAA@5", "multiview/mAA@10"),
-    "dev": ("poses/mAA@10", "stereo/mAA@10", "mAA@10", "MMA@3", "correct_nn", "mAP"),
+    "dev": (
+        *("poses/mAA@5", "poses/mAA@10", "poses/mAA@10_mean", "poses/AP"),
+        *("homography/MMA@3", "homography/correct_nn", "webcam/correct_nn", "webcam/mAP"),
+    ),
     "hpatches": (
         "verification/mAP",
         "matching/mAP",
@@ -44,8 +47,9 @@ COLUMNS = {
     "webcam": ("correct_nn", "mAP"),
 }
 _MOST_COLUMNS = 12  # of a benchmark without a list of its own
-_LOWER_IS_BETTER = ("FPR", "error")
+_LOWER_IS_BETTER = ("FPR", "error", "ATE")
 _COUNTS = ("num_", "seconds")
+_PLAIN = ("ATE", "ATE_corrected", "track_length")  # neither shares nor counts
 _MOST_PICTURES = 24
 _PICTURE_WIDTH_PX = 1400  # more would only make the page heavy
 _JPEG_QUALITY = 85
@@ -187,7 +191,7 @@ def _columns(benchmark: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     listed = [name for name in COLUMNS.get(benchmark, ()) if name in there]
     if listed:
         return listed
-    return [name for name in there if not name.startswith(_COUNTS)][:_MOST_COLUMNS]
+    return [name for name in there if _is_share(name)][:_MOST_COLUMNS]
 
 
 def _measured_row(label: str, entry: Mapping[str, Any], names: Sequence[str]) -> Row:
@@ -212,7 +216,19 @@ def _cell(name: str, value: float | None, detail: str = "") -> Cell:
 
 
 def _number(name: str, value: float) -> str:
-    return f"{value:.0f}" if name.startswith(_COUNTS) else f"{100.0 * value:.1f}"
+    """Shares in percent, everything else as it is."""
+    if _is_share(name):
+        return f"{100.0 * value:.1f}"
+    return f"{value:.2f}" if _measure(name) in _PLAIN else f"{value:.0f}"
+
+
+def _is_share(name: str) -> bool:
+    return not _measure(name).startswith(_COUNTS) and _measure(name) not in _PLAIN
+
+
+def _measure(name: str) -> str:
+    """What a score measures: its name without the task and the size of a bag."""
+    return name.rpartition("/")[2]
 
 
 def _score_text(name: str, score: Mapping[str, Any]) -> str:
@@ -351,7 +367,7 @@ def mma_curves(labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> s
     thresholds = range(1, 11)
     series: list[tuple[str, list[float]]] = []
     for label, entry in zip(labels, entries, strict=True):
-        values = [(entry["scores"].get(f"MMA@{t}") or {}).get("value") for t in thresholds]
+        values = [_mma(entry["scores"], t) for t in thresholds]
         numbers = [float(v) for v in values if v is not None]
         if len(numbers) == len(values):
             series.append((label, numbers))
@@ -386,6 +402,11 @@ def mma_curves(labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> s
         parts.append(f'<line x1="{left}" x2="{left + 34}" y1="{line}" y2="{line}" {stroke}/>')
         parts.append(f'<text x="{left + 42}" y="{line + 4}">{_escape(label)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _mma(scores: Mapping[str, Any], threshold: int) -> float | None:
+    score = scores.get(f"MMA@{threshold}") or scores.get(f"homography/MMA@{threshold}") or {}
+    return score.get("value")
 
 
 def _escape(text: str) -> str:

@@ -294,3 +294,25 @@ def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
         "rootsift,hardtfeat@a.pth,bad",  # what was not measured stays last
         "ascending",
     ]
+
+
+def test_names_of_tasks_do_not_hide_what_a_score_is(tmp_path):
+    imw = {"stereo/mAA@10": 0.5, "stereo/num_matches": 512.3, "multiview/track_length": 3.2, "multiview/ATE": 0.456}
+    write_results(tmp_path / "a" / "results.json", [_scored("imw", imw)])
+    dev = {"poses/mAA@10": 0.4, "poses/AP": 0.1, "homography/MMA@3": 0.45, "webcam/mAP": 0.3, "dev": 0.4}
+    dev |= {f"homography/MMA@{t}": 0.05 * t for t in range(1, 11)}
+    write_results(tmp_path / "b" / "results.json", [_scored("dev", dev)])
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    assert "512, n = 9" in text
+    assert "3.20, n = 9" in text
+    assert "0.46, n = 9" in text
+    boards = [t for t in parsed(page).tables if t[0][1:2] == ["poses/mAA@10"]]
+    assert boards[0][0][1:] == ["poses/mAA@10", "poses/AP", "homography/MMA@3", "webcam/mAP"]
+    assert boards[0][1][1:] == ["40.0", "10.0", "15.0", "30.0"]
+    assert page.count('<svg class="curves"') == 1
+
+
+def _scored(benchmark: str, values: dict[str, float]) -> Result:
+    return entry("mkd", 0.3, benchmark, scores={name: Score(value, None, 9) for name, value in values.items()})

@@ -111,7 +111,12 @@ def _poselib(
         import poselib
     except ImportError:
         raise missing_extra("poselib", "poselib") from None
-    options = {"max_reproj_error": settings.threshold_px, "seed": seed}
+    options = {
+        "max_reproj_error": settings.threshold_px,
+        "success_prob": settings.confidence,
+        "max_iterations": settings.max_iters,
+        "seed": seed,
+    }
     H, info = poselib.estimate_homography(x0, x1, options)
     # It returns uninitialised memory when it finds nothing.
     return (H if info["num_inliers"] >= MIN_POINTS else None), np.asarray(info["inliers"])

@@ -19,7 +19,7 @@ from eval.features.detect import DogSettings
 from eval.features.extract import extract
 from eval.fingerprint import fingerprint
 from eval.homography import crop_homography, reprojection_errors, scale_homography
-from eval.homography_estimators import METHODS, HomographySettings
+from eval.homography_estimators import HomographySettings
 from eval.images import gray_from_bgr, read_bgr
 from eval.matching import mutual_nn
 from eval.metrics import auc
@@ -70,6 +70,7 @@ TASKS = {
     "auc": _Task("short-480", 1024),
     "repeatability": _Task("crop-320x240", 1000, 300),
 }
+_BUDGETS = {"opencv": (0.995, 3000), "poselib": (0.9999, 100_000)}  # confidence and iterations of auc's estimators
 SUPPRESSION_PX = 4.0  # of repeatability: no stronger keypoint is nearer
 
 
@@ -85,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
     group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="strongest DoG keypoints for mma")
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
-    group.add_argument("--estimator", choices=METHODS[:2], default="poselib", help="robust estimator of auc")
+    group.add_argument("--estimator", choices=tuple(_BUDGETS), default="poselib", help="robust estimator of auc")
     group.add_argument("--threshold", type=float, default=1.0, help="inlier threshold of auc's estimator, pixels")
     group.add_argument("--viz", type=int, default=1, metavar="N", help="sequences whose middle pair is drawn (mma)")
     add_run_flags(parser, "sequences")
@@ -94,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
     settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size)
-    robust = HomographySettings(args.estimator, args.threshold, 0.995, 3000)
+    robust = HomographySettings(args.estimator, args.threshold, *_BUDGETS[args.estimator])
     sequences = find_sequences(args.data)
     excluded: list[str] = []
     if not args.all:

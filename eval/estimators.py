@@ -42,7 +42,7 @@ OFFICIAL_METHODS = {
     "cv2-8pt": "8pt",
     "cv2-7pt": "7pt",
 }
-"""Names of the IMW benchmark (spec 2.1) -> ours, as far as an estimator for them exists."""
+"""Names of the IMW benchmark -> ours, as far as an estimator for them exists."""
 
 OFFICIAL_LAF_COEFFICIENT = 2.0
 MIN_DEGENSAC_INLIERS = 8
@@ -129,7 +129,7 @@ def matched_points(
 ) -> tuple[Floats, Floats] | None:
     """Coordinates (M, 2) of matches (M, 2), or None for a single match or fewer than ``minimum``.
 
-    Source: IMW benchmark, spec 4.1.
+    Source: IMW benchmark.
     """
     pairs = as_matches(matches)
     if len(pairs) < max(minimum, 2):
@@ -146,7 +146,7 @@ def affine_frames(kpts: ArrayLike, scales: ArrayLike, angles_deg: ArrayLike, sha
         angles_deg: (N,), as OpenCV gives them.
         shapes: (N, 2, 2), multiplied from the right.
 
-    Source: IMW benchmark, spec 4.1.
+    Source: IMW benchmark.
     """
     points = as_points(kpts)
     angles = np.deg2rad(np.asarray(angles_deg, dtype=np.float64).ravel())

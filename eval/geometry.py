@@ -26,7 +26,7 @@ def normalize_keypoints(kpts: ArrayLike, K: ArrayLike) -> Floats:
     Returns:
         (N, 2); N = 0 gives (0, 2).
 
-    Source: IMW benchmark, spec 4.5.
+    Source: IMW benchmark.
     """
     points, k = as_points(kpts), _matrix(K, "K")
     return (points - k[:2, 2]) / np.array([k[0, 0], k[1, 1]])
@@ -85,7 +85,7 @@ def symmetric_epipolar_squared(points0_n: ArrayLike, points1_n: ArrayLike, dR: A
 
     NaN or infinite for a point on the epipole.
 
-    Source: IMW benchmark, spec 4.7.
+    Source: IMW benchmark.
     """
     F = essential_from_pose(dR, dt)
     return epipolar_squared(points0_n, points1_n, F)
@@ -139,7 +139,7 @@ def recover_pose(E: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> tu
 def select_essential(candidates: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> Floats:
     """Of several essential matrices (k, 3, 3) the one whose pose has the most points in front; the last one of equals.
 
-    Source: IMW benchmark, spec 4.2.
+    Source: IMW benchmark.
     """
     stacked = np.asarray(candidates, dtype=np.float64).reshape(-1, 3, 3)
     if len(stacked) == 1:
@@ -166,7 +166,7 @@ def eval_essential(
     Raises:
         ValueError: the points differ in number.
 
-    Source: IMW benchmark, spec 4.4.
+    Source: IMW benchmark.
     """
     x0, x1 = as_points(points0_n), as_points(points1_n)
     if len(x0) != len(x1):

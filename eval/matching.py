@@ -83,7 +83,7 @@ def deduplicate_matches(matches: Tensor, kpts0: Tensor, kpts1: Tensor) -> Tensor
     Returns:
         (M', 2), M' <= M.
 
-    Source: IMW benchmark, spec 3.5.
+    Source: IMW benchmark.
     """
     if len(matches) == 0:
         return matches.reshape(-1, 2)
@@ -147,7 +147,7 @@ class MatcherSettings:
         Raises:
             UsageError: a key is missing or wrong, or flann is asked for binary descriptors.
 
-        Source: IMW benchmark, spec 2.1 and 3.3.
+        Source: IMW benchmark.
         """
         try:
             filtering, symmetric = matcher["filtering"], matcher["symmetric"]
@@ -195,7 +195,7 @@ def official_match(
     Raises:
         ValueError: descriptors of unequal width, or not one keypoint a descriptor.
 
-    Source: IMW benchmark, spec 3.
+    Source: IMW benchmark.
     """
     settings = settings or MatcherSettings()
     for which, descs, kpts in ((0, descs0, kpts0), (1, descs1, kpts1)):

@@ -65,7 +65,7 @@ def evaluate_R_t(R_gt: ArrayLike, t_gt: ArrayLike, R: ArrayLike, t: ArrayLike) -
         R: estimated rotation (3, 3).
         t: estimated translation, 3 values of any shape.
 
-    Source: IMW benchmark, spec 4.4.
+    Source: IMW benchmark.
     """
     values = [np.asarray(v, dtype=np.float64) for v in (R_gt, t_gt, R, t)]
     if not all(np.isfinite(v).all() for v in values):
@@ -104,7 +104,7 @@ def accuracy_histogram(errors_deg: ArrayLike, num_bins: int = OFFICIAL_BINS_DEG)
 
     Errors that are larger, infinite or NaN fall in no bin but count in the denominator. Zeros for no errors.
 
-    Source: IMW benchmark, spec 4.6 (``qt_01_10``).
+    Source: IMW benchmark (``qt_01_10``).
     """
     errors = np.asarray(errors_deg, dtype=np.float64).ravel()
     if errors.size == 0:
@@ -124,7 +124,7 @@ def maa(errors_deg: ArrayLike, max_deg: int = 10) -> float:
     "Below" is strict, but an error of exactly 10 degrees counts at 10: mAA at 5 is the mean of the first five values of
     the same histogram. No errors at all give 0.
 
-    Source: IMW benchmark, spec 4.6 (``qt_auc_05``, ``qt_auc_10``).
+    Source: IMW benchmark (``qt_auc_05``, ``qt_auc_10``).
     """
     if max_deg < 1:
         raise ValueError(f"max_deg must be at least 1, got {max_deg}")
@@ -149,7 +149,7 @@ def bag_accuracy_histogram(errors_deg: Sequence[ArrayLike]) -> Floats:
 
     A bag without any pair counts as failed. Zeros for no bags.
 
-    Source: IMW benchmark, spec 5.4 (``qt_colmap_01_10``).
+    Source: IMW benchmark (``qt_colmap_01_10``).
     """
     if len(errors_deg) == 0:
         return np.zeros(OFFICIAL_BINS_DEG)

@@ -1,6 +1,6 @@
 """Numbers of the multiview task from reconstructed poses: pure functions, no COLMAP.
 
-Source: IMW benchmark, spec 1.4 and 5.3 to 5.6.
+Source: IMW benchmark.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def score_pair(
         settings: the estimator; default: the development protocol's.
         seed: of the estimator.
 
-    Source: IMW benchmark, spec 4.1 to 4.4.
+    Source: IMW benchmark.
     """
     settings = settings or EstimatorSettings()
     pairs = as_matches(matches)

@@ -34,7 +34,7 @@ class DepthScores(NamedTuple):
 def depth_at(depth: ArrayLike, kpts: ArrayLike) -> Floats:
     """Depth of the pixel nearest to each keypoint (halves to even), (N,); 0 outside the map and for NaN.
 
-    Source: IMW benchmark, spec 4.7.
+    Source: IMW benchmark.
     """
     values, points = np.asarray(depth, dtype=np.float64), as_points(kpts)
     limits = [-1, -1], values.shape[::-1]  # anything outside, infinite or NaN, is one place outside
@@ -83,7 +83,7 @@ def score_depth(
         dt: translation from camera 0 to camera 1, in the units of the depths.
         compat: as the original, which takes projections left of and above the image, and behind the camera, as valid.
 
-    Source: IMW benchmark, spec 4.7.
+    Source: IMW benchmark.
     """
     points0, points1 = as_points(kpts0), as_points(kpts1)
     rotation, translation = np.asarray(dR, dtype=np.float64), np.asarray(dt, dtype=np.float64).ravel()
@@ -120,7 +120,7 @@ def repeatability_curve(
 def matching_distances(matches: ArrayLike, kpts0: ArrayLike, scores: DepthScores) -> Floats:
     """Reprojection distance in image 0, in pixels, of the matches that have depth in both images, (M',).
 
-    Source: IMW benchmark, spec 4.7: the distance in the second image does not enter.
+    Source: IMW benchmark: the distance in the second image does not enter.
     """
     pairs = as_matches(matches)
     pairs = pairs[scores.has_depth0[pairs[:, 0]] & scores.has_depth1[pairs[:, 1]]]
@@ -132,7 +132,7 @@ def matching_distances(matches: ArrayLike, kpts0: ArrayLike, scores: DepthScores
 def matching_score(distances: Sequence[ArrayLike], thresholds_px: Sequence[float] = THRESHOLDS_PX) -> Floats:
     """Mean over pairs of the share of distances strictly below each threshold; a pair without any counts as 0.
 
-    Source: IMW benchmark, spec 4.7 (packing).
+    Source: IMW benchmark (packing).
     """
     limits = np.asarray(thresholds_px, dtype=np.float64)
     shares = [

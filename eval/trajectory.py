@@ -1,6 +1,6 @@
 """Average trajectory error (ATE): camera centres of a model against the true ones.
 
-Source: IMW benchmark, spec 5.5. The original applies a translation that does not fit its scale; ``compat=True``
+Source: IMW benchmark. The original applies a translation that does not fit its scale; ``compat=True``
 reproduces it, else the alignment is the least-squares similarity.
 """
 

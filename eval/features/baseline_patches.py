@@ -1,4 +1,4 @@
-"""Patches as the baselines of the IMW benchmark cut them: half a cell off kornia's grid (spec 7.3)."""
+"""Patches as the baselines of the IMW benchmark cut them: half a cell off kornia's grid."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
 def first_orientations(response: NDArray[np.float32]) -> NDArray[np.intp]:
     """Rows, in the detector's order, whose response differs from that of the row before.
 
-    OpenCV gives the further orientations of a place right after the first, with its response (IMW benchmark, spec 7.2).
+    OpenCV gives the further orientations of a place right after the first, with its response (as in the IMW benchmark).
     """
     kept = np.ones(len(response), bool)
     kept[1:] = response[1:] != response[:-1]

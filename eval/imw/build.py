@@ -207,7 +207,7 @@ def covisibility(
         size1: (width, height) of image 1.
         size2: (width, height) of image 2.
 
-    Source: IMW benchmark, spec 1.5.
+    Source: IMW benchmark.
     """
     if len(points1) == 0:
         return 0.0

@@ -4,7 +4,7 @@
 starts quickly. With FOLDER it ends when its standard input does, and removes that folder: so it does not outlive the
 one that started it.
 
-Source: IMW benchmark, spec 5.2 and 5.3; the values are the defaults of COLMAP 3.5, which the original runs on.
+Source: IMW benchmark; the values are the defaults of COLMAP 3.5, which the original runs on.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ UPRIGHT: dict[str, Literal["position", "response"]] = {
 }
 FURTHER_MATCHERS = ("adalam", "lightglue", "imported")
 FGINN_RADIUS_PX = 10.0
-# The estimator of the published baselines (spec of the benchmark, 7.5).
+# The estimator of the published baselines.
 ESTIMATOR = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
 
 

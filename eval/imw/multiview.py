@@ -38,7 +38,7 @@ NO_MODEL = "no model"
 _REPEATABLE = (OK, NO_MODEL)
 
 
-# Largest ratio of the published baselines (spec of the benchmark, 7.5).
+# Largest ratio of the published baselines.
 MULTIVIEW_RATIO = 0.95
 
 
@@ -46,7 +46,7 @@ MULTIVIEW_RATIO = 0.95
 class MultiviewSettings:
     """Everything that the multiview task depends on beside scene and features.
 
-    The ratio's default is that of the published baselines (spec of the benchmark, 7.5).
+    The ratio's default is that of the published baselines.
     """
 
     matcher: Matcher = field(default_factory=lambda: MatcherSettings(threshold=MULTIVIEW_RATIO))
@@ -190,7 +190,7 @@ def bag_pairs(scene: Scene, images: Sequence[str]) -> list[Pair]:
 
     The count may stand on either side of the visibility matrix.
 
-    Source: IMW benchmark, spec 1.4 and 9.12.
+    Source: IMW benchmark.
     """
     assert scene.visibility is not None
     order = list(scene.images)

@@ -1,4 +1,4 @@
-"""Names and limits of the official benchmark (spec 1.6, 2.2, 3.6)."""
+"""Names and limits of the official benchmark."""
 
 from __future__ import annotations
 

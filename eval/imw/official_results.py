@@ -1,6 +1,6 @@
 """The benchmark's own results file: every metric by scene, run and bag size, and its averages.
 
-Source: IMW benchmark, spec 4.6 to 4.8, 5.5 and section 6.
+Source: IMW benchmark.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from kornia_hardnet8.errors import DataError, MissingFileError
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 DATASETS = ("phototourism", "pragueparks", "googleurban")
-# More common points than this make a pair of the multiview task (spec of the benchmark, 1.4).
+# More common points than this make a pair of the multiview task.
 VISIBILITY_THRESHOLD, VISIBILITY_THRESHOLDS = 100, {"googleurban": 1}
-# Images that the benchmark wanted to drop, but never does, by (dataset, scene) (spec, 1.6 and 6.6).
+# Images that the benchmark wanted to drop, but never does, by (dataset, scene).
 DEPRECATED = {
     ("phototourism", "london_bridge"): frozenset(
         ("21416139_3508932720", "61662402_4816310161", "92273298_5039274514", "50666539_5168136646")

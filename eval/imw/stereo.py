@@ -39,7 +39,7 @@ HEADLINE = "0.1"
 class StereoSettings:
     """Everything that the stereo task depends on beside scene and descriptor.
 
-    The estimator's defaults are those of the published baselines (spec of the benchmark, 7.5). Run r of several uses
+    The estimator's defaults are those of the published baselines. Run r of several uses
     the seed ``seed + r``: only the estimator is run again.
     """
 

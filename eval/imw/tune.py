@@ -17,7 +17,7 @@ from eval.matching import MatcherSettings
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 METRIC = "stereo/mAA@10"
-# Grids of the published baselines (spec of the benchmark, 7.5).
+# Grids of the published baselines.
 THRESHOLDS_PX = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 RATIOS = (0.8, 0.85, 0.9, 0.95, 0.99)
 _WITHOUT_THRESHOLD = ("8pt", "7pt", "lmeds")

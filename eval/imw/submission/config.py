@@ -1,4 +1,4 @@
-"""``config.json`` of a submission: read as the benchmark reads it, and checked (spec 2.1)."""
+"""``config.json`` of a submission: read as the benchmark reads it, and checked."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _check_geom(check: _Checker, entry: dict[str, Any], path: str) -> None:
 def _cross_check(
     check: _Checker, entry: dict[str, Any], path: str, stereo: dict[str, Any] | None, task: str, is_challenge: bool
 ) -> None:
-    """Cross checks (c) to (h) of spec 2.1."""
+    """Cross checks (c) to (h)."""
     if not entry:
         check.error(path, "the task is there but empty", "empty_task")
         return

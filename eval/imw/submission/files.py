@@ -1,4 +1,4 @@
-"""The h5 files of one scene of a submission, checked entry by entry (spec 2.2 and 2.3)."""
+"""The h5 files of one scene of a submission, checked entry by entry."""
 
 from __future__ import annotations
 

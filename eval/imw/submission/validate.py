@@ -1,4 +1,4 @@
-"""Check a submission: all that the official validator checks, and what it forgets (spec 2.3)."""
+"""Check a submission: all that the official validator checks, and what it forgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a submission: features, matches where they are ours, and ``config.json``, packed as a zip (spec 2.1, 2.2)."""
+"""Write a submission: features, matches where they are ours, and ``config.json``, packed as a zip."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +25,71 @@ def merge_stores(
     Labels, image and camera ids of each store are renumbered from 0 and follow those of the stores before.
     ``place_ids`` appears when ``same_place`` names groups of stores that show one place, or a store has it: stores
     of a group share one place, any other store without it is a place of its own. ``meta["parts"]`` tells which rows,
-    labels and cameras ([first, end)) come from which store: labels of one place are wrong negatives of each other
-    only when they come from different parts. Frames are kept when all stores
-    have them; test pairs and collisions of the stores are kept; ``visible`` counts as true where a store lacks it.
+    labels and cameras ([first, end)) come from which store, or from which part of one that is merged itself: labels
+    of one place are wrong negatives of each other only when they come from different parts. Frames are kept when all
+    stores have them; test pairs and collisions of the stores are kept; ``visible`` counts as true where a store lacks
+    it. Cameras are known where they are in all stores (``meta["has_cams"]``).
 
     Raises:
         UsageError: no store, a store given twice, or a group that names a store that is not merged.
         DataError: stores of different patch size, colour, crop, mr_size or kind.
     """
+    groups = _place_groups(paths, same_place)
+    stores = _open_alike(paths)
+    with_frames = all(store.frames is not None for store in stores)
+    with_visible = any(store.visible is not None for store in stores)
+    with_places = bool(groups) or any(store.place_ids is not None for store in stores)
+    places = _Places()
+    parts: list[dict[str, Any]] = []
+    pairs, starts, items = [], [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
+    first = stores[0]
+    channels = 1 if first.patches.ndim == 3 else first.patches.shape[3]
+    before = _Counts()
+    with create_store(out, first.patch_size, channels) as writer:
+        for store in progress(stores, what="merge", unit="store"):
+            ids = _Ids.of(store)
+            rows = ids.rows(before)
+            if with_frames and store.frames is not None:
+                rows["frames"] = store.frames
+            if with_visible:
+                rows["visible"] = np.ones(len(store), bool) if store.visible is None else store.visible
+            if with_places:
+                place = store.path.resolve()
+                rows["place_ids"] = places.of(store, groups.get(place), str(place))
+            for low in range(0, len(store), _BLOCK):
+                block = slice(low, low + _BLOCK)
+                writer.append(np.asarray(store.patches[block]), **{name: row[block] for name, row in rows.items()})
+            if store.pairs is not None:
+                pairs.append(np.asarray(store.pairs) + np.array([before.patches, before.patches, 0]))
+            own_starts, own_items = ids.collisions(store, before)
+            starts.append(own_starts[1:] + sum(map(len, items)))
+            items.append(own_items)
+            parts += ids.parts(store, before)
+            before = ids.counts_after(before)
+        if pairs:
+            writer.set_pairs(np.concatenate(pairs))
+        if any(store.collisions is not None for store in stores):
+            writer.set_collisions(np.concatenate(starts), np.concatenate(items))
+        writer.meta = {
+            "kind": first.meta["kind"],
+            "crop": first.meta["crop"],
+            "mr_size": first.meta["mr_size"],
+            "has_cams": all(store.meta.get("has_cams", True) for store in stores),
+            "parts": parts,
+            "built": {
+                "command": "merge",
+                "stores": [{"name": s.path.name, "built": s.meta.get("built", {})} for s in stores],
+                "same_place": [[Path(p).name for p in members] for members in same_place],
+            },
+            "sources": [
+                {**source, "name": f"{s.path.name}/{source['name']}"} for s in stores for source in s.meta["sources"]
+            ],
+        }
+    return PatchStore.open(out)
+
+
+def _place_groups(paths: Sequence[str | Path], same_place: Sequence[Sequence[str | Path]]) -> dict[Path, int]:
+    """The number of its group for each store of one, by resolved path."""
     if not paths:
         raise UsageError("merge: no store is named")
     resolved = [Path(p).resolve() for p in paths]
@@ -46,6 +105,11 @@ def merge_stores(
             if place in groups:
                 raise UsageError(f"--same-place: {member} is in two groups")
             groups[place] = number
+    return groups
+
+
+def _open_alike(paths: Sequence[str | Path]) -> list[PatchStore]:
+    """The stores, of one kind and patch frame."""
     stores = [PatchStore.open(p) for p in paths]
     for store in stores[1:]:
         for name, (a, b) in _frame_of(stores[0], store).items():
@@ -53,74 +117,75 @@ def merge_stores(
                 raise DataError(
                     f"{store.path} has {name} {b}, {stores[0].path} has {a}: stores to merge must agree in it"
                 )
+    return stores
 
-    with_frames = all(store.frames is not None for store in stores)
-    with_visible = any(store.visible is not None for store in stores)
-    with_places = bool(groups) or any(store.place_ids is not None for store in stores)
-    places = _Places()
-    labels_before = images_before = cams_before = patches_before = collided = 0
-    parts, pairs, starts, items = [], [], [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
-    first = stores[0]
-    channels = 1 if first.patches.ndim == 3 else first.patches.shape[3]
-    with create_store(out, first.patch_size, channels) as writer:
-        for store, place in progress(list(zip(stores, resolved, strict=True)), what="merge", unit="store"):
-            names, labels = np.unique(store.labels, return_inverse=True)
-            images, image_ids = np.unique(store.image_ids, return_inverse=True)
-            cams, cam_ids = np.unique(store.cam_ids, return_inverse=True)
-            rows = {
-                "labels": labels + labels_before,
-                "image_ids": image_ids + images_before,
-                "cam_ids": cam_ids + cams_before,
-            }
-            if with_frames and store.frames is not None:
-                rows["frames"] = store.frames
-            if with_visible:
-                rows["visible"] = np.ones(len(store), bool) if store.visible is None else store.visible
-            if with_places:
-                rows["place_ids"] = places.of(store, groups.get(place), str(place))
-            for low in range(0, len(store), _BLOCK):
-                part = slice(low, low + _BLOCK)
-                writer.append(np.asarray(store.patches[part]), **{name: row[part] for name, row in rows.items()})
-            if store.pairs is not None:
-                pairs.append(np.asarray(store.pairs) + np.array([patches_before, patches_before, 0]))
-            if store.collisions is None:
-                starts.append(np.full(len(names), collided))
-            else:
-                own, others = store.collisions
-                starts.append(own[1:] + collided)
-                collided += len(others)
-                items.append(np.searchsorted(names, others) + labels_before)
-            parts.append(
+
+@dataclass(frozen=True)
+class _Counts:
+    """What the stores before one have together."""
+
+    patches: int = 0
+    labels: int = 0
+    images: int = 0
+    cams: int = 0
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """The distinct ids of a store, ascending, and for each patch where among them its own is."""
+
+    labels: tuple[np.ndarray, np.ndarray]
+    images: tuple[np.ndarray, np.ndarray]
+    cams: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, store: PatchStore) -> _Ids:
+        return cls(*(np.unique(ids, return_inverse=True) for ids in (store.labels, store.image_ids, store.cam_ids)))
+
+    def rows(self, before: _Counts) -> dict[str, np.ndarray]:
+        return {
+            "labels": self.labels[1] + before.labels,
+            "image_ids": self.images[1] + before.images,
+            "cam_ids": self.cams[1] + before.cams,
+        }
+
+    def collisions(self, store: PatchStore, before: _Counts) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the store, none where it has none, in new labels."""
+        names = self.labels[0]
+        if store.collisions is None:
+            return np.zeros(len(names) + 1, np.int64), np.empty(0, np.int64)
+        starts, items = store.collisions
+        return starts, np.searchsorted(names, items) + before.labels
+
+    def parts(self, store: PatchStore, before: _Counts) -> list[dict[str, Any]]:
+        """The store as one part, or its own parts where it is merged itself."""
+        after = self.counts_after(before)
+        if "parts" not in store.meta:
+            return [
                 {
                     "name": store.path.name,
-                    "patches": [patches_before, patches_before + len(store)],
-                    "labels": [labels_before, labels_before + len(names)],
-                    "cam_ids": [cams_before, cams_before + len(cams)],
+                    "patches": [before.patches, after.patches],
+                    "labels": [before.labels, after.labels],
+                    "cam_ids": [before.cams, after.cams],
                 }
-            )
-            labels_before += len(names)
-            images_before += len(images)
-            cams_before += len(cams)
-            patches_before += len(store)
-        if pairs:
-            writer.set_pairs(np.concatenate(pairs))
-        if any(store.collisions is not None for store in stores):
-            writer.set_collisions(np.concatenate(starts), np.concatenate(items))
-        writer.meta = {
-            "kind": first.meta["kind"],
-            "crop": first.meta["crop"],
-            "mr_size": first.meta["mr_size"],
-            "parts": parts,
-            "built": {
-                "command": "merge",
-                "stores": [{"name": s.path.name, "built": s.meta.get("built", {})} for s in stores],
-                "same_place": [[Path(p).name for p in members] for members in same_place],
-            },
-            "sources": [
-                {**source, "name": f"{s.path.name}/{source['name']}"} for s in stores for source in s.meta["sources"]
-            ],
-        }
-    return PatchStore.open(out)
+            ]
+        return [
+            {
+                "name": f"{store.path.name}/{part['name']}",
+                "patches": [row + before.patches for row in part["patches"]],
+                "labels": (np.searchsorted(self.labels[0], part["labels"]) + before.labels).tolist(),
+                "cam_ids": (np.searchsorted(self.cams[0], part["cam_ids"]) + before.cams).tolist(),
+            }
+            for part in store.meta["parts"]
+        ]
+
+    def counts_after(self, before: _Counts) -> _Counts:
+        return _Counts(
+            before.patches + len(self.labels[1]),
+            before.labels + len(self.labels[0]),
+            before.images + len(self.images[0]),
+            before.cams + len(self.cams[0]),
+        )
 
 
 class _Places:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kornia_hardnet8.errors import DataError, UsageError
+from train.batches import BatchSource
+from train.config import TrainConfig
 from train.stores.merge import merge_stores
 from train.stores.store import PatchStore
 from train.stores.writer import create_store
@@ -69,6 +72,42 @@ def test_places_of_a_merged_store_stay_apart(stores, tmp_path: Path) -> None:
     assert set(inner.place_ids) == {0}
     store = merge_stores([stores[2], inner.path], tmp_path / "outer")
     assert store.place_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def _tell_apart(store: PatchStore) -> list[list[bool]]:
+    """Which labels may be negatives of each other, by a batch of all of them."""
+    num_labels = int(store.meta["num_labels"])
+    batch = BatchSource([(store, 1.0)], TrainConfig("x", bs=num_labels, tuples=num_labels, holdout=0.0)).batch(0)
+    assert batch.exclude is not None
+    order = batch.labels[::2].argsort()
+    return (~batch.exclude[order][:, order]).tolist()
+
+
+def test_a_merged_store_keeps_its_protections_when_it_is_merged_again(tmp_path: Path) -> None:
+    a, b, d = (_store(tmp_path / name, [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], 1) for name in "abd")
+    inner = merge_stores([a, b], tmp_path / "c", same_place=[[a, b]])
+    one_place = np.kron(np.eye(2), np.ones((2, 2))).astype(bool)  # labels of a and of b: not across
+    assert _tell_apart(inner) == one_place.tolist()
+    outer = merge_stores([inner.path, d], tmp_path / "e")
+    expected = np.ones((6, 6), bool)
+    expected[:4, :4] = one_place
+    assert _tell_apart(outer) == expected.tolist()
+    assert [part["name"] for part in outer.meta["parts"]] == ["c/a", "c/b", "d"]
+    assert [part["labels"] for part in outer.meta["parts"]] == [[0, 2], [2, 4], [4, 6]]
+    assert [part["patches"] for part in outer.meta["parts"]] == [[0, 4], [4, 8], [8, 12]]
+    assert [part["cam_ids"] for part in outer.meta["parts"]] == [[0, 2], [2, 4], [4, 6]]
+    behind = merge_stores([d, inner.path], tmp_path / "f")
+    assert [part["labels"] for part in behind.meta["parts"]] == [[0, 2], [2, 4], [4, 6]]
+    assert _tell_apart(behind) == expected[::-1, ::-1].tolist()
+
+
+def test_a_merged_store_knows_that_cameras_are_missing(stores, tmp_path: Path) -> None:
+    meta = json.loads((stores[1] / "meta.json").read_text())
+    (stores[1] / "meta.json").write_text(json.dumps({**meta, "has_cams": False}))
+    merged = merge_stores(stores, tmp_path / "out")
+    with pytest.raises(DataError, match="has no cam_ids: leave --fewcams away"):
+        BatchSource([(merged, 1.0)], TrainConfig("x", bs=2, tuples=4, fewcams=True))
+    assert merge_stores([stores[0], stores[2]], tmp_path / "known").meta["has_cams"]
 
 
 def test_frames_and_visible(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from eval.results import Result, Score, write_results
 from kornia_hardnet8.errors import UsageError
 
 
-def add_descriptor_flags(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """Add ``--desc`` and ``--device``."""
-    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names())}"
+def add_descriptor_flags(parser: argparse.ArgumentParser, required: bool = False, whole: bool = True) -> None:
+    """Add ``--desc`` and ``--device``; without ``whole`` the help names no whole local features."""
+    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names(whole))}"
     group = parser.add_argument_group("descriptors")
     group.add_argument(
         "--desc",

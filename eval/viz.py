@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,7 @@ def draw_matches(
     Raises:
         DataError: the path is not a ``.png``, or errors or inliers are not one a match.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
+    path = _png(path)
     rows = np.asarray(matches, np.int64).reshape(-1, 2)
     errors = None if errors_px is None else np.asarray(errors_px, np.float64).ravel()
     if errors is not None and len(errors) != len(rows):
@@ -81,18 +79,11 @@ def draw_matches(
         raise DataError(
             f"draw_matches: {len(agree)} inlier flags for {len(rows)} matches, and errors or flags, not both"
         )
-    points0 = np.asarray(kpts0, np.float64)[rows[:, 0], :2] if len(rows) else np.zeros((0, 2))
-    points1 = np.asarray(kpts1, np.float64)[rows[:, 1], :2] if len(rows) else np.zeros((0, 2))
-    gap = 8
-    canvas, shift = _side_by_side(image0, image1, gap)
+    canvas, shift = _side_by_side(image0, image1)
+    lines = _match_lines(kpts0, kpts1, rows, shift)
     right = agree if errors is None else errors <= right_px
-    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max_lines)).round().astype(int))
-
+    drawn = _evenly(np.arange(len(rows)), max_lines)
     figure, axes = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
-    from matplotlib.collections import LineCollection
-
-    axes.imshow(canvas, interpolation="nearest")
-    lines = np.stack([points0, points1 + shift], axis=1)
     groups: list[tuple[NDArray[np.bool_], str, str]]
     if right is None:
         groups = [(np.ones(len(rows), bool), BLUE, "-")]
@@ -100,19 +91,13 @@ def draw_matches(
         groups = [(~right, VERMILION, "--"), (right, GREEN, "-")]
     for chosen, color, style in groups:
         part = drawn[chosen[drawn]]
-        if len(part):
-            axes.add_collection(LineCollection(list(lines[part]), colors=color, linestyles=style, linewidths=0.9))
-            ends = lines[part].reshape(-1, 2)
-            axes.scatter(ends[:, 0], ends[:, 1], s=9, facecolors="none", edgecolors=color, linewidths=0.7)
+        _draw_lines(axes, lines[part], [color] * len(part), style)
     parts = [title] if title else []
     parts.append(f"{len(rows)} matches" + (f", {len(drawn)} drawn" if len(drawn) < len(rows) else ""))
     if right is not None:
         what = "inliers" if errors is None else f"within {right_px:g} px"
         parts.append(f"{int(right.sum())} {what} (green, full), {int((~right).sum())} not (red, dashed)")
-    axes.set_title("; ".join(parts), fontsize=9)
-    axes.set_axis_off()
-    axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
-    axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
+    _draw_canvas(axes, canvas, "; ".join(parts))
     figure.subplots_adjust(0, 0, 1, 1 - 0.35 / (canvas.shape[0] / 100 + 0.35))
     save_figure(figure, path, dpi=100)
     return MatchPicture(path, len(rows), None if right is None else int(right.sum()))
@@ -150,41 +135,29 @@ def draw_judged_matches(
     Raises:
         DataError: the path is not a ``.png``, or errors or inliers are not one a match.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
+    path = _png(path)
     rows = np.asarray(matches, np.int64).reshape(-1, 2)
     kept, errors = np.asarray(inliers, bool).ravel(), np.asarray(errors_px, np.float64).ravel()
     if not len(rows) == len(kept) == len(errors):
         raise DataError(f"draw_judged_matches: {len(kept)} flags and {len(errors)} errors for {len(rows)} matches")
-    canvas, shift = _side_by_side(image0, image1, 8)
+    canvas, shift = _side_by_side(image0, image1)
+    lines = _match_lines(kpts0, kpts1, rows, shift)
     height, width = canvas.shape[0] / 100, canvas.shape[1] / 100
     figure, panels = new_figure(width + 0.8, 2 * height + 1.0, rows=2)
-    from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     colors = LinearSegmentedColormap.from_list("errors", [GREEN, PALETTE[7], VERMILION])
     scale = Normalize(0.0, _WORST_PX)
     shown = np.minimum(np.nan_to_num(errors, nan=np.inf), _WORST_PX)
     for axes, chosen, what in ((panels[0], kept, "inliers"), (panels[1], ~kept, "rejected")):
-        axes.imshow(canvas, interpolation="nearest")
         part = np.flatnonzero(chosen)
-        drawn = part[np.unique(np.linspace(0, len(part) - 1, min(len(part), max_lines)).round().astype(int))]
+        drawn = _evenly(part, max_lines)
         drawn = drawn[np.argsort(-shown[drawn], kind="stable")]  # the good ones on top
-        if len(drawn):
-            ends0 = np.asarray(kpts0, np.float64)[rows[drawn, 0], :2]
-            ends1 = np.asarray(kpts1, np.float64)[rows[drawn, 1], :2] + shift
-            lines = np.stack([ends0, ends1], axis=1)
-            axes.add_collection(LineCollection(list(lines), colors=colors(scale(shown[drawn])), linewidths=0.9))
-            axes.scatter(*lines.reshape(-1, 2).T, s=7, c=np.repeat(colors(scale(shown[drawn])), 2, axis=0))
+        _draw_lines(axes, lines[drawn], list(colors(scale(shown[drawn]))))
         right = int((shown[part] <= RIGHT_PX).sum())
         some = f", {len(drawn)} drawn" if len(drawn) < len(part) else ""
-        axes.set_title(
-            f"{len(part)} {what}{some}; {right} within {RIGHT_PX:g} px of the true epipolar lines", fontsize=9
-        )
-        axes.set_axis_off()
-        axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
-        axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
+        caption = f"{len(part)} {what}{some}; {right} within {RIGHT_PX:g} px of the true epipolar lines"
+        _draw_canvas(axes, canvas, caption)
     figure.suptitle(title, fontsize=10)
     figure.subplots_adjust(0.01, 0.01, width / (width + 0.8), 1 - 0.6 / (2 * height + 1.0), hspace=0.1)
     from matplotlib.cm import ScalarMappable
@@ -239,9 +212,7 @@ def _draw_curves(
     y_label: str,
     title: str,
 ) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
+    path = _png(path)
     if not curves:
         raise DataError(f"{path}: there is no curve to draw")
     figure, axes = new_figure(6.4, 4.6)
@@ -268,8 +239,50 @@ def _draw_curves(
     return path
 
 
+def _png(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")
+    return path
+
+
+def _match_lines(
+    kpts0: ArrayLike, kpts1: ArrayLike, rows: NDArray[np.int64], shift: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Both ends of every match on the canvas, (M, 2, 2)."""
+    if not len(rows):
+        return np.zeros((0, 2, 2))
+    ends0, ends1 = (np.asarray(kpts, np.float64)[rows[:, k], :2] for k, kpts in enumerate((kpts0, kpts1)))
+    return np.stack([ends0, ends1 + shift], axis=1)
+
+
+def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """All rows, or ``most`` of them evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
+
+
+def _draw_lines(axes: Any, lines: NDArray[np.float64], colors: Sequence[Any], style: str = "-") -> None:
+    """Draw matches (M, 2, 2), each in its colour, with circles at their ends."""
+    if not len(lines):
+        return
+    from matplotlib.collections import LineCollection
+
+    axes.add_collection(LineCollection(list(lines), colors=colors, linestyles=style, linewidths=0.9))
+    rims = [color for color in colors for _ in range(2)]
+    axes.scatter(*lines.reshape(-1, 2).T, s=9, facecolors="none", edgecolors=rims, linewidths=0.7)
+
+
+def _draw_canvas(axes: Any, canvas: NDArray[np.uint8], caption: str) -> None:
+    """Show the images that the matches lie on."""
+    axes.imshow(canvas, interpolation="nearest")
+    axes.set_title(caption, fontsize=9)
+    axes.set_axis_off()
+    axes.set_xlim(-0.5, canvas.shape[1] - 0.5)
+    axes.set_ylim(canvas.shape[0] - 0.5, -0.5)
+
+
 def _side_by_side(
-    image0: NDArray[np.uint8], image1: NDArray[np.uint8], gap: int
+    image0: NDArray[np.uint8], image1: NDArray[np.uint8], gap: int = 8
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Both images on white, as r g b, and where the second one starts (x, y)."""
     color0, color1 = (np.repeat(i[..., None], 3, 2) if i.ndim == 2 else i for i in (image0, image1))

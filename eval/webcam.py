@@ -144,7 +144,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     defaults = WebcamSettings()
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder a camera, or one camera")
-    add_descriptor_flags(parser)
+    add_descriptor_flags(parser, whole=False)
     group = parser.add_argument_group("protocol")
     group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="places of a picture")
     group.add_argument("--pairs", type=int, default=defaults.max_pairs, help="pairs of pictures a camera, at most")

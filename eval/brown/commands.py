@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="Brown's subset folders, .pt files, or patch stores"
     )
-    add_descriptor_flags(parser)
+    add_descriptor_flags(parser, whole=False)
     group = parser.add_argument_group("protocol")
     group.add_argument(
         "--task", nargs="+", choices=TASKS, help="what to measure (default: fpr95 and revisited as far as data allow)"

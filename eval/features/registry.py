@@ -28,12 +28,14 @@ class Entry:
         weights_file: usual name of its file of weights; None: it needs none.
         help: what it is.
         cached_file: name of that file in kornia's cache, where kornia has it.
+        whole: it finds its own keypoints.
     """
 
     factory: str
     weights_file: str | None = None
     help: str = ""
     cached_file: str | None = None
+    whole: bool = False
 
 
 BUILT_IN: dict[str, Entry] = {
@@ -43,22 +45,27 @@ BUILT_IN: dict[str, Entry] = {
     "hardtfeat": Entry("eval.features.tfeat:hardtfeat", "HardTFeat.pth", "TFeat's layers trained with HardNet's loss"),
     "mkd": Entry("eval.features.mkd:mkd", "mkd-concat-64.pth", "multiple-kernel descriptor; whitening=, set="),
     "kornia-hardnet8": Entry("eval.features.hardnet:kornia_hardnet8", help="kornia's HardNet8; untrained without @"),
-    "aliked-n16": Entry("eval.features.aliked:aliked", "aliked-n16.pth", "ALIKED", "aliked-n16.pth"),
-    "xfeat": Entry("eval.features.xfeat:xfeat", "xfeat.pt", "XFeat", "xfeat.pt"),
-    "disk": Entry("eval.features.disk:disk", "depth-save.pth", "DISK", "depth-save.pth"),
-    "imported": Entry("eval.features.imported:imported", help="features of imw-import: imported@FILE.h5"),
+    "aliked-n16": Entry("eval.features.aliked:aliked", "aliked-n16.pth", "ALIKED", "aliked-n16.pth", True),
+    "xfeat": Entry("eval.features.xfeat:xfeat", "xfeat.pt", "XFeat", "xfeat.pt", True),
+    "disk": Entry("eval.features.disk:disk", "depth-save.pth", "DISK", "depth-save.pth", True),
+    "imported": Entry("eval.features.imported:imported", help="features of imw-import: imported@FILE.h5", whole=True),
     "keynet-h8E512": Entry(
-        "eval.features.keynet:keynet", "keynet_pytorch.pth", "KeyNet keypoints, our descriptors", "keynet_pytorch.pth"
+        "eval.features.keynet:keynet",
+        "keynet_pytorch.pth",
+        "KeyNet keypoints, our descriptors",
+        "keynet_pytorch.pth",
+        whole=True,
     ),
 }
 _HARDNET = "eval.features.hardnet"
 
 
-def known_names() -> list[str]:
-    """Every name that :func:`load_method` takes, sorted."""
+def known_names(whole: bool = True) -> list[str]:
+    """Every name that :func:`load_method` takes, sorted; without ``whole`` no built-in whole local features."""
     from eval.features.hardnet import names
 
-    return sorted({*BUILT_IN, *names(), *(point.name for point in _plugins())})
+    built_in = (name for name, entry in BUILT_IN.items() if whole or not entry.whole)
+    return sorted({*built_in, *names(), *(point.name for point in _plugins())})
 
 
 def load(text: str) -> Descriptor:

@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--split", choices=SPLITS, default="full", help="full: all sequences that are there")
     data.add_argument("--tasks", type=Path, metavar="DIR", help="official task files (default: DIR/tasks if there)")
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of descriptors and draws (default: RUN/cache)")
-    add_descriptor_flags(parser, required=True)
+    add_descriptor_flags(parser, required=True, whole=False)
     other = parser.add_argument_group("descriptors of others")
     other.add_argument("--csv", nargs="+", type=Path, default=[], metavar="DIR", help="DIR/<sequence>/<type>.csv")
     other.add_argument("--packed", action="store_true", help="each CSV value is a byte of 8 binary values")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval.features import Descriptor, Keypoints, Token, known_names, load, registry
+from eval.cli import main
+from eval.features import Descriptor, Keypoints, Token, WholeFeature, known_names, load, registry
+from eval.features.registry import BUILT_IN
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.patches import extract_patches
@@ -165,3 +169,23 @@ def _keypoints(xy: list[list[float]]) -> Keypoints:
         np.ones(count, np.float32),
         np.zeros(count, np.int32),
     )
+
+
+def test_commands_that_are_given_patches_name_no_whole_features(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = {"aliked-n16", "xfeat", "disk", "imported", "keynet-h8E512"}
+    for command, listed in (("hpatches", False), ("brown", False), ("webcam", False), ("imw", True)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = "".join(capsys.readouterr().out.partition("descriptors (name")[2].split())
+        names = set(text.partition("):")[2].split(","))
+        assert {"hardtfeat", "h8E512", "rootsift"} <= names
+        assert {name for name, entry in BUILT_IN.items() if entry.whole and name in names} == (
+            whole if listed else set()
+        )
+
+
+def test_the_registry_knows_which_are_whole() -> None:
+    for name, entry in BUILT_IN.items():
+        module, _, attribute = entry.factory.partition(":")
+        made = get_type_hints(getattr(importlib.import_module(module), attribute))["return"]
+        assert issubclass(made, WholeFeature) == entry.whole, name

@@ -178,7 +178,7 @@ def auc(errors: ArrayLike, thresholds: Sequence[float]) -> list[float]:
         end = max(int(np.searchsorted(values, threshold)), 1)
         x = np.concatenate([values[:end], [threshold]])
         y = np.concatenate([recall[:end], [recall[end - 1]]])
-        areas.append(_trapezoid(y, x) / threshold)
+        areas.append(trapezoid(y, x) / threshold)
     return areas
 
 
@@ -194,7 +194,7 @@ def mma(errors_px: ArrayLike, thresholds: Sequence[float] = tuple(range(1, 11)))
     return shares
 
 
-def _trapezoid(y: Floats, x: Floats) -> float:
+def trapezoid(y: Floats, x: Floats) -> float:
     """Area under the polygon (numpy before 2.0 has it under another name)."""
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2.0)
 
@@ -223,7 +223,7 @@ def average_precision(scores: ArrayLike, is_match: ArrayLike, num_positives: int
         return 0.0
     tp = np.concatenate([[0], np.cumsum(retrieved)])
     precision = np.concatenate([[1.0], tp[1:] / np.arange(1, tp.size)])
-    return _trapezoid(precision, tp / positives)
+    return trapezoid(precision, tp / positives)
 
 
 def precision_recall(scores: ArrayLike, is_match: ArrayLike, num_positives: int | None = None) -> tuple[Floats, Floats]:
@@ -288,7 +288,7 @@ def roc_auc(scores: ArrayLike, is_match: ArrayLike) -> float:
         return 0.0
     tp = np.concatenate([[0], np.cumsum(found[order])])
     fp = np.arange(tp.size) - tp
-    return _trapezoid(tp / positives, fp / negatives)
+    return trapezoid(tp / positives, fp / negatives)
 
 
 def fpr_at_recall(distances: ArrayLike, is_match: ArrayLike, recall: float = 0.95) -> float:

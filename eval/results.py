@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import os
 import platform
@@ -139,12 +140,17 @@ def environment() -> dict[str, Any]:
 
 
 def run_folder(out: Path | None, what: str) -> Path:
-    """The folder of a run: ``out``, or ``runs/<date>-<what>``; made when it is not there.
+    """The folder of a run, made when it is not there: ``out``, or ``runs/<date>-<what>`` without results in it yet.
+
+    So a run that was stopped goes on in its folder, and one that ended keeps its results (``runs/<date>-<what>-2`` …).
 
     Raises:
         UsageError: it is a file.
     """
-    folder = Path(out) if out is not None else Path("runs") / f"{datetime.date.today().isoformat()}-{what}"
+    name = f"{datetime.date.today().isoformat()}-{what}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    unused = (Path("runs") / name for name in names if not (Path("runs") / name / "results.json").exists())
+    folder = Path(out) if out is not None else next(unused)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; a folder is needed")
     folder.mkdir(parents=True, exist_ok=True)

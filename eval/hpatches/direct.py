@@ -15,6 +15,7 @@ from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import PatchPairs, RetrievalTask, VerificationTask
+from eval.metrics import trapezoid
 
 
 def curve_area(scores: NDArray[np.floating], labels: NDArray[np.bool_], num_positives: int | None = None) -> float:
@@ -24,7 +25,7 @@ def curve_area(scores: NDArray[np.floating], labels: NDArray[np.bool_], num_posi
     tp = np.concatenate([[0], np.cumsum(labels[order])])
     fp = np.concatenate([[0], np.cumsum(~labels[order])])
     precision = np.maximum(tp, 1e-10) / np.maximum(tp + fp, 1e-10)
-    return float(np.trapezoid(precision, tp / max(positives, 1e-10)))
+    return trapezoid(precision, tp / max(positives, 1e-10))
 
 
 def verification(descriptors: DescriptorSet, task: VerificationTask) -> dict[str, float]:

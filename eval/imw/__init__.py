@@ -1,1 +1,1 @@
-"""The Image Matching Workshop benchmark (2020): scenes, stereo."""
+"""The Image Matching Workshop benchmark (2020): scenes, stereo, multiview, submissions."""

@@ -19,8 +19,8 @@ from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features
 from eval.geometry import relative_pose
-from eval.imw.scene import Pair, Scene, find_scenes
-from eval.imw.stereo import HEADLINE, StereoPair, StereoSettings, describe_scene, judge_pairs
+from eval.imw.scene import HEADLINE, Pair, Scene, find_scenes
+from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
 from eval.jobs import available_cores, open_executor
 from eval.matching import MatcherSettings, official_match
 from eval.poses import score_pair

@@ -101,10 +101,11 @@ def run(args: argparse.Namespace) -> None:
     out = run_folder(args.out, "imw")
     cache = Cache(args.cache or out / "cache")
     with open_executor(args.executor, args.jobs) as executor:
-        tuned = [tune(tuning, method, settings.stereo, cache, executor) for method in methods] if tuning else []
+        device = choose_device(args.device)
+        tuned = [tune(tuning, method, settings.stereo, cache, executor, device) for method in methods] if tuning else []
         chosen = [replace(settings, stereo=found.settings) for found in tuned] or [settings] * len(methods)
         runs = [
-            run_method(scenes, method, own, cache, executor, choose_device(args.device))
+            run_method(scenes, method, own, cache, executor, device)
             for method, own in zip(methods, chosen, strict=True)
         ]
     about = environment()

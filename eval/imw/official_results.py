@@ -22,6 +22,7 @@ from eval.multiview_metrics import bag_statistics, covisible_pairs
 from kornia_hardnet8.errors import DataError
 
 Values = dict[str, Any]
+NO_DESCRIPTOR = ("none", 0, 0)
 STAGES = ("matcher", "filter", "geom")
 # What `bag_avg` averages; `avg_num_cameras` is divided by the bag size, `num_in_bag` is left out.
 _BAG_METRICS = (
@@ -155,9 +156,9 @@ def num_matches(pairs: Mapping[str, Sequence[str]], counts: Mapping[str, Mapping
 
 
 def descriptor_properties(descs: NDArray[Any]) -> tuple[str, int, int]:
-    """Type, width and bytes of a descriptor, of descriptors (N, D); ``none``, 0, 0 for N = 0."""
+    """Type, width and bytes of a descriptor, of descriptors (N, D); :data:`NO_DESCRIPTOR` for N = 0."""
     if len(descs) == 0:
-        return "none", 0, 0
+        return NO_DESCRIPTOR
     return descs.dtype.name, descs.shape[1], descs[0].nbytes
 
 

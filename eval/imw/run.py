@@ -18,9 +18,9 @@ from eval.features import Method
 from eval.features.extract import detector_of
 from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
 from eval.imw.multiview_results import multiview_bags, multiview_scene, multiview_scores
-from eval.imw.official_results import descriptor_properties, pack
-from eval.imw.scene import Scene
-from eval.imw.stereo import HEADLINE, StereoScene, StereoSettings, describe_scene, run_stereo
+from eval.imw.official_results import NO_DESCRIPTOR, descriptor_properties, pack
+from eval.imw.scene import HEADLINE, Scene
+from eval.imw.stereo import StereoScene, StereoSettings, describe_scene, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
 from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
 from eval.matchers import Matcher
@@ -108,7 +108,7 @@ def run_method(
         device: where descriptors are compared, in this process if it is a GPU; default: the CPU.
     """
     found_stereo, found_multiview, num_keypoints = [], [], {}
-    descriptor = descriptor_properties(np.zeros((0, 0)))
+    descriptor = NO_DESCRIPTOR
     for scene in scenes:
         missing = scene.left_out()
         wanted = [task for task in settings.tasks if task not in missing]
@@ -116,8 +116,9 @@ def run_method(
             continue
         features = describe_scene(scene, method, settings.stereo, cache)
         num_keypoints[scene.name] = float(np.mean([len(f.keypoints) for f in features.values()]))
-        described = (f.descs.numpy() for f in features.values() if len(f.descs))
-        descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
+        if descriptor == NO_DESCRIPTOR:
+            described = (f.descs.numpy() for f in features.values() if len(f.descs))
+            descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
         if "stereo" in wanted:
             found_stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features, device))
         if "multiview" in wanted:

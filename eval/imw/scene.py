@@ -25,6 +25,8 @@ from kornia_hardnet8._files import read_json, sha256_file
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
+# Co-visibility of the pairs that the headline numbers are about.
+HEADLINE = "0.1"
 DATASETS = ("phototourism", "pragueparks", "googleurban")
 # More common points than this make a pair of the multiview task.
 VISIBILITY_THRESHOLD, VISIBILITY_THRESHOLDS = 100, {"googleurban": 1}
@@ -154,8 +156,8 @@ class Scene:
     def left_out(self) -> dict[str, str]:
         """What cannot be judged here, and why: ``stereo``, ``multiview``, ``depth``."""
         missing = {}
-        if not self.thresholds:
-            missing["stereo"] = "no lists of pairs (new-vis-pairs/keys-th-*.npy)"
+        if HEADLINE not in self.thresholds:
+            missing["stereo"] = f"no list of pairs of co-visibility {HEADLINE} (new-vis-pairs/keys-th-{HEADLINE}.npy)"
         if not self.bags:
             missing["multiview"] = "no bags (sub_set/*bag_*.txt)"
         elif self.visibility is None:

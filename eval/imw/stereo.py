@@ -31,9 +31,6 @@ from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
-# Co-visibility of the pairs that the headline numbers are about.
-HEADLINE = "0.1"
-
 
 @dataclass(frozen=True)
 class StereoSettings:

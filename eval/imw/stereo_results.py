@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.imw.scene import THRESHOLDS, Pair
-from eval.imw.stereo import HEADLINE, StereoPair, StereoScene
+from eval.imw.scene import HEADLINE, THRESHOLDS, Pair
+from eval.imw.stereo import StereoPair, StereoScene
 from eval.metrics import accuracy_curve, maa, maa_per_pair
 from eval.reprojection import matching_score, mean_repeatability
 from eval.results import Score, mean_over_scenes

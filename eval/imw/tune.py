@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from eval.cache import Cache
 from eval.features import Method
 from eval.features.extract import Features
@@ -72,7 +74,12 @@ def hold_out(scenes: Sequence[Scene], name: str) -> tuple[Scene, list[Scene]]:
 
 
 def tune(
-    scene: Scene, method: Method, settings: StereoSettings, cache: Cache, executor: Executor | None = None
+    scene: Scene,
+    method: Method,
+    settings: StereoSettings,
+    cache: Cache,
+    executor: Executor | None = None,
+    device: torch.device | None = None,
 ) -> Tuned:
     """Choose the inlier threshold with the ratio as it is, then the ratio with that threshold.
 
@@ -91,7 +98,7 @@ def tune(
     tried: list[dict[str, float | None]] = []
 
     def best(candidates: Sequence[StereoSettings]) -> StereoSettings:
-        scores = [_score(scene, method, candidate, cache, executor, features) for candidate in candidates]
+        scores = [_score(scene, method, candidate, cache, executor, features, device) for candidate in candidates]
         for candidate, score in zip(candidates, scores, strict=True):
             threshold_px = candidate.estimator.threshold_px
             tried.append({"threshold_px": threshold_px, "ratio": _ratio(candidate), METRIC: score})
@@ -113,8 +120,9 @@ def _score(
     cache: Cache,
     executor: Executor | None,
     features: Mapping[str, Features],
+    device: torch.device | None,
 ) -> float:
-    found = run_stereo(scene, method, settings, cache, executor, features)
+    found = run_stereo(scene, method, settings, cache, executor, features, device)
     return stereo_scores([found])[METRIC].value or 0.0
 
 

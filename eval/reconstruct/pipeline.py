@@ -24,7 +24,7 @@ from eval.reconstruct.matches import match_and_verify
 from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
 from eval.reconstruct.settings import ReconstructSettings
 from eval.results import environment, strict
-from kornia_hardnet8._files import atomic_path, write_json
+from kornia_hardnet8._files import atomic_path, read_json, write_json
 from kornia_hardnet8.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,8 @@ def check_out(out: Path) -> None:
     """Refuse a folder whose database or model is someone else's."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; a folder is needed")
-    if (out / "summary.json").is_file():
+    summary = read_json(out / "summary.json") if (out / "summary.json").is_file() else None
+    if isinstance(summary, dict) and summary.get("format") == FORMAT:
         return
     for name in ("database.db", "sparse"):
         if (out / name).exists():

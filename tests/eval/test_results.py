@@ -72,6 +72,11 @@ def test_a_run_goes_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert default.is_dir()
     assert default.parent == Path("runs")
     assert default.name.endswith("-imw")
+    assert run_folder(None, "imw") == default  # goes on where it was stopped
+    (default / "results.json").write_text("{}")
+    second = run_folder(None, "imw")
+    assert second.name == f"{default.name}-2"
+    assert second.is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         run_folder(tmp_path / "file", "imw")

@@ -173,6 +173,8 @@ def test_a_partial_download_says_what_is_missing(copy: Path) -> None:
     assert scene.visibility is None
     assert scene.bags == {}
     assert set(scene.left_out()) == {"multiview", "depth"}
+    (root / "new-vis-pairs" / "keys-th-0.1.npy").unlink()
+    assert open_scene(copy).left_out()["stereo"].endswith("(new-vis-pairs/keys-th-0.1.npy)")
     shutil.rmtree(root / "new-vis-pairs")
     assert set(open_scene(copy).left_out()) == {"stereo", "multiview", "depth"}
 

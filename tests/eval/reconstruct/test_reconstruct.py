@@ -206,6 +206,7 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
         return [*base, "--desc", "rootsfit"], 2, "did you mean rootsift"
     if kind == "strange out":
         (out / "sparse").mkdir(parents=True)
+        (out / "summary.json").write_text('{"format": "of another tool"}')
         return base, 2, "not from this command"
     if kind == "file out":
         out.write_text("")

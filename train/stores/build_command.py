@@ -126,16 +126,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _colmap(args: argparse.Namespace) -> str:
-    from train.stores.colmap import build_colmap, parse_crop
+    from train.stores.colmap import build_colmap, check_settings, parse_crop
     from train.stores.writer import refuse_existing
 
     crop, model, features = parse_crop(args.crop), args.model, args.features
+    check_settings(features, crop, args.max_patches, args.dense)
     refuse_existing(args.out)
     if model is None or model.is_file():
         from train.stores.reconstruct import map_database, reconstruct
 
         work = args.work or args.out.with_name(f"{args.out.name}.colmap")
-        features = features or model or work / "database.db"
+        if not args.dense:
+            features = features or model or work / "database.db"
         if model is None:
             threads = max(1, args.num_workers)
             model = reconstruct(

@@ -71,41 +71,22 @@ def build_colmap(
         DataError: the model does not load, an image does not decode or has another size, or nothing is left.
     """
     images, model = Path(images), Path(model)
-    if max_patches is not None and max_patches < 2:
-        raise UsageError(f"--max-patches must be at least 2, got {max_patches}")
-    if dense and (features is not None or crop == "fixed"):
-        raise UsageError("--dense detects its own keypoints: it goes without --features and --crop fixed")
+    check_settings(features, crop, max_patches, dense)
     views = load_observations(images, model, None if dense else features)
     if dense:
         from train.stores.densify import densify
 
         views = densify(images, model, num_workers)
     fixed = crop == "fixed"
-    undetected = border = 0
-    if not fixed and any(view.sigma is None for view in views):
-        jobs = ordered_map(_redetect, views, num_workers)
-        redetected = list(progress(jobs, total=len(views), what="detect", unit="image"))
-        views = [view.take(np.isfinite(view.sigma)) for view in redetected if view.sigma is not None]
-        undetected = sum(len(view.xy) for view in redetected) - sum(len(view.xy) for view in views)
-    before = sum(len(view.xy) for view in views)
+    undetected = 0
     if fixed:
         patch_size = FIXED_SIDE
-        views = [view.take(fixed_windows(view.xy, *view.size)[1]) for view in views]
-    else:
-        views = [
-            view.take(inside_share(_frames(view, mr_size), *view.size) >= MIN_INSIDE) if len(view.xy) else view
-            for view in views
-        ]
-    border = before - sum(len(view.xy) for view in views)
-
-    seen = np.concatenate([np.unique(view.points) for view in views])
-    points, counts = np.unique(seen, return_counts=True)
-    points = points[counts >= min_track]
-    counts = counts[counts >= min_track]
-    before = sum(len(view.xy) for view in views)
-    short = before - int(counts.sum())
-    if max_patches is not None:
-        points = some_points(points, counts, max_patches, seed)
+    elif any(view.sigma is None for view in views):
+        views, undetected = _lend_frames(views, num_workers)
+    before = _count(views)
+    views = [_inside(view, crop, mr_size) for view in views]
+    border = before - _count(views)
+    points, short = _choose_points(views, min_track, max_patches, seed)
     views = [view.take(np.isin(view.points, points)) for view in views]
     if not len(points):
         raise DataError(f"{model}: no point is seen in {min_track} images with a usable patch")
@@ -136,6 +117,16 @@ def build_colmap(
     return built
 
 
+def check_settings(
+    features: str | Path | None, crop: float | Literal["fixed"], max_patches: int | None, dense: bool
+) -> None:
+    """Raise a UsageError for settings of :func:`build_colmap` that are wrong whatever the model is."""
+    if max_patches is not None and max_patches < 2:
+        raise UsageError(f"--max-patches must be at least 2, got {max_patches}")
+    if dense and (features is not None or crop == "fixed"):
+        raise UsageError("--dense detects its own keypoints: it goes without --features and --crop fixed")
+
+
 def some_points(points: np.ndarray, counts: np.ndarray, max_patches: int, seed: int) -> np.ndarray:
     """Random ``points``, ascending, whose ``counts`` of patches together are at most ``max_patches``.
 
@@ -160,6 +151,36 @@ def cut_fixed(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """The windows (n, 64, 64) of a gray image whose upper left pixels are ``corners`` (n, 2)."""
     windows = [image[y : y + FIXED_SIDE, x : x + FIXED_SIDE] for x, y in corners]
     return np.stack(windows) if windows else np.empty((0, FIXED_SIDE, FIXED_SIDE), np.uint8)
+
+
+def _count(views: list[Observations]) -> int:
+    return sum(len(view.xy) for view in views)
+
+
+def _lend_frames(views: list[Observations], num_workers: int) -> tuple[list[Observations], int]:
+    """The observations that a SIFT keypoint detected again lends sigma and angle, and how many there are without."""
+    jobs = ordered_map(_redetect, views, num_workers)
+    redetected = list(progress(jobs, total=len(views), what="detect", unit="image"))
+    found = [view.take(np.isfinite(view.sigma)) for view in redetected if view.sigma is not None]
+    return found, _count(redetected) - _count(found)
+
+
+def _inside(view: Observations, crop: float | Literal["fixed"], mr_size: float) -> Observations:
+    """The observations whose patch is inside the image, or enough of it."""
+    if crop == "fixed":
+        return view.take(fixed_windows(view.xy, *view.size)[1])
+    return view.take(inside_share(_frames(view, mr_size), *view.size) >= MIN_INSIDE) if len(view.xy) else view
+
+
+def _choose_points(
+    views: list[Observations], min_track: int, max_patches: int | None, seed: int
+) -> tuple[np.ndarray, int]:
+    """The points that enough images see, ascending, and how many observations those have that too few see."""
+    seen = np.concatenate([np.unique(view.points) for view in views])
+    points, counts = np.unique(seen, return_counts=True)
+    points, counts = points[counts >= min_track], counts[counts >= min_track]
+    short = _count(views) - int(counts.sum())
+    return (points if max_patches is None else some_points(points, counts, max_patches, seed)), short
 
 
 def _content(views: list[Observations]) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import logging
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ MAX_KEYPOINTS = 4096  # of an image
 MAX_RATIO = 0.85  # of the distances to the nearest and the second nearest descriptor, both ways
 MIN_MODEL_IMAGES = 3
 _SETTINGS = "settings.json"
+_MADE_FROM = "made_from.json"
+_MAPPED_TABLES = ("cameras", "images", "keypoints", "two_view_geometries")
 _IMAGES_AT_ONCE = 8
 _KEPT_IN_MEMORY = 128  # images whose descriptors are
 
@@ -89,11 +94,12 @@ def reconstruct(
 def map_database(images: str | Path, database: str | Path, out: str | Path) -> Path:
     """Incremental mapping of a database with verified matches; returns the folder of the largest model in ``out``.
 
-    ``out`` is not made again when it is there.
+    ``out`` tells which database it was made from: of the same content it is not made again, of another it is made
+    anew.
 
     Raises:
         MissingFileError: the images or the database are not there.
-        DataError: the database holds no matches, or no model comes out.
+        DataError: the database holds no matches, no model comes out, or what is in ``out`` was not made here.
     """
     pycolmap = load_pycolmap()
     images, database, out = Path(images), Path(database), Path(out)
@@ -101,7 +107,10 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
         raise MissingFileError(f"database {database} is not there")
     if not images.is_dir():
         raise MissingFileError(f"image folder {images} is not there")
-    if not out.is_dir():
+    made_from = {"database": _content(database), "min_model_images": MIN_MODEL_IMAGES}
+    if out.is_dir() and any(out.iterdir()) and not (out / _MADE_FROM).is_file():
+        raise DataError(f"{out} is not known from which database it was made: remove it or choose another place")
+    if not (out / _MADE_FROM).is_file() or read_json(out / _MADE_FROM) != made_from:
         with _opened(database) as opened:
             total = opened.num_images()
             if not opened.num_verified_image_pairs():
@@ -112,11 +121,14 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
         options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = 0
         options.min_model_size = MIN_MODEL_IMAGES
         steps = progress(itertools.count(), total=total, what="mapping", unit="image")
+        if out.is_dir():
+            shutil.rmtree(out)
         with atomic_dir(out) as temporary:
             pycolmap.incremental_mapping(
                 str(database), str(images), str(temporary), options, next_image_callback=lambda: next(steps)
             )
             steps.close()  # type: ignore[attr-defined]
+            write_json(temporary / _MADE_FROM, made_from)
     models = [(_size(path), path) for path in sorted(out.iterdir()) if (path / "images.bin").is_file()]
     if not models:
         raise DataError(f"{images}: no {MIN_MODEL_IMAGES} images make a model (too few matches?); see {database}")
@@ -198,6 +210,19 @@ def _opened(path: Path) -> Iterator[Any]:
             yield database
     except RuntimeError as error:  # what SQLite's errors come as
         raise DataError(f"{path} is no COLMAP database: {str(error).splitlines()[0]}") from None
+
+
+def _content(database: Path) -> str:
+    """Hash of what is mapped; the bytes of the file change whenever COLMAP opens it."""
+    digest = hashlib.sha256()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+            for table in _MAPPED_TABLES:
+                for row in opened.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+                    digest.update(repr(row).encode())
+    except sqlite3.Error as error:
+        raise DataError(f"{database} is no COLMAP database: {error}") from None
+    return digest.hexdigest()
 
 
 def _size(model: Path) -> tuple[int, int]:

@@ -95,6 +95,53 @@ def test_what_is_done_is_not_done_again(built: Path, photographs: Path, tmp_path
     assert main(line) == 1  # the store is there: nothing is reconstructed in vain
 
 
+def test_denser_labels_follow_a_reconstruction(built: Path, photographs: Path, tmp_path: Path, capsys) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built.with_name("store.colmap"), work)
+    line = ["build", "colmap", "--images", str(photographs), "--dense", "--num-workers", "0", "-q"]
+    mapped = [*line, "--work", str(work), "--max-keypoints", "600"]
+    assert main([*mapped, "--out", str(tmp_path / "dense")]) == 0
+    few, many = PatchStore.open(built), PatchStore.open(tmp_path / "dense")
+    assert many.meta["num_labels"] > 2 * few.meta["num_labels"]
+    again = [*line, "--model", str(work / "database.db"), "--work", str(work), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "labels.npy").read_bytes() == (tmp_path / "dense" / "labels.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--dense", "--crop", "fixed"], ["--dense", "--features", "f.h5"], ["--max-patches", "1"]],
+)
+def test_wrong_flags_are_refused_before_anything_is_reconstructed(
+    photographs: Path, tmp_path: Path, wrong: list[str], capsys
+) -> None:
+    assert main(["build", "colmap", "--images", str(photographs), "--out", str(tmp_path / "store"), *wrong]) == 2
+    assert wrong[0] in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_database_is_mapped_again(built: Path, photographs: Path, tmp_path: Path, monkeypatch) -> None:
+    first, second = tmp_path / "first.db", tmp_path / "second.db"
+    for copy in (first, second):
+        shutil.copy(built.with_name("store.colmap") / "database.db", copy)
+    model = pycolmap.Reconstruction(str(map_database(photographs, first, tmp_path / "sparse")))
+    assert model.num_reg_images() == 4
+    with pycolmap.Database.open(str(second)) as database:  # the last photograph matches nothing here
+        last = max(image.image_id for image in database.read_all_images())
+        for other in range(1, last):
+            database.delete_two_view_geometry(other, last)
+    model = pycolmap.Reconstruction(str(map_database(photographs, second, tmp_path / "sparse")))
+    assert model.num_reg_images() == 3
+    with monkeypatch.context() as patch:  # not again for the same one
+        patch.setattr(pycolmap, "incremental_mapping", None)
+        map_database(photographs, second, tmp_path / "sparse")
+    foreign = tmp_path / "foreign"
+    shutil.copytree(tmp_path / "sparse" / "0", foreign / "0")
+    with pytest.raises(DataError, match="is not known from which database"):
+        map_database(photographs, first, foreign)
+    assert (foreign / "0" / "images.bin").is_file()
+
+
 def test_the_same_matches_give_the_same_model(built: Path, photographs: Path, tmp_path: Path) -> None:
     """Mapped again from the database, which also lends scales; its text form is read alike."""
     database = built.with_name("store.colmap") / "database.db"

@@ -61,13 +61,14 @@ def read_color(path: str | Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"image {path} does not decode")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Read an image as uint8 gray (H, W): 0.299 R + 0.587 G + 0.114 B, rounded as Pillow's mode "L" is."""
-    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
-    return ((read_color(path) @ weights + 0x8000) >> 16).astype(np.uint8)
+    """Read an image as uint8 gray (H, W): 0.299 R + 0.587 G + 0.114 B, Pillow's mode "L"."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(read_color(path)).convert("L"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

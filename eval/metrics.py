@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -134,7 +133,7 @@ def maa(errors_deg: ArrayLike, max_deg: int = 10) -> float:
 def maa_per_pair(errors_deg: ArrayLike, max_deg: int = 10) -> Floats:
     """What each pair adds to the mAA, (N,): its share of passed thresholds. The mean of it is :func:`maa`.
 
-    This is what :func:`bootstrap_ci` and :func:`paired_difference` resample.
+    This is what :func:`bootstrap_ci` resamples.
     """
     errors = np.asarray(errors_deg, dtype=np.float64).reshape(-1, 1)
     limits = np.arange(1, max_deg + 1, dtype=np.float64)
@@ -336,20 +335,6 @@ def _ranking(scores: ArrayLike, is_match: ArrayLike) -> tuple[NDArray[np.intp], 
 # --- intervals ---------------------------------------------------------------------------------------------------
 
 
-class Difference(NamedTuple):
-    """Mean of a paired difference with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def is_real(self) -> bool:
-        """Zero lies outside the interval."""
-        return self.low > 0.0 or self.high < 0.0
-
-
 def bootstrap_ci(
     values: ArrayLike, seed: int = 0, num_resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
@@ -373,20 +358,3 @@ def bootstrap_ci(
     )
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
-
-
-def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0, num_resamples: int = 2000) -> Difference:
-    """Mean of ``a - b`` over items that both methods were judged on, with its 95 % bootstrap interval.
-
-    Args:
-        a: values of the first method, (N,).
-        b: values of the second method for the same items in the same order, (N,).
-        seed: of the resampling.
-        num_resamples: how many.
-    """
-    first, second = (np.asarray(v, dtype=np.float64).ravel() for v in (a, b))
-    if first.shape != second.shape:
-        raise ValueError(f"paired values must have one length, got {first.size} and {second.size}")
-    difference = first - second
-    low, high = bootstrap_ci(difference, seed, num_resamples)
-    return Difference(float(difference.mean()) if difference.size else math.nan, low, high, difference.size)

@@ -183,47 +183,20 @@ def draw_accuracy_curves(
     Raises:
         DataError: the path is not a ``.png``, or there is no method.
     """
+    path = _png(path)
+    if not errors_deg:
+        raise DataError(f"{path}: there is no curve to draw")
     curves = {name: accuracy_curve(np.asarray(errors, np.float64), max_deg) for name, errors in errors_deg.items()}
     x = np.arange(1, max_deg + 1)
-    labels = {name: f"{name} (mAA@{max_deg} {100 * curve.mean():.1f} %)" for name, curve in curves.items()}
-    return _draw_curves(path, x, curves, labels, "pose error threshold (degrees)", "share of pairs below", title)
-
-
-def draw_mma_curves(path: str | Path, mma: Mapping[str, ArrayLike], *, title: str = "") -> Path:
-    """Draw mean matching accuracy at 1, 2, … pixels for each method, as :func:`draw_accuracy_curves` does.
-
-    Args:
-        path: the picture.
-        mma: (T,) accuracies at 1 … T px by method.
-        title: of the picture.
-    """
-    curves = {name: np.asarray(values, np.float64) for name, values in mma.items()}
-    x = np.arange(1, 1 + max((len(c) for c in curves.values()), default=0))
-    labels = {name: f"{name} (@3 {100 * curve[min(2, len(curve) - 1)]:.1f} %)" for name, curve in curves.items()}
-    return _draw_curves(path, x, curves, labels, "error threshold (pixels)", "share of matches below", title)
-
-
-def _draw_curves(
-    path: str | Path,
-    x: NDArray[np.int64],
-    curves: Mapping[str, NDArray[np.float64]],
-    labels: Mapping[str, str],
-    x_label: str,
-    y_label: str,
-    title: str,
-) -> Path:
-    path = _png(path)
-    if not curves:
-        raise DataError(f"{path}: there is no curve to draw")
+    x_label = "pose error threshold (degrees)"
     figure, axes = new_figure(6.4, 4.6)
     for k, (name, curve) in enumerate(curves.items()):
         style = STYLES[k // len(PALETTE) % len(STYLES)]
         marker = "osv^D<>p"[k % 8]
-        axes.plot(
-            x, 100 * curve, style, color=PALETTE[k % len(PALETTE)], marker=marker, markersize=4, label=labels[name]
-        )
+        label = f"{name} (mAA@{max_deg} {100 * curve.mean():.1f} %)"
+        axes.plot(x, 100 * curve, style, color=PALETTE[k % len(PALETTE)], marker=marker, markersize=4, label=label)
     axes.set_xlabel(x_label)
-    axes.set_ylabel(f"{y_label} (%)")
+    axes.set_ylabel("share of pairs below (%)")
     axes.set_xticks(x)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)

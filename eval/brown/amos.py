@@ -15,7 +15,6 @@ from kornia_hardnet8.errors import DataError
 
 IMAGES_PER_VIEW = 10
 KEEP_WITHIN_PX = 2.0
-SN_RATIO = 0.8
 
 
 class PairScore(NamedTuple):

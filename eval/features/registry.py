@@ -57,7 +57,6 @@ BUILT_IN: dict[str, Entry] = {
         whole=True,
     ),
 }
-_HARDNET = "eval.features.hardnet"
 
 
 def known_names(whole: bool = True) -> list[str]:

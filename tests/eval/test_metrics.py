@@ -20,7 +20,6 @@ from eval.metrics import (
     maa_per_pair,
     max_error_deg,
     mma,
-    paired_difference,
     pose_error_deg,
     quaternion_from_matrix,
 )
@@ -177,15 +176,3 @@ class TestIntervals:
         assert bootstrap_ci([0.25]) == (0.25, 0.25)
         with pytest.raises(ValueError, match="failures"):
             bootstrap_ci([1.0, math.inf])
-
-    def test_paired_difference(self):
-        rng = np.random.default_rng(0)
-        hard = rng.random(200)  # the difficulty of the pairs is common to both methods
-        better = paired_difference(hard + 0.05 + rng.normal(0, 0.02, 200), hard)
-        assert better.is_real
-        assert better.mean == pytest.approx(0.05, abs=0.01)
-        assert better.n == 200
-        assert not paired_difference(hard, rng.permutation(hard)).is_real
-        assert math.isnan(paired_difference([], []).mean)
-        with pytest.raises(ValueError, match="one length"):
-            paired_difference([1.0], [1.0, 2.0])

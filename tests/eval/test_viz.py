@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import viz
-from eval.viz import draw_accuracy_curves, draw_judged_matches, draw_matches, draw_mma_curves
+from eval.viz import draw_accuracy_curves, draw_judged_matches, draw_matches
 from kornia_hardnet8.errors import DataError
 
 WHITE = np.full((120, 160), 255, np.uint8)
@@ -68,8 +68,6 @@ def test_curves_save_their_data(tmp_path: Path) -> None:
     assert rows[0][1:] == ["a", "b"]
     assert [float(row[1]) for row in rows[1:]] == [0.25] + [0.5] * 9
     assert [float(row[2]) for row in rows[1:]] == [0.0] * 9 + [1.0]
-    draw_mma_curves(tmp_path / "mma.png", {"a": [0.1, 0.2, 0.3]})
-    assert len(list(csv.reader((tmp_path / "mma.csv").open()))) == 4
 
 
 def test_import_is_light() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.command_line import choose_device, format_table
+from eval.command_line import format_table
 from eval.results import environment, strict
 from kornia_hardnet8._files import write_json
+from kornia_hardnet8._shell import choose_device
 from kornia_hardnet8.errors import UsageError
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from eval.results import Result, Score, write_results
+from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.errors import UsageError
 
 
@@ -32,7 +31,7 @@ def add_run_flags(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--out``, ``--seed`` and ``--json``."""
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, metavar="RUN", help=f"folder of the results (default: runs/<date>-{what})")
-    group.add_argument("--seed", type=int, default=0, help="of sampling and of the intervals")
+    group.add_argument("--seed", type=seed_number, default=0, help="of sampling and of the intervals")
     group.add_argument("--json", action="store_true", help="print the results file instead of the table")
 
 
@@ -60,22 +59,6 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         raise UsageError(f"--desc names a descriptor twice: {' '.join(args.desc)}")
     device = choose_device(args.device)
     return [load_method(token).to(device) for token in args.desc]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU when there is one.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def finish(out: Path, results: Sequence[Result], as_json: bool, lines: str) -> None:

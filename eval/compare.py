@@ -15,6 +15,7 @@ from eval.command_line import format_table
 from eval.metrics import maa_per_pair
 from eval.results import Score, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8._files import write_json
+from kornia_hardnet8._shell import seed_number
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 Entry = dict[str, Any]
@@ -113,7 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--desc-a", nargs="+", metavar="TOKEN", help="methods of RUN_A (default: all)")
     parser.add_argument("--desc-b", nargs="+", metavar="TOKEN", help="methods of RUN_B (default: all)")
     parser.add_argument("--metric", nargs="+", metavar="NAME", help="only these, e.g. poses/mAA@10")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the intervals")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the differences to a file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from eval.cache import Cache
 from eval.h5files import Arrays
-from kornia_hardnet8._shell import progress
+from kornia_hardnet8._shell import available_cores, progress
 from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
 
 log = logging.getLogger(__name__)
@@ -62,11 +61,6 @@ def open_executor(where: str | None = None, jobs: int | None = None) -> Iterator
             process.terminate()
         raise
     pool.shutdown()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compute_all(

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from eval.cache import Cache
-from eval.command_line import choose_device
 from eval.estimators import EstimatorSettings, estimate_fundamental
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
@@ -33,6 +32,7 @@ from eval.matching import MatcherSettings, official_match
 from eval.photos import enlarging, exif_orientation, turn_upright
 from eval.results import strict
 from eval.viz import draw_matches
+from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -118,7 +118,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches")
     parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
-    parser.add_argument("--seed", type=int, default=0, help="of the estimator")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the estimator")
     features = parser.add_argument_group("features")
     features.add_argument(
         "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"

@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from numpy.typing import ArrayLike
 from eval.metrics import bootstrap_ci
 from kornia_hardnet8 import __version__
 from kornia_hardnet8._files import read_json, write_json
+from kornia_hardnet8._shell import git_revision
 from kornia_hardnet8.errors import DataError, UsageError
 
 SCHEMA = "results/1"
@@ -128,7 +128,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine, source revision and the command line: what is needed to run it again."""
     return {
         "version": __version__,
-        "git": _git_revision(),
+        "git": git_revision(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -183,16 +183,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _git_revision() -> str | None:
-    """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
-    try:
-        revision, status = (
-            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.strip() + ("+" if status.strip() else "")

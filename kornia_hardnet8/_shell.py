@@ -1,4 +1,4 @@
-"""What the command lines share: one-line errors, exit codes, progress."""
+"""What the command lines share: one-line errors, exit codes, progress, flags, and what they ask of the machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import argparse
 import importlib
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kornia_hardnet8.errors import HardNet8Error, closest
+from kornia_hardnet8.errors import HardNet8Error, UsageError, closest
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 PLAIN_PROGRESS_S = 30.0
@@ -95,16 +100,73 @@ def run_module(title: str, module_name: str, description: str, argv: Sequence[st
             prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
         )
         module.configure(parser)
-        group = parser.add_argument_group("messages")
-        group.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr")
-        group.add_argument("-q", "--quiet", action="store_true", help="say only warnings and errors on stderr")
-        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        parser.set_defaults(verbose=0, quiet=False, debug=False)
+        add_message_flags(parser)
         args = parser.parse_args(argv)
         set_up_logging(-1 if args.quiet else args.verbose)
         result: int | None = module.run(args)
         return result
 
     return run_command(command, debug="--debug" in argv)
+
+
+def add_message_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command: ``-v``, ``-q`` and ``--debug``.
+
+    They have no defaults, so that a sub-parser that has them too leaves what was given before its name.
+    """
+    group = parser.add_argument_group("messages")
+    unset: dict[str, Any] = {"default": argparse.SUPPRESS}
+    group.add_argument("-v", "--verbose", action="count", help="say more on stderr", **unset)
+    group.add_argument("-q", "--quiet", action="store_true", help="say only warnings and errors on stderr", **unset)
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error", **unset)
+
+
+def seed_number(text: str) -> int:
+    """The type of a ``--seed``: 0 … 2^31 - 1, what every generator in use takes."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number of 0 to 2^31 - 1, got {text!r}")
+    return value
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU when there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
+    return device
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision, status = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.strip() + ("+" if status.strip() else "")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -29,15 +29,15 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from kornia_hardnet8._files import write_json
+    from kornia_hardnet8._shell import choose_device
     from train.bench import bench_sampling, bench_training
     from train.config import TrainConfig
     from train.environment import describe_environment
     from train.precision import resolve_precision
-    from train.run_command import pick_device
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
+    device = choose_device(args.device)
     config = TrainConfig(
         "bench", arch=args.arch, bs=args.bs, loss=args.loss, aug=args.aug, steps=100, holdout=0.0, compile=args.compile
     )

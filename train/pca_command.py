@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 
 from kornia_hardnet8 import HardNet8
+from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import UsageError
 
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write: the same with its projection")
     parser.add_argument("--patches", type=int, default=100_000, help="at most so many patches")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of patches")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the draw of patches")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
 
 
@@ -32,14 +33,13 @@ def run(args: argparse.Namespace) -> None:
     from train.checkpoint import save_checkpoint
     from train.datasets import open_mix
     from train.pca import fit_projection, measure_ranges
-    from train.run_command import pick_device
 
     weights = load_weights(args.checkpoint)
     stores = [store for store, _ in open_mix(args.ds, args.data_root)]
     mr_sizes = {float(store.meta["mr_size"]) for store in stores} | {float(weights.metadata.get("mr_size", 0)) or None}
     if len(mr_sizes - {None}) > 1:
         raise UsageError(f"the patches and the weights differ in mr_size: {sorted(m for m in mr_sizes if m)}")
-    device = pick_device(args.device)
+    device = choose_device(args.device)
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
     projection, count = fit_projection(model, stores, device, args.patches, args.seed)
     metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
@@ -54,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
     run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
     add(run, "--init", dest="init", help="start from these weights", metavar="FILE")
-    add(run, "--seed", dest="seed", type=int, help="seed of everything random")
+    add(run, "--seed", dest="seed", type=seed_number, help="seed of everything random")
     add(run, "--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     run.add_argument("--threads", type=int, help="threads on a CPU (default: all cores)")
@@ -68,9 +69,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--fewcams", action="store_true", help="take the labels of a batch from few cameras")
     add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
         help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
-    add(data, "--pairs-in-batch", dest="pairs_in_batch", type=int,
-        help="with --fewcams: pairs of cameras in a batch, whose two patches make the tuples, as in matching two "
-        "images; 0: patches of a label from any cameras")  # fmt: skip
     add(data, "--combine", dest="combine", choices=COMBINATIONS, help="how a batch is made of several sets")
     add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
     add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
@@ -121,7 +119,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.threads:
         torch.set_num_threads(args.threads)
     world = join_world(args.device)
-    device = pick_device(args.device)
+    device = choose_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
     try:
@@ -158,19 +156,3 @@ def effective_settings(config: TrainConfig) -> dict[str, Any]:
         "eps": config.eps if config.optimizer == "adamw" else None,
         "augmentation": {kind: dataclasses.asdict(config.augmentation(kind)) for kind in ("tuples", "views")},
     }  # fmt: skip
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        UsageError: a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
-    return device

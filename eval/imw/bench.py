@@ -21,9 +21,10 @@ from eval.features.extract import Features
 from eval.geometry import relative_pose
 from eval.imw.scene import HEADLINE, Pair, Scene, find_scenes
 from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
-from eval.jobs import available_cores, open_executor
+from eval.jobs import open_executor
 from eval.matching import MatcherSettings, official_match
 from eval.poses import score_pair
+from kornia_hardnet8._shell import available_cores
 
 
 class PlainPair(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, choose_device, finish
+from eval.command_line import add_descriptor_flags, add_run_flags, finish
 from eval.features import Method
 from eval.imw.flags import MATCHERS as MATCHERS
 from eval.imw.flags import (
@@ -30,6 +30,7 @@ from eval.imw.tune import hold_out, tune
 from eval.jobs import open_executor
 from eval.results import environment, run_folder, strict
 from kornia_hardnet8._files import write_json
+from kornia_hardnet8._shell import choose_device
 from kornia_hardnet8.errors import UsageError
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.cache import Cache
-from eval.command_line import choose_device, format_table
+from eval.command_line import format_table
 from eval.features import known_names
 from eval.imw.flags import add_keypoint_flags, add_matching_flags, detector_from, matcher_from, methods_from
 from eval.jobs import open_executor
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
+from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.errors import UsageError
 
 
@@ -48,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--refine", action=argparse.BooleanOptionalAction, default=True, help="of focal length and distortion"
     )
     run_group = parser.add_argument_group("run")
-    run_group.add_argument("--seed", type=int, default=0, help="of verification and mapping")
+    run_group.add_argument("--seed", type=seed_number, default=0, help="of verification and mapping")
     run_group.add_argument(
         "--threads", type=int, default=defaults.num_threads,
         help="of the mapper; 0: all cores. With more than 1 the last digits differ between runs",

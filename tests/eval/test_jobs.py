@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from eval.cache import Cache
-from eval.jobs import JobError, available_cores, compute_all, open_executor
+from eval.jobs import JobError, compute_all, open_executor
+from kornia_hardnet8._shell import available_cores
 from kornia_hardnet8.errors import DataError, UsageError
 
 

@@ -224,3 +224,15 @@ def test_every_way_of_building_webcam_sets_is_answered(
 )  # fmt: skip
 def test_every_script_has_a_successor(name: str, successor: str, capsys: pytest.CaptureFixture[str]) -> None:
     _is_answered([name, "--id", "3"], successor, capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--ds", "lib"], ["pca", "x.pt", "--ds", "lib", "--out", "y.pt"], ["info", "store"],
+     ["build", "photos", "folder", "--out", "store"]],
+)  # fmt: skip
+def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--seed", "-1"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("a seed is a whole number of 0 to 2^31 - 1, got '-1'")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from kornia_hardnet8._shell import add_message_flags, available_cores, seed_number
 from kornia_hardnet8.errors import UsageError
+
+_Kinds: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     shared = argparse.ArgumentParser(add_help=False)  # the flags of every command, after the kind too
-    group = shared.add_argument_group("messages")
-    group.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS, help="say more on stderr")
-    group.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="say less on stderr")
-    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    add_message_flags(shared)
     form: dict[str, Any] = {"allow_abbrev": False, "formatter_class": parser.formatter_class, "parents": [shared]}
+    for add in (_add_colmap, _add_photos, _add_amos, _add_brown, _add_hpatches):
+        add(kinds, form)
 
+
+def _add_colmap(kinds: _Kinds, form: dict[str, Any]) -> None:
     colmap = kinds.add_parser("colmap", help="images and a COLMAP model: one label for each 3-D point", **form)
     colmap.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the model's images")
     colmap.add_argument(
@@ -49,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     colmap.add_argument("--min-track", type=int, default=2, metavar="N", help="images that must see a point")
     colmap.add_argument("--max-patches", type=int, metavar="N", help="keep random points with at most N patches in all")
-    colmap.add_argument("--seed", type=int, default=0, help="seed of the points kept by --max-patches")
+    colmap.add_argument("--seed", type=seed_number, default=0, help="seed of the points kept by --max-patches")
     mapping = colmap.add_argument_group("reconstruction, without --model or of a database")
     mapping.add_argument(
         "--work", type=Path, metavar="DIR", help="where database and models are kept (default: STORE.colmap)"
@@ -62,14 +65,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     mapping.add_argument("--max-keypoints", type=int, default=4096, metavar="N", help="SIFT keypoints of an image")
 
+
+def _add_photos(kinds: _Kinds, form: dict[str, Any]) -> None:
     photos = kinds.add_parser("photos", help="single photographs under random homographies and light", **form)
     photos.add_argument("folder", type=Path, metavar="DIR", help="folder of photographs")
     _common(photos)
     photos.add_argument("--exclude", nargs="+", default=[], metavar="GLOB", help="file names to leave out")
     photos.add_argument("--views", type=int, default=6, metavar="N", help="views made of each photograph")
     photos.add_argument("--max-labels", type=int, default=700, metavar="N", help="labels kept of each photograph")
-    photos.add_argument("--seed", type=int, default=0, help="seed of the views")
+    photos.add_argument("--seed", type=seed_number, default=0, help="seed of the views")
 
+
+def _add_amos(kinds: _Kinds, form: dict[str, Any]) -> None:
     amos = kinds.add_parser("amos", help="fixed cameras: a folder of views, each a folder of photographs", **form)
     amos.epilog = (
         "differences from the 2020 code: patches are turned and cut in one resampling (there: turned to the nearest "
@@ -88,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _common(amos, of_keypoints="with --detector sift: ")
     amos.add_argument("--max-sets", type=int, default=2000, metavar="N", help="places kept of each view")
-    amos.add_argument("--seed", type=int, default=0, help="seed of angles and choices")
+    amos.add_argument("--seed", type=seed_number, default=0, help="seed of angles and choices")
     hessian = amos.add_argument_group("hessian detector")
     hessian.add_argument("--base", type=float, default=30.0, metavar="PIXELS", help="half side of the smallest places")
     hessian.add_argument("--threshold", type=float, default=0.00016, help="least response; doubled above --max-sets")
@@ -97,6 +104,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patch-mask", action="store_true", help="a place is visible only where the detector finds it again"
     )
 
+
+def _add_brown(kinds: _Kinds, form: dict[str, Any]) -> None:
     brown = kinds.add_parser("brown", help="Brown's photo tourism patches as published", **form)
     brown.add_argument(
         "folder",
@@ -107,6 +116,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _always(brown)
     brown.add_argument("--pairs", type=Path, metavar="FILE", help="another list of test pairs")
 
+
+def _add_hpatches(kinds: _Kinds, form: dict[str, Any]) -> None:
     hpatches = kinds.add_parser("hpatches", help="strips of the HPatches release", **form)
     hpatches.epilog = "The store trains as it is (the 2020 scripts wrote tuples that its trainer refused)."
     hpatches.add_argument("folder", type=Path, metavar="DIR", help="DIR/<sequence>/ref.png, e1.png … t5.png")
@@ -263,5 +274,5 @@ def _common(parser: argparse.ArgumentParser, of_keypoints: str = "", fixed: str 
 def _always(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
     parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; 0 = only this one"
+        "--num-workers", type=int, default=available_cores(), metavar="N", help="processes; 0 = only this one"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kornia_hardnet8._files import atomic_path
+from kornia_hardnet8._shell import seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.images import load_cv2
 from train.stores.store import PatchStore
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", type=int, default=24, metavar="N", help="labels on the sheet")
     parser.add_argument("--columns", type=int, default=8, metavar="N", help="patches of a label on the sheet")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the labels that are shown")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed of the labels that are shown")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

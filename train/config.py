@@ -34,7 +34,6 @@ class TrainConfig:
         mpos: margin of the loss.
         fewcams: take the labels of a batch from few cameras.
         cams_in_batch: cameras in a batch; 0: as few as it takes.
-        pairs_in_batch: pairs of cameras in a batch, both patches of a label from one pair; 0: no pairs.
         combine: ``random``: each batch from one set, drawn by weight; ``epoch``: the sets one after the other in each
             epoch; ``inbatch``: each batch holds ``bs`` tuples of every set.
         tuples: tuples in an epoch, rounded down to whole batches.
@@ -65,7 +64,6 @@ class TrainConfig:
     mpos: float = 1.0
     fewcams: bool = False
     cams_in_batch: int = 0
-    pairs_in_batch: int = 0
     combine: str = "random"
     tuples: int = 5_000_000
     epochs: int = 20
@@ -115,7 +113,7 @@ class TrainConfig:
     @property
     def sampling(self) -> Sampling:
         """How batches are drawn."""
-        return Sampling(self.bs, self.npos, self.fewcams, self.cams_in_batch, self.pairs_in_batch)
+        return Sampling(self.bs, self.npos, self.fewcams, self.cams_in_batch)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -47,23 +47,18 @@ class Sampling:
         fewcams: take the labels of few cameras, so that negatives come from the same photographs.
         cams_in_batch: with ``fewcams``, spread the labels over about so many cameras and take the first patch of each
             label from its camera; 0: as many labels of a camera as fit, patches from any camera (as published).
-        pairs_in_batch: with ``fewcams``, spread the labels over about so many pairs of cameras and take the first two
-            patches of each label from the two: negatives then are what a matcher of these two images would confuse.
     """
 
     batch_size: int
     npos: int = 2
     fewcams: bool = False
     cams_in_batch: int = 0
-    pairs_in_batch: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.npos < 2 or min(self.cams_in_batch, self.pairs_in_batch) < 0:
+        if self.batch_size < 2 or self.npos < 2 or self.cams_in_batch < 0:
             raise UsageError("a batch needs at least 2 tuples of at least 2 patches, and no negative camera count")
-        if (self.cams_in_batch or self.pairs_in_batch) and not self.fewcams:
-            raise UsageError("--cams-in-batch and --pairs-in-batch need --fewcams")
-        if self.cams_in_batch and self.pairs_in_batch:
-            raise UsageError("--cams-in-batch and --pairs-in-batch exclude each other")
+        if self.cams_in_batch and not self.fewcams:
+            raise UsageError("--cams-in-batch needs --fewcams")
 
 
 def index_labels(labels: NDArray[np.integer], cam_ids: NDArray[np.integer]) -> LabelIndex:
@@ -111,53 +106,11 @@ def plan_batch(index: LabelIndex, sampling: Sampling, rng: np.random.Generator) 
     given: IntArray | None = None
     if not sampling.fewcams:
         chosen = rng.choice(len(index.labels), size=count, replace=False)
-    elif sampling.pairs_in_batch:
-        chosen, given = _paired_cameras(index, count, sampling.pairs_in_batch, rng)
     else:
         chosen, cam_of = _fewcams_labels(index, count, sampling.cams_in_batch, rng)
         if sampling.cams_in_batch:
             given = _patches_in_cams(index, chosen, cam_of, rng)[:, None]
     return _draw_patches(index, np.asarray(chosen, dtype=np.int64), sampling.npos, given, rng)
-
-
-def _paired_cameras(
-    index: LabelIndex, count: int, pairs_in_batch: int, rng: np.random.Generator
-) -> tuple[IntArray, IntArray]:
-    """Labels that two cameras see, pair by pair, and which patches (T, 2), counted from a label's first, they took.
-
-    The second camera of a pair is drawn in proportion to the labels that it shares with the first. What is still
-    missing when every camera was the first one is filled up with random labels.
-    """
-    limit = -(-count // pairs_in_batch)
-    taken = np.zeros(len(index.labels), dtype=bool)
-    chosen: list[IntArray] = []
-    picks: list[IntArray] = []
-    missing = count
-    for cam in rng.permutation(len(index.cams)):
-        seen = index.cam_labels[index.cam_starts[cam] : index.cam_starts[cam + 1]]
-        fresh = seen[~taken[seen]]
-        if not len(fresh):
-            continue
-        patches, sizes = _patches_of(index, fresh)
-        cams = index.patch_cams[patches]
-        shared = np.bincount(cams[cams != cam], minlength=len(index.cams))
-        if not shared.any():
-            continue
-        partner = rng.choice(len(index.cams), p=shared / shared.sum())
-        both = np.logical_or.reduceat(cams == partner, np.cumsum(sizes) - sizes)
-        labels = rng.permutation(fresh[both])[: min(limit, missing)]
-        taken[labels] = True
-        chosen.append(labels)
-        own, others = (_patches_in_cams(index, labels, np.full(len(labels), c), rng) for c in (cam, partner))
-        picks.append(np.stack([own, others], axis=1))
-        missing -= len(labels)
-        if not missing:
-            break
-    if missing:
-        labels = rng.permutation(np.flatnonzero(~taken))[:missing]
-        chosen.append(labels)
-        picks.append(distinct_draws(_patches_of(index, labels)[1], 2, rng))
-    return np.concatenate(chosen), np.concatenate(picks)
 
 
 def _patches_of(index: LabelIndex, chosen: IntArray) -> tuple[IntArray, IntArray]:

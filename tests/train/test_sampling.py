@@ -117,37 +117,7 @@ def test_cams_in_batch_spreads_labels_and_anchors_lie_in_their_camera() -> None:
     assert sorted(counts.tolist()) == [0, 10, 10, 10, 10]
 
 
-def test_pairs_in_batch_cut_both_patches_from_two_cameras() -> None:
-    rng = np.random.default_rng(5)
-    labels = np.repeat(np.arange(120), 4)
-    cams = np.concatenate([rng.choice(8, 4, replace=False) for _ in range(120)])
-    index = index_labels(labels, cams)
-    rows = plan_batch(index, Sampling(36, npos=3, fewcams=True, pairs_in_batch=3), rng)
-    assert len(np.unique(labels[rows[:, 0]])) == 36
-    assert (labels[rows] == labels[rows[:, :1]]).all()
-    pairs, counts = np.unique(cams[rows[:, :2]], axis=0, return_counts=True)
-    assert len(pairs) == 3
-    assert counts.tolist() == [12, 12, 12]
-    assert (pairs[:, 0] != pairs[:, 1]).all()
-    assert (rows[:, 2] != rows[:, 0]).all()
-    assert (rows[:, 2] != rows[:, 1]).all()
-
-
-def test_partners_are_drawn_by_what_they_share() -> None:
-    # camera 0 shares 3 labels with camera 1 and 1 with camera 2
-    index = index_labels(np.array([0, 0, 1, 1, 2, 2, 3, 3]), np.array([0, 1, 0, 1, 0, 1, 0, 2]))
-    rng = np.random.default_rng(0)
-    first = np.array([plan_batch(index, Sampling(2, fewcams=True, pairs_in_batch=1), rng)[0, 0] for _ in range(4000)])
-    # cameras 0, 1, 2 come first equally often; 0 takes 1 in three of four cases
-    assert abs(np.isin(first, [0, 2, 4]).mean() - 1 / 4) < 0.03
-    assert abs(np.isin(first, [1, 3, 5]).mean() - 1 / 3) < 0.03
-    assert abs((first == 7).mean() - 1 / 3) < 0.03
-    assert abs((first == 6).mean() - 1 / 12) < 0.03
-
-
-@pytest.mark.parametrize(
-    "sampling", [Sampling(500), Sampling(500, fewcams=True), Sampling(500, 2, True, 3), Sampling(500, 3, True, 0, 3)]
-)
+@pytest.mark.parametrize("sampling", [Sampling(500), Sampling(500, fewcams=True), Sampling(500, 2, True, 3)])
 def test_a_set_smaller_than_a_batch_gives_all_its_labels(sampling: Sampling) -> None:
     labels, cams = _table()
     rows = plan_batch(index_labels(labels, cams), sampling, np.random.default_rng(0))
@@ -159,7 +129,6 @@ def test_wrong_settings_are_refused() -> None:
         {"batch_size": 1},
         {"batch_size": 8, "npos": 1},
         {"batch_size": 8, "cams_in_batch": 3},
-        {"batch_size": 8, "fewcams": True, "cams_in_batch": 2, "pairs_in_batch": 2},
     ):
         with pytest.raises(UsageError):
             Sampling(**wrong)

@@ -23,12 +23,12 @@ from eval.imw.flags import (
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
+    any_matcher_from,
     detector_from,
     estimator_from,
-    matcher_from,
     methods_from,
 )
-from eval.matching import MatcherSettings, official_match
+from eval.matchers import ImageFeatures, Matcher, match_images
 from eval.photos import enlarging, exif_orientation, turn_upright
 from eval.results import strict
 from eval.viz import draw_matches
@@ -51,11 +51,15 @@ class PhotoFeatures(NamedTuple):
 
     image: NDArray[np.uint8]
     """(H, W, 3) in OpenCV's order, upright, of full size."""
-    kpts: Floats
-    """(N, 2) pixels of the image that features were found in."""
-    descs: torch.Tensor
+    features: ImageFeatures
+    """Of the image that they were found in, reduced."""
     to_full: Floats
     """The affine map (2, 3) from those pixels to those of the full image."""
+
+    @property
+    def kpts(self) -> Floats:
+        """(N, 2) pixels of the reduced image."""
+        return self.features.keypoints.xy.astype(np.float64)
 
     @property
     def full_kpts(self) -> Floats:
@@ -85,21 +89,21 @@ def describe_photo(
     reduced, scale = reduce_image(image, max_side_px)
     with tempfile.TemporaryDirectory() as scratch:
         found = extract(reduced, method, detector, Cache(Path(scratch)), mr_size)
-    return PhotoFeatures(image, found.keypoints.xy.astype(np.float64), found.descs, enlarging(scale))
+    features = ImageFeatures(found.keypoints, found.descs, found.image_shape, found.image_sha256, found.method)
+    return PhotoFeatures(image, features, enlarging(scale))
 
 
 def match_photos(
     one: PhotoFeatures,
     two: PhotoFeatures,
-    matcher: MatcherSettings,
+    matcher: Matcher,
     geometry: EstimatorSettings | HomographySettings,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> PhotoMatch:
     """Match two photographs and estimate one geometry; its threshold is in pixels of the reduced images."""
-    descs0, descs1 = (item.descs.to(device or "cpu") for item in (one, two))
-    kpts0, kpts1 = (torch.from_numpy(item.kpts) for item in (one, two))
-    matches = official_match(descs0, descs1, kpts0, kpts1, matcher).cpu().numpy()
+    features = [item.features._replace(descs=item.features.descs.to(device or "cpu")) for item in (one, two)]
+    matches = match_images(features[0], features[1], matcher).cpu().numpy()
     points0, points1 = one.kpts[matches[:, 0]], two.kpts[matches[:, 1]]
     to0, to1 = (np.linalg.inv(np.vstack([item.to_full, [0, 0, 1]])) for item in (one, two))
     model: Floats | None
@@ -143,9 +147,10 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out}: pictures are written as .png")
     if args.max_side < 32:
         raise UsageError(f"--max-side must be at least 32 pixels, got {args.max_side}")
-    detector, matcher = detector_from(args, args.keypoints), matcher_from(args.matcher, args.ratio)
+    detector = detector_from(args, args.keypoints)
     geometry = HomographySettings() if args.homography else estimator_from(args)
     (method,) = methods_from(args)
+    matcher = any_matcher_from(args.matcher, args.ratio, "match", [method])
     one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
     found = match_photos(one, two, matcher, geometry, args.seed, choose_device(args.device))
     name = "homography" if args.homography else "fundamental matrix"
@@ -177,6 +182,7 @@ def _report(
     return {
         "images": args.images,
         "feature": method.name,
+        "matcher": args.matcher,
         "num_keypoints": [len(one.kpts), len(two.kpts)],
         "num_matches": len(found.matches),
         "num_inliers": len(rows),

@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     points.add_argument(
         "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
     )
-    matching = add_matching_flags(parser, further=True)
+    matching = add_matching_flags(parser, imported=True)
     matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
     add_pose_flags(parser)
     add_run_flags(parser, "imw")

@@ -29,7 +29,6 @@ UPRIGHT: dict[str, Literal["position", "response"]] = {
     "upright": "response",
     "upright++": "position",
 }
-FURTHER_MATCHERS = ("adalam", "lightglue", "imported")
 FGINN_RADIUS_PX = 10.0
 # The estimator of the published baselines.
 ESTIMATOR = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
@@ -76,13 +75,13 @@ def methods_from(args: argparse.Namespace) -> list[Method]:
     return methods
 
 
-def add_matching_flags(parser: argparse.ArgumentParser, further: bool = False) -> argparse._ArgumentGroup:
-    """Add ``--matcher`` (``further``: with adalam, lightglue and imported) and ``--ratio``; returns their group."""
+def add_matching_flags(parser: argparse.ArgumentParser, imported: bool = False) -> argparse._ArgumentGroup:
+    """Add ``--matcher`` (with ``imported`` or without) and ``--ratio``; returns their group."""
     matching = parser.add_argument_group("matching")
-    rule = "rule; smnn: mutual, ratio both ways"
-    if further:
-        rule += "; lightglue: with weights that are there; imported: the matches that came with imported@FILE.h5"
-    choices = [*MATCHERS, *(FURTHER_MATCHERS if further else ())]
+    rule = "rule; smnn: mutual, ratio both ways; lightglue: with weights that are there"
+    if imported:
+        rule += "; imported: the matches that came with imported@FILE.h5"
+    choices = [*MATCHERS, "adalam", "lightglue", *(["imported"] if imported else [])]
     matching.add_argument("--matcher", choices=choices, default="smnn", help=rule)
     matching.add_argument(
         "--ratio", type=float, default=MatcherSettings().threshold, help="largest ratio that passes (stereo)"
@@ -102,7 +101,7 @@ def matcher_from(name: str, ratio: float) -> MatcherSettings:
 
 
 def any_matcher_from(name: str, ratio: float, task: str, methods: Sequence[Method] = ()) -> Matcher:
-    """The matcher of a name for a task of the benchmark.
+    """The matcher of a name; ``imported`` takes the matches of a task of the benchmark.
 
     Raises:
         UsageError: one of the methods does not go with it.

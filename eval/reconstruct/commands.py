@@ -9,8 +9,8 @@ from typing import Any
 
 from eval.cache import Cache
 from eval.command_line import format_table
-from eval.features import known_names
-from eval.imw.flags import add_keypoint_flags, add_matching_flags, detector_from, matcher_from, methods_from
+from eval.features import Method, known_names
+from eval.imw.flags import add_keypoint_flags, add_matching_flags, any_matcher_from, detector_from, methods_from
 from eval.jobs import open_executor
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
@@ -62,11 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reconstruct, draw and print."""
-    settings = settings_from(args)
+    (method,) = methods_from(args)
+    settings = settings_from(args, method)
     if args.print_config:
         print(json.dumps({"images": str(args.images), "desc": args.desc[0], **settings.to_dict()}, indent=1))
         return
-    (method,), device = methods_from(args), choose_device(args.device)
+    device = choose_device(args.device)
     cache = Cache(args.cache) if args.cache else None
     with open_executor(jobs=args.jobs if device.type == "cpu" else 1) as executor:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
@@ -87,13 +88,13 @@ def run(args: argparse.Namespace) -> None:
         print(f"picture: {picture}")
 
 
-def settings_from(args: argparse.Namespace) -> ReconstructSettings:
+def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettings:
     """The settings that the flags ask for."""
     return ReconstructSettings(
         detector=detector_from(args, args.keypoints),
         mr_size=args.mr_size,
         max_side_px=args.max_side,
-        matcher=matcher_from(args.matcher, args.ratio),
+        matcher=any_matcher_from(args.matcher, args.ratio, "reconstruct", [method]),
         camera=CameraSettings(
             model=args.camera_model,
             mode=args.cameras,

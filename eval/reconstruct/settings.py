@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eval.features.detect import DogSettings
+from eval.matchers import Matcher
 from eval.matching import MatcherSettings
 from kornia_hardnet8.errors import UsageError, closest
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -70,7 +71,7 @@ class ReconstructSettings:
     detector: DogSettings = field(default_factory=lambda: DogSettings(num=4096))
     mr_size: float = DEFAULT_MR_SIZE
     max_side_px: int = 1600
-    matcher: MatcherSettings = field(default_factory=MatcherSettings)
+    matcher: Matcher = field(default_factory=MatcherSettings)
     camera: CameraSettings = field(default_factory=CameraSettings)
     seed: int = 0
     num_threads: int = 1

@@ -41,6 +41,14 @@ def as_json(capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
     return report
 
 
+def test_matching_that_looks_at_the_neighbours(yard, capsys: pytest.CaptureFixture[str]) -> None:
+    report = as_json(capsys, str(yard.images / ONE), str(yard.images / TWO), "--matcher", "adalam")
+    assert report["matcher"] == "adalam"
+    assert within(report, true_fundamental(yard, ONE, TWO), 3.0) > 0.9
+    assert main(["match", str(yard.images / ONE), str(yard.images / TWO), *QUICK, "--matcher", "lightglue"]) == 1
+    assert "sift_lightglue.pth" in capsys.readouterr().err
+
+
 def test_the_command(yard, tmp_path: Path) -> None:
     picture = tmp_path / "m.png"
     done = subprocess.run(

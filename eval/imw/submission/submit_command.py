@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --custom-matches: keypoints by pair, the places of its inliers; stereo alone",
     )
     add_keypoint_flags(parser)
-    matching = add_matching_flags(parser, further=True)
+    matching = add_matching_flags(parser, imported=True)
     matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
     add_pose_flags(parser)
     run_group = parser.add_argument_group("run")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kornia_hardnet8.errors import HardNet8Error, UsageError, closest
@@ -95,19 +96,25 @@ def run_module(title: str, module_name: str, description: str, argv: Sequence[st
     """Parse ``argv`` for one command module and run it, with the flags that every command shares."""
 
     def command() -> int | None:
-        module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(
-            prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-        )
-        module.configure(parser)
-        parser.set_defaults(verbose=0, quiet=False, debug=False)
-        add_message_flags(parser)
+        module, parser = command_parser(title, module_name, description)
         args = parser.parse_args(argv)
         set_up_logging(-1 if args.quiet else args.verbose)
         result: int | None = module.run(args)
         return result
 
     return run_command(command, debug="--debug" in argv)
+
+
+def command_parser(title: str, module_name: str, description: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """A command module and the parser of its flags."""
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    module.configure(parser)
+    parser.set_defaults(verbose=0, quiet=False, debug=False)
+    add_message_flags(parser)
+    return module, parser
 
 
 def add_message_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,16 +6,33 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import eval.cli
 import kornia_hardnet8
+import train.cli
+from kornia_hardnet8._shell import command_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [path for path in (ROOT, ROOT / "third_party", ROOT / "docs") for path in sorted(path.glob("*.md"))]
+DOCUMENTED = (".", "docs", "eval/imw", "kornia_hardnet8/weights", "third_party", "train")
+DOCUMENTS = [path for folder in DOCUMENTED for path in sorted((ROOT / folder).glob("*.md"))]
+COMMANDS = {"train": train.cli.COMMANDS, "eval": eval.cli.COMMANDS}
+
+
+def shown_commands() -> list[str]:
+    """The command lines in the code blocks of all documents, without comments and the brackets of what is optional."""
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
+                if line.startswith("python -m"):
+                    found.append(re.sub(r"\s+(#|\(hloc\)).*|[\[\]]|\.\.\.| OPTIONS$", "", line))
+    return list(dict.fromkeys(found))
 
 
 def test_readme_example_finds_the_shift_between_two_images(
@@ -36,6 +53,15 @@ def test_readme_example_finds_the_shift_between_two_images(
     assert len(shift) >= 20
     right = np.abs(shift - (7, 4)).max(axis=1) < 0.5
     assert right.mean() > 0.8
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_command_lines_are_understood(line: str) -> None:
+    _, _, program, *words = shlex.split(line)
+    commands = COMMANDS[program]
+    name = "run" if words[0].startswith("-") else words.pop(0)
+    _, parser = command_parser(f"{program} {name}", *commands[name])
+    parser.parse_args(words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

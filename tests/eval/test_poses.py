@@ -43,7 +43,9 @@ def test_pose_of_a_pair(method):
 
 def test_the_seven_point_algorithm_chooses_its_solution():
     kpts0, kpts1, matches, *cameras = pair(7, 0, 0.0)
-    assert score_pair(kpts0, kpts1, matches, *cameras, EstimatorSettings("7pt")).E is not None
+    score = score_pair(kpts0, kpts1, matches, *cameras, EstimatorSettings("7pt"))
+    assert score.E is not None
+    assert score.error_deg < 0.1
 
 
 def test_the_error_is_against_the_given_pose():

@@ -6,13 +6,21 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eval.cache import Cache, canonical_json
 from eval.dev.data import DevData, find_data, open_pose_scene
-from eval.dev.planes import HA_THRESHOLDS_PX, judge_camera, judge_sequence, prepare_camera, prepare_sequence
+from eval.dev.planes import (
+    HA_THRESHOLDS_PX,
+    PreparedCamera,
+    PreparedSequence,
+    judge_camera,
+    judge_sequence,
+    prepare_camera,
+    prepare_sequence,
+)
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, judge_scene, prepare_scene
 from eval.dev.settings import DevSettings
 from eval.features import Method, WholeFeature
@@ -68,8 +76,34 @@ def evaluate(
             return evaluate(data, descriptors, settings, Cache(Path(folder)))
     settings = settings or DevSettings()
     found = find_data(data)
-    rows: list[Rows] = [[] for _ in descriptors]
-    timing: list[dict[str, float]] = [{} for _ in descriptors]
+    prepared = _prepare(found, settings, cache)
+    dataset, about = _dataset(data, found), environment()
+    results = []
+    for descriptor in descriptors:
+        judged = _judge(prepared, descriptor, settings, cache)
+        protocol = {**settings.to_dict(), "chosen_ratios": judged.chosen_ratios, "summary": _summary_text(found)}
+        results.append(_result(descriptor, judged, settings, protocol, dataset, about))
+    return results
+
+
+class _Prepared(NamedTuple):
+    """What does not depend on the descriptor: images, keypoints, patches, truth."""
+
+    scenes: list[PreparedScene]
+    sequences: list[PreparedSequence]
+    cameras: list[PreparedCamera]
+    seconds: float
+
+
+class _Judged(NamedTuple):
+    """One descriptor on everything."""
+
+    rows: Rows
+    chosen_ratios: dict[str, float]
+    seconds: dict[str, float]
+
+
+def _prepare(found: DevData, settings: DevSettings, cache: Cache) -> _Prepared:
     start = time.perf_counter()
     scenes = [
         prepare_scene(
@@ -79,46 +113,51 @@ def evaluate(
     ]
     sequences = [prepare_sequence(name, sequence, settings, cache) for name, sequence in found.homography.items()]
     cameras = [prepare_camera(name, files, settings, cache) for name, files in found.webcam.items()]
-    prepare_s = time.perf_counter() - start
-    protocol: list[dict[str, Any]] = []
-    for k, descriptor in enumerate(descriptors):
-        pose_rows, chosen = _judge_poses(scenes, descriptor, settings, cache, timing[k])
-        rows[k] += pose_rows
-        for sequence in progress(sequences, what=f"{descriptor.name}: homographies", unit="sequence"):
-            scored, seconds = judge_sequence(sequence, descriptor, settings, cache)
-            rows[k] += [{"task": "homography", "scene": sequence.name, **row} for row in scored]
-            _add_time(timing[k], {"homography": seconds})
-        if not isinstance(descriptor, WholeFeature):
-            for camera in progress(cameras, what=f"{descriptor.name}: webcams", unit="camera"):
-                scored, seconds = judge_camera(camera, descriptor, settings, cache)
-                rows[k] += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
-                _add_time(timing[k], {"webcam": seconds})
-        timing[k]["prepare"] = prepare_s
-        protocol.append({**settings.to_dict(), "chosen_ratios": chosen, "summary": _summary_text(found)})
-    about, dataset = environment(), _dataset(data, found)
-    return [
-        Result(
-            benchmark="dev",
-            protocol=protocol[k],
-            dataset=dataset,
-            method={
-                "descriptor": descriptor.name,
-                "detector": detector_of(descriptor, settings.detector),
-                "matcher": "mutual nearest neighbours, L2",
-                "geometry": settings.estimator.to_dict(),
-                "weights_sha256": descriptor.weights_sha256,
-            },
-            scores=scores_of(rows[k], settings.seed, summary=not isinstance(descriptor, WholeFeature)),
-            per_scene={
-                name: scores_of([row for row in rows[k] if row["scene"] == name], settings.seed, summary=False)
-                for name in dict.fromkeys(row["scene"] for row in rows[k])
-            },
-            per_pair=rows[k],
-            timing=timing[k],
-            environment=about,
-        )
-        for k, descriptor in enumerate(descriptors)
-    ]
+    return _Prepared(scenes, sequences, cameras, time.perf_counter() - start)
+
+
+def _judge(prepared: _Prepared, descriptor: Method, settings: DevSettings, cache: Cache) -> _Judged:
+    timing: dict[str, float] = {}
+    rows, chosen = _judge_poses(prepared.scenes, descriptor, settings, cache, timing)
+    for sequence in progress(prepared.sequences, what=f"{descriptor.name}: homographies", unit="sequence"):
+        scored, seconds = judge_sequence(sequence, descriptor, settings, cache)
+        rows += [{"task": "homography", "scene": sequence.name, **row} for row in scored]
+        _add_time(timing, {"homography": seconds})
+    if not isinstance(descriptor, WholeFeature):
+        for camera in progress(prepared.cameras, what=f"{descriptor.name}: webcams", unit="camera"):
+            scored, seconds = judge_camera(camera, descriptor, settings, cache)
+            rows += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
+            _add_time(timing, {"webcam": seconds})
+    return _Judged(rows, chosen, {**timing, "prepare": prepared.seconds})
+
+
+def _result(
+    descriptor: Method,
+    judged: _Judged,
+    settings: DevSettings,
+    protocol: dict[str, Any],
+    dataset: dict[str, Any],
+    about: dict[str, Any],
+) -> Result:
+    scenes = dict.fromkeys(row["scene"] for row in judged.rows)
+    by_scene = {name: [row for row in judged.rows if row["scene"] == name] for name in scenes}
+    return Result(
+        benchmark="dev",
+        protocol=protocol,
+        dataset=dataset,
+        method={
+            "descriptor": descriptor.name,
+            "detector": detector_of(descriptor, settings.detector),
+            "matcher": "mutual nearest neighbours, L2",
+            "geometry": settings.estimator.to_dict(),
+            "weights_sha256": descriptor.weights_sha256,
+        },
+        scores=scores_of(judged.rows, settings.seed, summary=not isinstance(descriptor, WholeFeature)),
+        per_scene={name: scores_of(rows, settings.seed, summary=False) for name, rows in by_scene.items()},
+        per_pair=judged.rows,
+        timing=judged.seconds,
+        environment=about,
+    )
 
 
 def scores_of(rows: Rows, seed: int, summary: bool = True) -> dict[str, Score]:

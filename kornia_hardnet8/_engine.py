@@ -30,7 +30,7 @@ _GENERATED = 32
 _CLIPPED = 1e-5
 # Eight bits of a patch lose most of what int8 loses. So the first layer of int8 reads it several times, each time
 # rounded after another share of a step is added, and its weights are spread over these planes.
-PLANES = 4
+PLANES = 8
 # Output channels that are folded at once.
 _FOLDED = 64
 
@@ -85,23 +85,24 @@ def fuse(features: nn.Sequential) -> list[Step] | None:
             return None
         if isinstance(module.padding, str):
             return None
-        weight = module.weight.detach()
-        bias = None if module.bias is None else module.bias.detach().double()
+        # Folded on the CPU: MPS has no float64.
+        device, weight = module.weight.device, module.weight.detach().cpu()
+        bias = None if module.bias is None else _double(module.bias)
         if index < len(modules) and isinstance(norm := modules[index], nn.BatchNorm2d):
             if norm.running_mean is None or norm.running_var is None:
                 return None
-            scale = (norm.running_var.double() + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * norm.weight.detach().double()
-            bias = (0.0 if bias is None else bias) - norm.running_mean.double()
-            bias = bias * scale + (0.0 if norm.bias is None else norm.bias.detach().double())
+            scale = (_double(norm.running_var) + norm.eps).rsqrt()
+            scale = scale if norm.weight is None else scale * _double(norm.weight)
+            bias = (0.0 if bias is None else bias) - _double(norm.running_mean)
+            bias = bias * scale + (0.0 if norm.bias is None else _double(norm.bias))
             weight = _scaled(weight, scale)
             index += 1
         relu = index < len(modules) and isinstance(modules[index], nn.ReLU)
         index += relu
         steps.append(
             FusedConv(
-                weight.float(),
-                None if bias is None else bias.float(),
+                weight.float().to(device),
+                None if bias is None else bias.float().to(device),
                 (module.stride[0], module.stride[1]),
                 (int(module.padding[0]), int(module.padding[1])),
                 relu,
@@ -116,9 +117,13 @@ _KNOWN = {
 }  # fmt: skip
 
 
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()
+
+
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     """Float32 weights times a float64 scale of each output channel, few at a time: the last layer has 8 M weights."""
-    scaled = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+    scaled = torch.empty(weight.shape, dtype=torch.float32)
     for start in range(0, len(weight), _FOLDED):
         rows = slice(start, start + _FOLDED)
         scaled[rows] = weight[rows].double() * scale[rows, None, None, None]

@@ -22,6 +22,8 @@ DETECTORS: tuple[DetectorName, ...] = ("dog", "keynet", "hessian", "sift-opencv"
 DETECTION_MR_SIZE = 6.0
 # Side of the patches that orientation is estimated on, and how many at once.
 _SIDE, _ORIENTED = 32, 128
+# Interpolation may overshoot 1; what goes beyond this is no such image, and white all over where it is cut at 1.
+_BRIGHTEST = 2.0
 # Images with a shorter side have no room for a scale space.
 MIN_SIDE = 16
 
@@ -46,7 +48,7 @@ class KorniaDetector(Detector):
         if min(image.shape) < MIN_SIDE:
             return image.new_zeros(0, 2, 3), image.new_zeros(0)
         lafs, responses = self.detector(image[None, None], None if mask is None else mask[None, None].to(image.dtype))
-        area = torch.linalg.det(lafs[0, :, :, :2].float())
+        area = lafs[0, :, 0, 0] * lafs[0, :, 1, 1] - lafs[0, :, 0, 1] * lafs[0, :, 1, 0]
         filled = torch.isfinite(area) & (area.abs() > 0)
         return lafs[0, filled], responses.reshape(-1)[filled]
 
@@ -79,6 +81,8 @@ class OpenCVSift(Detector):
 
     def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :meth:`Detector.find`; a place with several orientations comes several times unless upright."""
+        if image.max() > _BRIGHTEST:
+            raise DataError(f"an image must be in [0, 1], got one up to {float(image.max()):g}: divide by 255")
         gray = (image.detach().float() * 255.0).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
         sift = self._create(contrastThreshold=self.contrast, edgeThreshold=self.edge)
         allowed = None if mask is None else (mask > 0).to("cpu", torch.uint8).numpy()

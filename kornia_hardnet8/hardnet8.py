@@ -177,6 +177,7 @@ class HardNet8(nn.Module):
             or type(input) is not Tensor
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
+            or not torch.amp.is_autocast_available(input.device.type)  # a device without kernels of its own, as meta
             or torch.is_autocast_enabled(input.device.type)
             or (self._precision == "fp32" and input.shape[0] < _MIN_FUSED)
         ):

@@ -50,7 +50,7 @@ def extract_patches(
     if count == 0:
         return image.new_zeros(0, 1, side, side)
 
-    step = 2.0 * torch.linalg.det(lafs[:, :, :2]).abs().sqrt() / side
+    step = 2.0 * (lafs[:, 0, 0] * lafs[:, 1, 1] - lafs[:, 0, 1] * lafs[:, 1, 0]).abs().sqrt() / side
     octave = torch.nan_to_num(step.clamp(min=1e-12).log2(), nan=0.0, posinf=64.0)
     octave = (octave + 0.5).floor() if level == "nearest" else octave.floor()
     num_levels = 1
@@ -71,12 +71,27 @@ def extract_patches(
             frames = lafs[rows]
             points = frames[:, :, :2] @ cells + frames[:, :, 2:]
             grid = (2.0 * points.transpose(1, 2) + 1.0) / size - 1.0  # the same for every level
-            sampled = F.grid_sample(
-                current, grid.reshape(1, -1, side, 2), mode="bilinear", padding_mode="border", align_corners=False
-            )
-            patches[rows] = sampled.view(len(rows), 1, side, side)
+            patches[rows] = _sample(current, grid.reshape(1, -1, side, 2)).view(len(rows), 1, side, side)
     bad = ~torch.isfinite(lafs).all(dim=2).all(dim=1)
     return patches.masked_fill(bad[:, None, None, None], float("nan")).to(image.dtype)
+
+
+def _sample(image: Tensor, grid: Tensor, clamp: bool | None = None) -> Tensor:
+    """Bilinear samples (1, 1, h, w) of an image (1, 1, H, W) at a grid (1, h, w, 2), outside those of the border.
+
+    Args:
+        image: the image.
+        grid: positions, -1 and 1 are the outer edges of the outer pixels.
+        clamp: the border by moving positions there, which needs no ``padding_mode="border"``; None: on MPS, which lacks
+            it before torch 2.13.
+    """
+    if clamp is None:
+        clamp = image.device.type == "mps"
+    if clamp:
+        edge = 1.0 - 1.0 / torch.tensor([image.shape[3], image.shape[2]], device=grid.device, dtype=grid.dtype)
+        grid = torch.minimum(torch.maximum(grid, -edge), edge)
+    padding = "zeros" if clamp else "border"
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _halve(image: Tensor) -> Tensor:

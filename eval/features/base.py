@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eval.features.baseline_patches import extract_baseline_patches
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token
+from kornia_hardnet8._engine import PLANES
 from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from kornia_hardnet8.patches import extract_patches
@@ -142,6 +143,14 @@ class NetworkDescriptor(Descriptor):
             return torch.zeros(0, self.dim)
         parts = [self.module(part.to(self.device)).float() for part in patches.split(self.CHUNK)]
         return torch.cat(parts).cpu()
+
+    def identity(self, mr_size: float) -> dict[str, Any]:
+        """See :meth:`Descriptor.identity`; reduced precision by what runs: ``auto`` is another one elsewhere."""
+        identity = super().identity(mr_size)
+        precision = getattr(self.module, "precision", "fp32")
+        if precision == "fp32":
+            return identity
+        return {**identity, "runs_in": f"int8, {PLANES} planes" if precision == "int8" else precision}
 
     def to(self, device: torch.device) -> Descriptor:
         """Run the network on ``device``."""

@@ -165,6 +165,12 @@ def test_bad_images(image: Tensor, words: str, feature: HardNet8Feature) -> None
         feature(image)
 
 
+def test_an_image_in_another_range(feature: HardNet8Feature) -> None:
+    """OpenCV gets 8 bits, where all of such an image would be white."""
+    with pytest.raises(DataError, match="divide by 255"):
+        feature(255.0 * picture()[None])
+
+
 def test_bad_masks(feature: HardNet8Feature) -> None:
     with pytest.raises(DataError, match="masks"):
         feature(picture()[None], torch.ones(2, 1, 120, 160))
@@ -252,6 +258,53 @@ def test_in_kornias_matchers(network: HardNet8) -> None:
         for matcher in matchers:
             _, pairs = matcher(descs0[0], descs1[0], lafs0, lafs1)
             assert len(pairs) > 20
+
+
+def lightglue_by_descriptors(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``KF.LightGlueMatcher`` with weights by which it is a dual softmax over the products of the descriptors."""
+    from kornia.feature import lightglue
+
+    for place in (lightglue, torch.hub):
+        monkeypatch.setattr(place, "load_state_dict_from_url", lambda *_, **__: {}, raising=False)
+    matcher = KF.LightGlueMatcher(name).eval()
+    network = matcher.matcher
+    width = network.conf.descriptor_dim
+    with torch.no_grad():
+        if isinstance(network.input_proj, torch.nn.Linear):
+            network.input_proj.weight.copy_(torch.eye(width, network.conf.input_dim))
+            network.input_proj.bias.zero_()
+        for layer in network.transformers:
+            for block in (layer.self_attn, layer.cross_attn):  # what they add to the descriptors
+                block.ffn[-1].weight.zero_()
+                block.ffn[-1].bias.zero_()
+        for assignment in network.log_assignment:
+            assignment.final_proj.weight.copy_(40.0 * torch.eye(width))
+            assignment.final_proj.bias.zero_()
+            assignment.matchability.weight.zero_()
+            assignment.matchability.bias.fill_(10.0)
+    return matcher
+
+
+def test_in_kornias_lightglue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of 12 sigma and 128 numbers are what its matcher for HardNet on DoG takes."""
+    network = HardNet8(arch="h7", output_dim=128)
+    fill_module(network, 8)
+    feature = HardNet8Feature(200, "dog", network)
+    wide = picture(140, 220, seed=6)
+    first, second = wide[None, :, :, :200], wide[None, :, :, 7:207]
+    matcher = lightglue_by_descriptors("doghardnet", monkeypatch)
+    size = (140, 200)
+    with torch.inference_mode():
+        (lafs0, _, descs0), (lafs1, _, descs1) = feature(first), feature(second)
+        scores, pairs = matcher(descs0[0], descs1[0], lafs0, lafs1, hw1=size, hw2=size)
+        expected = KF.match_mnn(descs0[0], descs1[0])[1]
+    assert scores.shape == (len(pairs), 1)
+    assert len(pairs) > 20
+    assert {tuple(pair) for pair in pairs.tolist()} <= {tuple(pair) for pair in expected.tolist()}
+    shift = lafs0[0, pairs[:, 0], :, 2] - lafs1[0, pairs[:, 1], :, 2]
+    assert ((shift - torch.tensor([7.0, 0.0])).norm(dim=1) < 1.0).float().mean() > 0.8
+    with pytest.raises(Exception, match="input dim"):
+        matcher(descs0[0, :, :64], descs1[0, :, :64], lafs0, lafs1, hw1=size, hw2=size)
 
 
 # -- settings and weights ----------------------------------------------------------------------------------------------

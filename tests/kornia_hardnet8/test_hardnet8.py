@@ -497,6 +497,14 @@ def test_inference_mode(small: HardNet8) -> None:
         torch.testing.assert_close(born_inside(patches), expected, atol=1e-6, rtol=0)
 
 
+def test_a_device_without_kernels(small: HardNet8) -> None:
+    """Shapes are found without numbers, as deferred initialisation does."""
+    module = copy.deepcopy(small).to("meta")
+    with torch.no_grad():
+        descs = module(torch.empty(300, 1, 32, 32, device="meta"))
+    assert (descs.shape, descs.device.type) == ((300, small.output_dim), "meta")
+
+
 def test_data_parallel(small: HardNet8) -> None:
     patches = random_patches(5)
     with torch.no_grad():

@@ -18,5 +18,10 @@ def test_precision_of_a_token() -> None:
     patches = torch.rand(20, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert (plain.describe(patches) * fast.describe(patches)).sum(dim=1).min() > 0.9
     assert plain.identity(12.0) != fast.identity(12.0)
+    # Caches travel between machines, and "auto" is not the same on all of them.
+    for precision in ("bf16", "int8"):
+        fast.module._precision = precision
+        assert fast.identity(12.0)["runs_in"].startswith(precision)
+    assert "runs_in" not in plain.identity(12.0)
     with pytest.raises(UsageError, match="int8"):
         load("h7:untrained=true,precision=int9")

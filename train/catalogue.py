@@ -39,13 +39,23 @@ def _tourism(name: str) -> Known:
     return Known(f"Phototourism/{name}.pt", _ARCHIVE)
 
 
+def _hpatches(name: str, flags: str) -> Known:
+    build = f"python -m train build hpatches DIR --out Datasets/HPatches/{name} {flags}"
+    return Known(f"HPatches/{name}.pt", f"python -m train fetch hpatches, then {build}")
+
+
 _SCENES = (
     "buckingham_palace", "st_peters_square", "trevi_fountain", "hagia_sophia_interior", "brandenburg_gate",
     "colosseum_exterior", "prague_old_town_square",
 )  # fmt: skip
 _TREVI = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 6_400_000)
 _SIX = ("liberty", "liberty_harris", "notredame", "notredame_harris", "yosemite", "yosemite_harris")
-_HP = ("HP_easy", "HP_hard", "HP_tough", "HPs_illum_all", "HPs_illum_all-crop")
+# HPatches sets -> the flags of train build hpatches that choose their strips
+_HP = {
+    "HP_easy": "--levels e", "HP_hard": "--levels h", "HP_tough": "--levels t",
+    "HPs_illum_all": "--sequences 'i_*'", "HPs_illum_all-crop": "--sequences 'i_*'",
+    "hpatches_illum-view_easy": "--levels e",
+}  # fmt: skip
 
 TOKENS: dict[str, Known] = {
     **{name: _brown(name, name) for name in _SIX},
@@ -58,8 +68,7 @@ TOKENS: dict[str, Known] = {
     **{f"trevi_fountain_p{count}": _tourism(f"trevi_fountain_p{count}") for count in _TREVI},
     **{f"{name}_{part}": _tourism(f"{name}_{part}") for name in _SCENES for part in ("lower", "upper", "RGB")},
     "hagia_sophia_interior_middleedges": _tourism("hagia_sophia_interior_middleedges"),
-    **{name: Known(f"HPatches/{name}.pt", "python -m train fetch hpatches, then python -m train build hpatches")
-       for name in (*_HP, "hpatches_illum-view_easy")},
+    **{name: _hpatches(name, flags) for name, flags in _HP.items()},
     "hpatches_split_view_train": Known(
         "HPatches/hpatches_split_view_train.pt", "python -m train fetch hpatches-view-split"
     ),

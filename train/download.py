@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kornia_hardnet8._shell import progress
-from kornia_hardnet8.errors import HardNet8Error, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
 
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 15  # what a broken connection loses at most
 _TRIES = 4  # of one place without a new byte
+_KINDS = {32: "md5", 64: "sha256"}  # by the digits of a checksum
 _RESERVE = 64 << 20  # bytes of the disk that stay free
 
 
@@ -39,10 +40,12 @@ def download(urls: Iterable[str], target: Path, checksums: Iterable[str] = (), w
         wait_s: pause before the first new try, doubled for each further one.
 
     Raises:
+        UsageError: a checksum of another form.
         DownloadError: no place gave it; the message says why not, place by place.
         OSError: the disk is too small or full.
     """
     accepted = tuple(checksums)
+    check_checksums(accepted)
     if target.is_file() and is_accepted(target, accepted):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,15 +66,21 @@ def download(urls: Iterable[str], target: Path, checksums: Iterable[str] = (), w
     raise DownloadError(f"{target.name} could not be fetched ({'; '.join(reasons) or 'no place is known'})")
 
 
+def check_checksums(checksums: Iterable[str]) -> None:
+    """Raise a UsageError for what is no MD5 or SHA-256 sum."""
+    for value in checksums:
+        if len(value) not in _KINDS or set(value.lower()) - set("0123456789abcdef"):
+            raise UsageError(f"{value!r} is no checksum: an MD5 has 32, a SHA-256 64 hexadecimal digits")
+
+
 def is_accepted(path: Path, checksums: Iterable[str]) -> bool:
     """Whether the MD5 or SHA-256 of a file is one of ``checksums``; anything is when there are none."""
     accepted = {value.lower() for value in checksums}
     if not accepted:
         return True
-    kinds = {32: "md5", 64: "sha256"}
     for length in {len(value) for value in accepted}:
         with open(path, "rb") as file:
-            if hashlib.file_digest(file, kinds[length]).hexdigest() in accepted:
+            if hashlib.file_digest(file, _KINDS[length]).hexdigest() in accepted:
                 return True
     return False
 
@@ -79,7 +88,7 @@ def is_accepted(path: Path, checksums: Iterable[str]) -> bool:
 def _fetch(url: str, part: Path, wait_s: float) -> None:
     """Complete ``part``; raises :class:`_WrongError` when the place does not give any more."""
     try:
-        import requests  # comes with pooch
+        import requests
     except ImportError:
         raise missing_extra("requests", "train") from None
     fruitless, restarted = 0, False

@@ -58,7 +58,7 @@ SOURCES: dict[str, Source] = {
     **{name: _brown(name) for name in _BROWN},
     "hpatches": Source(
         (f"{_HPATCHES}/hpatches-release.zip", f"{_HPATCHES_OLD}/hpatches-release.tar.gz"),
-        (), "HPatches/hpatches-release", "train build hpatches {place} --out {root}/HPatches/all",
+        (), "HPatches/hpatches-release", "train build hpatches {place} --out {root}/HPatches/HP_easy --levels e",
     ),
     "hpatches-sequences": Source(
         (f"{_HPATCHES}/hpatches-sequences-release.zip", f"{_HPATCHES_OLD}/hpatches-sequences-release.tar.gz"),
@@ -100,7 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, check, unpack, and say where it is."""
-    from train.download import download, is_accepted
+    from train.download import check_checksums, download, is_accepted
 
     if not args.names:
         for name, known in SOURCES.items():
@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--url, --url-list and --from-file are for one NAME at a time")
     if args.url_list and (args.url or args.from_file):
         raise UsageError("--url-list names all places: leave --url and --from-file away")
+    check_checksums(args.checksum)
     listed = read_url_list(args.url_list, args.names[0]) if args.url_list else []
     for name, source in listed or [(name, _source(name, args)) for name in args.names]:
         place = args.data_root / source.folder
@@ -141,10 +142,14 @@ def _source(name: str, args: argparse.Namespace) -> Source:
 
 
 def _is_there(source: Source, place: Path) -> bool:
+    from train.download import is_accepted
+
     if source.among_others:
         return (place / source.among_others).is_file()
-    is_archive = source.urls[0].split("?")[0].endswith((".zip", ".gz", ".tgz", ".tar"))
-    return is_archive and place.is_dir() and any(place.iterdir())
+    name = _file_name(source.urls[0])
+    if name.endswith((".zip", ".gz", ".tgz", ".tar")):
+        return place.is_dir() and any(place.iterdir())
+    return (place / name).is_file() and is_accepted(place / name, source.checksums)
 
 
 def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:

@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kornia_hardnet8._files import read_json, write_json
+from kornia_hardnet8._files import atomic_path, read_json, write_json
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
 from train.batches import Batch
@@ -80,6 +79,17 @@ def start_run(config: TrainConfig, out: Path, device: torch.device, world: World
     return run
 
 
+def read_config(out: Path) -> TrainConfig:
+    """The settings of the run in the folder ``out``.
+
+    Raises:
+        MissingFileError: there is none.
+        UsageError: a file of weights instead of a folder.
+        DataError: ``config.json`` is damaged.
+    """
+    return TrainConfig.from_dict(_read_about(out).get("config", {}))
+
+
 def resume_run(out: Path, device: torch.device, world: World | None = None) -> Run:
     """The run in the folder ``out``, at its last checkpoint.
 
@@ -88,13 +98,7 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
         UsageError: a file of weights instead of a folder.
         DataError: its files are damaged.
     """
-    if out.is_file():
-        raise UsageError(
-            f"--resume goes on with the run in a folder, {out} is a file: to start from its weights use --init {out}"
-        )
-    if not (out / "config.json").is_file():
-        raise MissingFileError(f"{out} holds no run (no config.json); to start from weights use --init FILE")
-    about = read_json(out / "config.json")
+    about = _read_about(out)
     run = Run(TrainConfig.from_dict(about.get("config", {})), out, device, world)
     run.precision = about.get("precision", run.precision)
     if (out / "last.ckpt").exists():  # else the run ended before its first checkpoint: start over
@@ -102,6 +106,19 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
     if run.world.is_first:
         _cut_metrics(out / "metrics.jsonl", run.step)
     return run
+
+
+def _read_about(out: Path) -> dict[str, Any]:
+    if out.is_file():
+        raise UsageError(
+            f"--resume goes on with the run in a folder, {out} is a file: to start from its weights use --init {out}"
+        )
+    if not (out / "config.json").is_file():
+        raise MissingFileError(f"{out} holds no run (no config.json); to start from weights use --init FILE")
+    about = read_json(out / "config.json")
+    if not isinstance(about, dict):
+        raise DataError(f"{out / 'config.json'} holds no settings of a run")
+    return about
 
 
 def run_to_end(run: Run) -> None:
@@ -230,6 +247,5 @@ def _cut_metrics(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue  # the line that a killed process was writing
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")

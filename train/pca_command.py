@@ -36,9 +36,10 @@ def run(args: argparse.Namespace) -> None:
 
     weights = load_weights(args.checkpoint)
     stores = [store for store, _ in open_mix(args.ds, args.data_root)]
-    mr_sizes = {float(store.meta["mr_size"]) for store in stores} | {float(weights.metadata.get("mr_size", 0)) or None}
-    if len(mr_sizes - {None}) > 1:
-        raise UsageError(f"the patches and the weights differ in mr_size: {sorted(m for m in mr_sizes if m)}")
+    told = [*(store.meta["mr_size"] for store in stores), weights.metadata.get("mr_size")]
+    mr_sizes = sorted({float(size) for size in told if size})  # fixed windows have none
+    if len(mr_sizes) > 1:
+        raise UsageError(f"the patches and the weights differ in mr_size: {mr_sizes}")
     device = choose_device(args.device)
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
     projection, count = fit_projection(model, stores, device, args.patches, args.seed)

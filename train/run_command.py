@@ -25,10 +25,10 @@ from train.optim import OPTIMIZERS, SCHEDULES
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 MEMORY = (
     "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.2 MB in fp32 (h8E512): 10 or 22 GB for "
-    "--bs 9000, 3.4 or 7.4 GB for --bs 3072 (a whole process on a CPU then took 4.1 or 7.6 GiB). --micro-batch N keeps "
-    "that of N patches instead (about a third slower; "
-    "batch norm then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole "
-    "matrix of distances."
+    "--bs 9000, 3.4 or 7.4 GB for --bs 3072; a process on Linux keeps what it freed, up to half as much again "
+    "(6.2 GiB for --bs 3072 in bf16). --micro-batch N keeps that of N patches instead (2.1 GiB for --bs 9000 "
+    "--micro-batch 1500 in bf16, 2.7 GiB for --bs 3072 --micro-batch 1536 in fp32; about a third slower; batch norm "
+    "then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole matrix of distances."
 )
 CHANGES = (
     "differences from the 2020 code, which ran AdamW with decay 0.01 whatever --optimizer and --wd said: those "
@@ -48,8 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags, with the names of the 2020 code where it had them."""
     parser.epilog = f"{MEMORY}\n{CHANGES}"
 
+    # Settings have no default in the parser, so that --resume tells which were given.
+    spellings = {"out": "--out"}
+
     def add(group: argparse._ArgumentGroup, *names: str, dest: str, help: str, **kwargs: Any) -> None:
-        group.add_argument(*names, dest=dest, default=_DEFAULTS[dest], help=help, **kwargs)
+        spellings[dest] = names[0]
+        default = _DEFAULTS[dest]
+        shown = "" if default in (None, dataclasses.MISSING) or isinstance(default, bool) else f" (default: {default})"
+        group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + shown, **kwargs)
 
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
@@ -62,17 +68,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--print-config", action="store_true", help="print the effective settings as JSON and stop")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--ds", dest="ds", help="data sets: token[*weight][+token...], a token or a store's path")
+    add(data, "--ds", dest="ds", help="data sets: token[*weight][+token...], a token or a store's path")
     add(data, "--data-root", dest="data_root", help="folder in which tokens are looked up")
     add(data, "--bs", "--batch_size", dest="bs", type=int, help="tuples in a batch")
     add(data, "--Npos", dest="npos", type=int, help="patches in a tuple; more than 2 for tripletMargin++")
-    data.add_argument("--fewcams", action="store_true", help="take the labels of a batch from few cameras")
+    add(data, "--fewcams", dest="fewcams", action="store_true", help="take the labels of a batch from few cameras")
     add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
         help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
     add(data, "--combine", dest="combine", choices=COMBINATIONS, help="how a batch is made of several sets")
     add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
     add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
-    data.add_argument("--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
+    add(data, "--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
     add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
 
     learn = parser.add_argument_group("learning")
@@ -81,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
     add(learn, "--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
     add(learn, "--batch_reduce", dest="batch_reduce", choices=REDUCTIONS, help="negatives of the 2020 pair losses")
-    learn.add_argument("--closeok", action="store_true", help="near-duplicates may be negatives")
+    add(learn, "--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
     add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")
     add(learn, "--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")
     add(learn, "--max-minutes", dest="max_minutes", type=float,
@@ -96,25 +102,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
     add(learn, "--micro-batch", dest="micro_batch", type=int, help="patches in the network at once; 0: all")
-    learn.add_argument(
-        "--compile", action="store_true", help="let torch.compile fuse the network; measured on CPUs it gains nothing"
-    )
+    add(learn, "--compile", dest="compile", action="store_true",
+        help="let torch.compile fuse the network; measured on CPUs it gains nothing")  # fmt: skip
+    parser.set_defaults(spellings=spellings)
     add_refusals(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Train, or print the settings."""
-    if args.resume is None and args.ds is None:
-        raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
-    if args.resume is not None and args.out is not None:
-        raise UsageError("--resume goes on in its own folder: leave --out away")
-    config = None if args.resume else TrainConfig(**{f: getattr(args, f) for f in _DEFAULTS})
-    if args.print_config and config is not None:
+    from train.loop import read_config, resume_run, run_to_end, start_run
+
+    given = {name: getattr(args, name) for name in _DEFAULTS if hasattr(args, name)}
+    if args.resume is None:
+        if "ds" not in given:
+            raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
+        config = TrainConfig(**given)
+    else:
+        wrong = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
+        if wrong:
+            raise UsageError(
+                f"--resume goes on with the settings and the folder of its run: leave {', '.join(wrong)} away"
+            )
+        config = read_config(args.resume)
+    if args.print_config:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
     from train.allocator import keep_freed_memory
     from train.distributed import join_world, leave_world
-    from train.loop import resume_run, run_to_end, start_run
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -123,7 +137,7 @@ def run(args: argparse.Namespace) -> int | None:
     if device.type == "cpu":
         keep_freed_memory()
     try:
-        if config is None:
+        if args.resume is not None:
             state = resume_run(args.resume, device, world)
         else:
             date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")

@@ -221,3 +221,18 @@ def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert store.patches.std() > 20
     before = store.path
     assert open_mix("demo", tmp_path)[0][0].path == before  # built once
+
+
+def test_what_fetch_says_to_build_is_what_a_token_names(tmp_path: Path) -> None:
+    """The commands that are printed after a download, and those that a missing token is answered with."""
+    from train.fetch_command import SOURCES
+
+    for token, source in (("lib", "liberty"), ("HP_easy", "hpatches"), ("v3", "amos-v3")):
+        said = SOURCES[source].then.format(place="DIR", root=tmp_path).split()
+        out = Path(said[said.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "meta.json").write_text("{}")
+        assert find_store(token, tmp_path) == out
+    assert SOURCES["hpatches"].then.endswith("--levels e")
+    with pytest.raises(MissingFileError, match="build hpatches DIR --out Datasets/HPatches/HP_tough --levels t"):
+        find_store("HP_tough", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -205,6 +206,39 @@ def test_anything_else_by_url(server: str, tmp_path: Path) -> None:
     arguments = ["fetch", "extra", "--url", f"{server}/good/file.pt", "--checksum", MD5, "--data-root", str(tmp_path)]
     assert main(arguments) == 0
     assert (tmp_path / "extra" / "file.pt").read_bytes() == CONTENT
+
+
+def test_a_single_file_is_fetched_once(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "hpatches-view-split"
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], urls=(f"{server}/good/split.pt",)))
+    line = ["fetch", name, "--data-root", str(tmp_path), "-q"]
+    assert main(line) == 0
+    asked = len(_Server.requests)
+    assert asked
+    capsys.readouterr()
+    assert main(line) == 0
+    assert len(_Server.requests) == asked
+    assert "is there already" in capsys.readouterr().out
+    # of another content than the one that is asked for: again
+    extra = ["fetch", "HPatches", "--url", f"{server}/good/split.pt", "--data-root", str(tmp_path), "-q"]
+    (tmp_path / "HPatches" / "split.pt").write_bytes(b"old")
+    assert main([*extra, "--checksum", MD5]) == 0
+    assert (tmp_path / "HPatches" / "split.pt").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("wrong", ["abc", "g" * 32, "0" * 63])
+def test_a_checksum_of_another_form_is_refused_before_the_download(
+    server: str, tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = len(_Server.requests)
+    line = ["fetch", "extra", "--url", f"{server}/good/file.pt", "--checksum", MD5, wrong, "--data-root", str(tmp_path)]
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert f"{wrong!r} is no checksum" in error
+    assert len(error.strip().splitlines()) == 1
+    assert len(_Server.requests) == asked
 
 
 def test_scenes_by_a_list_of_urls(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,26 @@ def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast:
     assert kept[0] == kept[1]
 
 
+def test_resume_takes_no_settings_and_shows_those_of_its_run(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_checkpoint.parent
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    # --seed 0 is the default and still one that was given
+    assert (
+        main(["--resume", str(run), "--ds", "lib", "--bs", "24", "--seed", "0", "--no_fliprot", "--out", "x", "-q"])
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert "leave --out, --seed, --ds, --bs, --no_fliprot away" in error
+    assert len(error.strip().splitlines()) == 1
+    assert main(["--resume", str(run), "--print-config", "--threads", "1"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["bs"], shown["arch"], shown["num_steps"]) == (12, "h7nodrop", 3)
+    assert shown["network"]["dim"] == 128
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 def test_sigterm_saves_and_says_how_to_go_on(
     tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -350,6 +370,18 @@ def test_pca_and_bundle(
     assert ranges["outputs"] == pytest.approx(measured["outputs"])
     assert len(ranges["outputs"]) == 6  # one after the ReLU of each convolution but the last
     assert main(["bundle", str(out), "--name", "../tiny"]) == 2
+
+
+def test_pca_takes_fixed_windows(tiny_checkpoint: Path, store_factory: Any, tmp_path: Path) -> None:
+    """They have no support in units of a keypoint's scale."""
+    store = store_factory(tmp_path / "store", num_labels=10)
+    meta = json.loads((store / "meta.json").read_text())
+    (store / "meta.json").write_text(json.dumps({**meta, "mr_size": None}))
+    out = tmp_path / "pca.ckpt"
+    assert main(["pca", str(tiny_checkpoint), "--ds", str(store), "--out", str(out)]) == 0
+    assert load_checkpoint(out)["metadata"]["mr_size"] == 12.0
+    (store / "meta.json").write_text(json.dumps({**meta, "mr_size": 6.0}))
+    assert main(["pca", str(tiny_checkpoint), "--ds", str(store), "--out", str(tmp_path / "x.ckpt")]) == 2
 
 
 def test_micro_batches_give_the_gradients_of_the_whole(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:

@@ -25,59 +25,62 @@ def extract_patches(
     level whose step is nearest to one cell (in octaves), ``"floor"`` the finer neighbour, as kornia does.
 
     Args:
-        image: (H, W) gray image, uint8 or float.
+        image: (H, W) gray image, uint8 or float; or (C, H, W), images that are all cut in the same frames.
         lafs: (N, 2, 3) frames in pixels.
         patch_size: side S of a patch in cells.
         level: rule that picks the pyramid level.
 
     Returns:
-        (N, 1, S, S) patches in the image's range; float32, or the image's dtype where that is floating.
-        N = 0 gives (0, 1, S, S). A frame with a non-finite entry gives a patch of NaN.
+        (N, C, S, S) patches in the image's range; float32, or the image's dtype where that is floating; C is 1 for one
+        image. N = 0 gives (0, C, S, S). A frame with a non-finite entry gives a patch of NaN.
 
     Raises:
         DataError: wrong shapes, with the shape that was given.
 
     Source: the convention of ``kornia.feature.extract_patches_from_pyramid`` (0.9).
     """
-    if image.dim() != 2 or min(image.shape) < 1:
-        raise DataError(f"extract_patches: the image must be (H, W), got {tuple(image.shape)}")
+    if image.dim() not in (2, 3) or min(image.shape) < 1:
+        raise DataError(f"extract_patches: the image must be (H, W) or (C, H, W), got {tuple(image.shape)}")
     if lafs.dim() != 3 or lafs.shape[1:] != (2, 3):
         raise DataError(f"extract_patches: the frames must be (N, 2, 3), got {tuple(lafs.shape)}")
     image = image if image.is_floating_point() else image.float()
     work = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
     lafs = lafs.to(device=image.device, dtype=work.dtype)
-    count, side = lafs.shape[0], patch_size
+    current = work.reshape(1, -1, *image.shape[-2:])
+    count, channels, side = lafs.shape[0], current.shape[1], patch_size
     if count == 0:
-        return image.new_zeros(0, 1, side, side)
+        return image.new_zeros(0, channels, side, side)
 
     step = 2.0 * (lafs[:, 0, 0] * lafs[:, 1, 1] - lafs[:, 0, 1] * lafs[:, 1, 0]).abs().sqrt() / side
     octave = torch.nan_to_num(step.clamp(min=1e-12).log2(), nan=0.0, posinf=64.0)
     octave = (octave + 0.5).floor() if level == "nearest" else octave.floor()
     num_levels = 1
-    while min(image.shape) >> num_levels >= max(side, 3):
+    while min(image.shape[-2:]) >> num_levels >= max(side, 3):
         num_levels += 1
     octave = octave.clamp(0, num_levels - 1).long()
 
     unit = (2.0 * torch.arange(side, device=image.device, dtype=work.dtype) + 1.0) / side - 1.0
     cells = torch.stack([unit.repeat(side), unit.repeat_interleave(side)])  # (2, S*S): u along x, then along y
-    size = torch.tensor([image.shape[1], image.shape[0]], device=image.device, dtype=work.dtype)
-    patches = work.new_empty(count, 1, side, side)
-    current = work[None, None]
+    size = torch.tensor([image.shape[-1], image.shape[-2]], device=image.device, dtype=work.dtype)
+    patches = work.new_empty(channels, count, side, side)
     chunk = max(1, _CHUNK_SAMPLES // (side * side))
     for index in range(int(octave.max()) + 1):
         if index:
-            current = _halve(current)
+            current = torch.cat([_halve(one) for one in current.split(1, dim=1)], dim=1)  # each in the cache
         for rows in torch.nonzero(octave == index).flatten().split(chunk):
             frames = lafs[rows]
             points = frames[:, :, :2] @ cells + frames[:, :, 2:]
             grid = (2.0 * points.transpose(1, 2) + 1.0) / size - 1.0  # the same for every level
-            patches[rows] = _sample(current, grid.reshape(1, -1, side, 2)).view(len(rows), 1, side, side)
+            samples = _sample(current, grid.reshape(1, -1, side, 2))
+            patches.index_copy_(1, rows, samples.view(channels, len(rows), side, side))
     bad = ~torch.isfinite(lafs).all(dim=2).all(dim=1)
-    return patches.masked_fill(bad[:, None, None, None], float("nan")).to(image.dtype)
+    if bad.any():
+        patches.masked_fill_(bad[:, None, None], float("nan"))
+    return patches.transpose(0, 1).to(image.dtype)
 
 
 def _sample(image: Tensor, grid: Tensor, clamp: bool | None = None) -> Tensor:
-    """Bilinear samples (1, 1, h, w) of an image (1, 1, H, W) at a grid (1, h, w, 2), outside those of the border.
+    """Bilinear samples (1, C, h, w) of an image (1, C, H, W) at a grid (1, h, w, 2), outside those of the border.
 
     Args:
         image: the image.
@@ -96,8 +99,9 @@ def _sample(image: Tensor, grid: Tensor, clamp: bool | None = None) -> Tensor:
 
 def _halve(image: Tensor) -> Tensor:
     """Binomial 5x5 blur (reflected border), then half the size: kornia's ``pyrdown``."""
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device, dtype=image.dtype) / 16.0
-    padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
-    blurred = F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 5)), taps.view(1, 1, 5, 1))
+    blurred = F.pad(image, (2, 2, 2, 2), mode="reflect")
+    for dim in (3, 2):  # sums of shifted images: a convolution with one channel is slow on a CPU
+        a, b, c, d, e = (blurred.narrow(dim, i, blurred.shape[dim] - 4) for i in range(5))
+        blurred = (a + 4.0 * b).add_(c, alpha=6.0).add_(d, alpha=4.0).add_(e) / 16.0
     half = (image.shape[-2] // 2, image.shape[-1] // 2)
     return F.interpolate(blurred, size=half, mode="bilinear", align_corners=False)

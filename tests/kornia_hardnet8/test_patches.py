@@ -34,3 +34,14 @@ def test_a_mirrored_frame_gives_the_patch_transposed(image: Tensor) -> None:
     mirrored = frame[:, :, [1, 0, 2]]
     expected = extract_patches(image, frame, 8).transpose(2, 3)
     torch.testing.assert_close(extract_patches(image, mirrored, 8), expected)
+
+
+def test_images_cut_in_the_same_frames(image: Tensor) -> None:
+    images = torch.stack([image, 1.0 - image, image.flip(1)])
+    frames = torch.tensor([[[3.0, 1.0, 9.0], [-1.0, 3.0, 20.0]], [[15.0, 0, 30.0], [0, 15.0, 20.0]]])  # of two levels
+    frames = torch.cat([frames, frames.new_full((1, 2, 3), torch.nan)])
+    together = extract_patches(images, frames, 8)
+    assert together.shape == (3, 3, 8, 8)
+    for index, one in enumerate(images):
+        torch.testing.assert_close(together[:, index], extract_patches(one, frames, 8)[:, 0], equal_nan=True)
+    assert extract_patches(images, frames[:0], 8).shape == (0, 3, 8, 8)

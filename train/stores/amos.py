@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -16,18 +16,20 @@ from scipy.spatial import cKDTree
 from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.frames import cut, similarity_frames
+from train.stores.frames import cut_alike, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
-from train.stores.images import worker_map
+from train.stores.images import Map, worker_map
 from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image, view_key
 from train.stores.views import transfer
-from train.stores.writer import create_store
+from train.stores.writer import StoreWriter, create_store
 
 log = logging.getLogger(__name__)
 PATCH_SIZE = 96
 CROP = 1.5  # training takes the central 64 of 96 pixels
 FEW_PLACES = 10  # a view with fewer is warned of
 _BAND = 32  # rows of which the median is taken at once
+_KEPT_BYTES = 2**28  # images of a view up to this size stay in memory between the two looks at them
+_CUT_AT_ONCE, _CUT_SAMPLES = 8, 2**25  # images of a view, and pixels of their patches, that are cut together
 _ROUNDING = 1e-9
 SEEN_RADIUS = 10.0  # pixels: a place is seen in an image where the detector fires this near
 
@@ -48,6 +50,9 @@ class Places:
     squares: np.ndarray
     frames: np.ndarray
     threshold: float
+
+
+_Kept: TypeAlias = tuple[ViewImage, np.ndarray | None]  # pixels in the frame of the reference; None: to be read again
 
 
 def build_amos(
@@ -90,51 +95,85 @@ def build_amos(
     key = ["amos", base, max_sets, threshold, reference, patch_mask, seed, view_key(views, masks)]
     with create_store(out, patch_size, key=key) as writer, worker_map(num_workers) as run:
         done = len(writer.records)
-        labels_before = sum(len(record["squares"]) for record in writer.records)
-        images_before = sum(len(view.images) for view in views[:done])
-        passes = range(2 * sum(len(view.images) for view in views[done:]))
-        steps = progress(passes, what="amos", unit="image")
+        steps = progress(range(2 * sum(len(view.images) for view in views[done:])), what="amos", unit="image")
         for number, view in enumerate(views[done:], done):
-            read = zip(run(read_view_image, view.images), steps, strict=False)
-            image = reference_image((pixels for pixels, _ in read), reference)
+            image, kept = _reference_and_images(view, reference, run, steps)
             rng = np.random.default_rng((seed, *view.name.encode()))
             places = find_places(image, view.mask, base, max_sets, threshold, patch_size, rng)
-            count = len(places.squares)
-            labels = labels_before + np.arange(count)
-            job = partial(_cut_image, view=view, places=places, patch_size=patch_size, base=base, seen=patch_mask)
-            for index, ((patches, visible), _) in enumerate(zip(run(job, view.images), steps, strict=False)):
-                writer.append(
-                    patches, labels=labels, frames=places.frames, visible=visible,
-                    image_ids=np.full(count, images_before + index), cam_ids=np.full(count, number),
-                )  # fmt: skip
-            writer.commit({"threshold": places.threshold, "squares": places.squares.tolist()})
-            labels_before += count
-            images_before += len(view.images)
-        if not labels_before:
-            raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
+            at_once = min(_CUT_AT_ONCE, -(-len(kept) // max(1, num_workers)))
+            cuts = _cut_in_images(kept, places, patch_size, base, patch_mask, at_once, run)
+            first_image = sum(len(earlier.images) for earlier in views[:number])
+            _append_view(writer, number, first_image, places, (found for found, _ in zip(cuts, steps, strict=False)))
         squares = [np.array(record["squares"]).reshape(-1, 2, 3) for record in writer.records]
+        found = {view.name: len(own) for view, own in zip(views, squares, strict=True)}
+        if not any(found.values()):
+            raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
         writer.set_collisions(*_collisions_of_views(squares, patch_size))
-        facts = [
-            {"name": view.name, "images": len(view.images), "labels": len(own), "threshold": record["threshold"]}
-            for view, own, record in zip(views, squares, writer.records, strict=True)
-        ]
         writer.meta = {
             "kind": "views",
             "crop": CROP,
             "mr_size": base * 4 / 9,
-            "views": facts,
+            "views": [
+                {"name": v.name, "images": len(v.images), "labels": found[v.name], "threshold": record["threshold"]}
+                for v, record in zip(views, writer.records, strict=True)
+            ],
             "built": how or {},
             "sources": [
                 {"name": i.path.relative_to(root).as_posix(), "sha256": sha256_file(i.path)}
                 for view in views for i in view.images
             ],
         }  # fmt: skip
-    found = {view.name: len(own) for view, own in zip(views, squares, strict=True)}
+    _tell_places(views, found, base)
+    return Built(writer.count, sum(found.values()), found)
+
+
+def _reference_and_images(
+    view: ViewFolder, kind: Literal["mean", "median"], run: Map, steps: Iterator[int]
+) -> tuple[np.ndarray, list[_Kept]]:
+    """Read a view: its reference image, and its images with their pixels unless these are too many to keep."""
+    width, height = view.images[0].size
+    keep = len(view.images) * width * height <= _KEPT_BYTES
+    kept: list[_Kept] = []
+
+    def read() -> Iterator[np.ndarray]:
+        for image, pixels, _ in zip(view.images, run(read_view_image, view.images), steps, strict=False):
+            kept.append((image, pixels if keep else None))
+            yield pixels
+
+    return reference_image(read(), kind), kept
+
+
+def _cut_in_images(
+    kept: list[_Kept], places: Places, patch_size: int, base: float, seen: bool, at_once: int, run: Map
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Patches (n, S, S) of the places, and which of them are visible (n,), image by image."""
+    samples = max(1, len(places.squares)) * patch_size**2
+    at_once = max(1, min(at_once, _CUT_SAMPLES // samples))
+    batches = [kept[start : start + at_once] for start in range(0, len(kept), at_once)]
+    job = partial(_cut_batch, places=places, patch_size=patch_size, base=base, seen=seen)
+    for patches, visible in run(job, batches):
+        yield from zip(patches, visible, strict=True)
+
+
+def _append_view(
+    writer: StoreWriter, view: int, first_image: int, places: Places, cuts: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Add the rows of a view; its labels follow those of the views before."""
+    count = len(places.squares)
+    labels = sum(len(record["squares"]) for record in writer.records) + np.arange(count)
+    for image, (patches, visible) in enumerate(cuts, first_image):
+        writer.append(
+            patches, labels=labels, frames=places.frames, visible=visible,
+            image_ids=np.full(count, image), cam_ids=np.full(count, view),
+        )  # fmt: skip
+    writer.commit({"threshold": places.threshold, "squares": places.squares.tolist()})
+
+
+def _tell_places(views: list[ViewFolder], found: dict[str, int], base: float) -> None:
     for view in views:
         few = found[view.name] < FEW_PLACES
         hint = f" in {view.images[0].size[0]} x {view.images[0].size[1]} pixels: a --base below {base:g} finds more"
         log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, found[view.name], hint * few)
-    return Built(writer.count, labels_before, found)
 
 
 def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"] = "mean") -> np.ndarray:
@@ -149,9 +188,10 @@ def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"
             stack = np.memmap(file, np.uint8, "r", shape=(count, *shape))
             bands = [np.median(stack[:, top : top + _BAND], axis=0) for top in range(0, shape[0], _BAND)]
         return (np.concatenate(bands) / 255).astype(np.float32)
-    total, count = np.zeros(()), 0
+    total, count = np.zeros((), np.int64), 0
     for image in images:
-        total, count = total + image, count + 1
+        total = total + image if count == 0 else np.add(total, image, out=total)
+        count += 1
     return (total / (count * 255)).astype(np.float32)
 
 
@@ -249,15 +289,17 @@ def seen_in(image: np.ndarray, squares: np.ndarray, base: float, threshold: floa
     return np.asarray(distance <= SEEN_RADIUS)
 
 
-def _cut_image(
-    image: ViewImage, view: ViewFolder, places: Places, patch_size: int, base: float, seen: bool
+def _cut_batch(
+    batch: list[_Kept], places: Places, patch_size: int, base: float, seen: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    pixels = read_view_image(image)
-    visible = np.ones(len(places.squares), bool)
-    if image.homography is not None:
-        corners = square_corners(places.squares, patch_size)
-        there = transfer(image.homography, corners.reshape(-1, 2)).reshape(corners.shape)
-        visible &= ((there >= 0) & (there <= image.file_size)).all(axis=(1, 2))
-    if seen:
-        visible &= seen_in(pixels / np.float32(255), places.squares, base, places.threshold)
-    return cut(pixels, places.frames, patch_size, CROP), visible
+    """Patches (C, n, S, S) of the places in C images, and which of them are visible (C, n)."""
+    images = np.stack([read_view_image(image) if pixels is None else pixels for image, pixels in batch])
+    visible = np.ones((len(batch), len(places.squares)), bool)
+    corners = square_corners(places.squares, patch_size)
+    for (image, _), pixels, row in zip(batch, images, visible, strict=True):
+        if image.homography is not None:
+            there = transfer(image.homography, corners.reshape(-1, 2)).reshape(corners.shape)
+            row &= ((there >= 0) & (there <= image.file_size)).all(axis=(1, 2))
+        if seen:
+            row &= seen_in(pixels / np.float32(255), places.squares, base, places.threshold)
+    return cut_alike(images, places.frames, patch_size, CROP), visible

@@ -65,6 +65,11 @@ def inside_share(frames: np.ndarray, width: int, height: int, homography: np.nda
 
 def cut(image: np.ndarray, frames: np.ndarray, patch_size: int, crop: float) -> np.ndarray:
     """Cut uint8 patches (N, S, S) that cover ``crop`` times the side of the plain ``frames`` of a gray image."""
+    return cut_alike(image[None], frames, patch_size, crop)[0]
+
+
+def cut_alike(images: np.ndarray, frames: np.ndarray, patch_size: int, crop: float) -> np.ndarray:
+    """:func:`cut` in each of several images (C, H, W), in the same frames: (C, N, S, S)."""
     lafs = torch.from_numpy(enlarge(frames, crop))
-    patches = extract_patches(torch.from_numpy(image).float(), lafs, patch_size, level="nearest")
-    return patches[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    patches = extract_patches(torch.from_numpy(images).float(), lafs, patch_size, level="nearest")
+    return patches.transpose(0, 1).round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import correlate1d, maximum_filter1d
+
+from train.stores.images import load_cv2
 
 SCALE_STEP = 1.8
 LEVELS = 5
 BASE = 30.0
 INITIAL_THRESHOLD = 0.00016
+_BLOCK = 16  # pixels that one row of a blurring matrix product yields: few of its entries are zeros
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,61 @@ def window(base: float, sigma: float) -> int:
     return side + (side % 2 == 0)
 
 
+def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Correlate a float32 image (H, W) with a 1-D kernel along columns, then rows, mirrored about its outer pixels.
+
+    Sums are of float64, as products with a band matrix (a long kernel takes a quarter of the time of a plain loop);
+    each of the two results is float32.
+    """
+    reach = len(kernel) // 2
+    band = np.zeros((_BLOCK + 2 * reach, _BLOCK))
+    for column in range(_BLOCK):
+        band[column : column + len(kernel), column] = kernel
+    for axis in (0, 1):
+        margins = [(reach, reach) if side == axis else (0, 0) for side in (0, 1)]
+        wide = np.pad(image.astype(np.float64), margins, mode="reflect")
+        sums = np.empty(image.shape)
+        for start in range(0, image.shape[axis], _BLOCK):
+            some = slice(start, min(start + _BLOCK, image.shape[axis]))
+            reads = slice(some.start, some.stop + 2 * reach)
+            part = band[: reads.stop - reads.start, : some.stop - some.start]
+            if axis == 0:
+                np.matmul(part.T, wide[reads], out=sums[some])
+            else:
+                np.matmul(wide[:, reads], part, out=sums[:, some])
+        image = sums.astype(np.float32)
+    return image
+
+
 def hessian_response(image: np.ndarray, sigma: float) -> np.ndarray:
     """|gxx gyy - gxy^2| sigma^4 of an image (H, W) in 0..1, borders replicated, float32; the image is not blurred."""
-    image = np.asarray(image, dtype=np.float32)
-    first, second = np.array([0.5, 0, -0.5], np.float32), np.array([1, -2, 1], np.float32)
-    gxx = correlate1d(image, second, axis=1, mode="nearest")
-    gyy = correlate1d(image, second, axis=0, mode="nearest")
-    gxy = correlate1d(correlate1d(image, first, axis=1, mode="nearest"), first, axis=0, mode="nearest")
+    cv2 = load_cv2()
+    wide = np.asarray(image, dtype=np.float32).astype(np.float64)  # sums are of float64, results float32
+    first, second, same = np.array([-0.5, 0, 0.5]), np.array([1.0, -2, 1]), np.ones(1)
+
+    def correlate(values: np.ndarray, along_x: np.ndarray, along_y: np.ndarray) -> np.ndarray:
+        sums = cv2.sepFilter2D(values, cv2.CV_64F, along_x, along_y, borderType=cv2.BORDER_REPLICATE)
+        return np.asarray(sums, dtype=np.float32)
+
+    gxx, gyy = correlate(wide, second, same), correlate(wide, same, second)
+    gxy = correlate(correlate(wide, first, same).astype(np.float64), same, first)
     response: np.ndarray = np.abs(gxx * gyy - gxy**2) * np.float32(sigma**4)
     return response
+
+
+def window_maximum(values: np.ndarray, side: int) -> np.ndarray:
+    """The largest value in the centred square window of odd ``side`` of each pixel of an image (H, W)."""
+    reach = side // 2
+    for _ in range(2):
+        # the largest of 2 n values from those of n: one comparison doubles the window
+        wide = np.pad(values, ((reach, reach), (0, 0)), constant_values=-np.inf)
+        covered = 1
+        while covered < side:
+            step = min(covered, side - covered)
+            wide = np.maximum(wide[:-step], wide[step:])
+            covered += step
+        values = wide.T
+    return values
 
 
 def local_maxima(
@@ -73,17 +121,11 @@ def local_maxima(
     image = np.asarray(image, dtype=np.float32)
     xy, scale, response = [], [], []
     for sigma in default_sigmas() if sigmas is None else sigmas:
-        kernel = gauss_kernel(sigma)
-        blurred = correlate1d(correlate1d(image, kernel, axis=0, mode="mirror"), kernel, axis=1, mode="mirror")
-        level = hessian_response(blurred, sigma)
-        side = window(base, sigma)
-        largest = level
-        for axis in range(2):
-            largest = maximum_filter1d(largest, side, axis=axis, mode="constant", cval=-np.inf)
-        keep = (level == largest) & (level >= np.float32(floor))
+        level = hessian_response(blur(image, gauss_kernel(sigma)), sigma)
+        keep = (level == window_maximum(level, window(base, sigma))) & (level >= np.float32(floor))
         if mask is not None:
             keep &= mask
-        rows, columns = np.nonzero(keep)
+        rows, columns = np.divmod(np.flatnonzero(keep), keep.shape[1])
         xy.append(np.stack([columns, rows], axis=1))
         scale.append(np.full(len(rows), base * sigma))
         response.append(level[rows, columns])

@@ -251,7 +251,7 @@ class _GrowingArray:
         self._file.seek(end)
 
     def append(self, rows: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
+        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
         self._count += len(rows)
 
     def flush(self) -> None:

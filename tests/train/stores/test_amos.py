@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import correlate1d, maximum_filter
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.amos import (
@@ -22,7 +23,15 @@ from train.stores.amos import (
     squares_inside,
 )
 from train.stores.frames import cut, similarity_frames
-from train.stores.hessian import default_sigmas, gauss_kernel, hessian_response, local_maxima, window
+from train.stores.hessian import (
+    blur,
+    default_sigmas,
+    gauss_kernel,
+    hessian_response,
+    local_maxima,
+    window,
+    window_maximum,
+)
 from train.stores.redetected import build_redetected
 from train.stores.store import PatchStore
 from train.stores.view_folders import list_views, read_homography, warp_to_reference
@@ -107,6 +116,18 @@ def test_hessian_response(vectors) -> None:
     expected = np.array(case["expected"]["rows_0_20_47_first16"])
     np.testing.assert_allclose(got[[0, 20, 47], :16], expected, rtol=1e-4, atol=1e-8)
     assert got.sum() == pytest.approx(case["expected"]["sum"], rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(97, 64), (48, 131)])
+def test_blur_and_maxima_of_windows_are_those_of_plain_loops(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    for sigma in default_sigmas()[:4]:  # the longest kernel reaches beyond the image
+        kernel = gauss_kernel(sigma)
+        expected = correlate1d(correlate1d(image, kernel, axis=0, mode="mirror"), kernel, axis=1, mode="mirror")
+        np.testing.assert_allclose(blur(image, kernel), expected, rtol=3e-7)
+    for side in (1, 3, 61, 109, 629):
+        expected = maximum_filter(image, side, mode="constant", cval=-np.inf)
+        np.testing.assert_array_equal(window_maximum(image, side), expected)
 
 
 def test_windows(vectors) -> None:
@@ -270,6 +291,14 @@ def test_seeds(root, built, tmp_path: Path) -> None:
     other = PatchStore.open(tmp_path / "other")
     np.testing.assert_array_equal(other.labels, built[1].labels)
     assert not np.array_equal(other.patches, built[1].patches)
+
+
+def test_images_that_are_not_kept_are_read_again(root, built, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("train.stores.amos._KEPT_BYTES", 0)
+    monkeypatch.setattr("train.stores.amos._CUT_SAMPLES", 1)  # one image at a time
+    build_amos(root, tmp_path / "s", base=BASE, max_sets=300)
+    for name in ("patches.npy", "visible.npy"):
+        assert (tmp_path / "s" / name).read_bytes() == (built[1].path / name).read_bytes()
 
 
 def test_redetected_keypoints(root, tmp_path: Path, correlate) -> None:

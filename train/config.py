@@ -32,6 +32,7 @@ class TrainConfig:
         bs: tuples in a batch.
         npos: patches in a tuple.
         mpos: margin of the loss.
+        nested: take the loss of the descriptor cut to so many dimensions too; None: that of the whole one alone.
         fewcams: take the labels of a batch from few cameras.
         cams_in_batch: cameras in a batch; 0: as few as it takes.
         combine: ``random``: each batch from one set, drawn by weight; ``epoch``: the sets one after the other in each
@@ -62,6 +63,7 @@ class TrainConfig:
     bs: int = 3072
     npos: int = 2
     mpos: float = 1.0
+    nested: int | None = None
     fewcams: bool = False
     cams_in_batch: int = 0
     combine: str = "random"
@@ -102,7 +104,7 @@ class TrainConfig:
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0)):
             if not low <= getattr(self, name) < high:
                 raise UsageError(f"--{name} must be {low:g} … {high:g}, got {getattr(self, name)}")
-        for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps"):
+        for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps", "nested"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):

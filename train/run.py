@@ -25,6 +25,7 @@ from train.config import TrainConfig
 from train.datasets import open_mix
 from train.distributed import World, agree_on, join_rows, sum_gradients
 from train.losses import Described
+from train.nested import SHARE, NestedLoss
 from train.network import frozen_statistics, raw_descriptors
 from train.optim import SCHEDULES, build_optimizer, set_rate
 from train.precision import autocast, resolve_precision
@@ -47,16 +48,22 @@ class Run:
         ]
         torch.manual_seed(config.seed)
         self.model = HardNet8(arch=config.arch, output_dim=None)
+        projection = None
         if config.init is not None:
             weights = load_weights(config.init)
             if weights.arch != self.model.arch:
                 raise UsageError(f"--init {config.init} is {weights.arch}, the run trains {self.model.arch}")
             self.model.features.load_state_dict(weights.features)
+            projection = weights.projection
         self.model = self.model.to(device).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = build_optimizer(config.optimizer, self.model, config.lr, config.wd, config.eps)
         self.criterion = config.build_criterion().to(device)
+        self.nested = None
+        if config.nested is not None:
+            width = self.model.output_dim
+            self.nested = NestedLoss(projection, width, config.nested, config.build_criterion()).to(device)
         self.precision = resolve_precision(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.describe = torch.compile(raw_descriptors) if config.compile else raw_descriptors
@@ -167,6 +174,10 @@ class Run:
         described = Described(unit, raw.norm(dim=1), batch.labels.to(self.device), tuples, exclude)
         torch.manual_seed(_mix_seed(self.config.seed + 2, self.step))  # some losses draw, all processes the same
         loss, items, terms = self.criterion(described)
+        if self.nested is not None:
+            short_loss, short_terms = self.nested(described)
+            loss = torch.lerp(loss, short_loss, SHARE)
+            terms |= {f"nested_{name}": value for name, value in short_terms.items()}
         with torch.no_grad():
             d_pos = (unit[0 :: self.config.npos] - unit[1 :: self.config.npos]).norm(dim=1).mean()
         figures = {"loss": loss.item(), "active": (items > 0).float().mean().item(), "d_pos": d_pos.item()}
@@ -228,6 +239,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "criterion": self.criterion.state_dict(),
+                "nested": None if self.nested is None else self.nested.state_dict(),
                 "step": self.step,
                 "elapsed_s": self.elapsed_s,
                 "best": self.best,
@@ -249,6 +261,8 @@ class Run:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         self.criterion.load_state_dict(content.get("criterion", {}))
+        if self.nested is not None:
+            self.nested.load_state_dict(content["nested"])
         self.step, self.best = content["step"], content["best"]
         self._before_s, self._since = content["elapsed_s"], time.monotonic()
 

@@ -86,6 +86,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
     add(learn, "--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
+    add(learn, "--nested", dest="nested", type=int, metavar="DIM",
+        help="take the loss of the descriptor cut to DIM dimensions too, after the projection of --init where it has "
+        "one: two thirds of the loss, so that little is lost by the cut")  # fmt: skip
     add(learn, "--batch_reduce", dest="batch_reduce", choices=REDUCTIONS, help="negatives of the 2020 pair losses")
     add(learn, "--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
     add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")

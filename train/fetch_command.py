@@ -58,7 +58,8 @@ SOURCES: dict[str, Source] = {
     **{name: _brown(name) for name in _BROWN},
     "hpatches": Source(
         (f"{_HPATCHES}/hpatches-release.zip", f"{_HPATCHES_OLD}/hpatches-release.tar.gz"),
-        (), "HPatches/hpatches-release", "train build hpatches {place} --out {root}/HPatches/HP_easy --levels e",
+        (), "HPatches/hpatches-release",
+        "train build hpatches {place} --out {root}/HPatches/hpatches_illum-view_easy --levels e",
     ),
     "hpatches-sequences": Source(
         (f"{_HPATCHES}/hpatches-sequences-release.zip", f"{_HPATCHES_OLD}/hpatches-sequences-release.tar.gz"),

@@ -28,7 +28,7 @@ PUBLISHED: dict[str, list[tuple[str, float]] | None] = {
     **{name: [(name, 1.0)] for name in (*SIX, *SCENES)},
     **{f"yosemite_{part}": [(f"yosemite_{part}", 1.0)] for part in ("small", "cl", "cl_times2", "cl_times8")},
     "liberty48": None, "liberty64": None, "v4noshift": None, "v4crop": None, "PS": None, "PS+lib": None,
-    "lib+colo+notre_RGB": None,
+    "lib+colo+notre_RGB": None, "HPs_illum_all-crop": None,
     "v3": [("v3", 1.0)], "v4": [("v4", 1.0)], "v5": [("v5", 1.0)], "TILDE": [("TILDE", 1.0)],
     "v4+lib": [("v4", 1.0), ("lib", 1.0)],
     "lib+v4": [("lib", 1.0), ("v4", 1.0)],
@@ -42,7 +42,7 @@ PUBLISHED: dict[str, list[tuple[str, float]] | None] = {
     "brown": [(name, 1.0) for name in SIX],
     "AB": [(name, 1.0) for name in SIX] + [("v4", 6.0)],
     "mix": [(name, 1.0) for name in SIX] + [("hpatches_split_view_train", 6.0), ("v3", 6.0)],
-    **{name: [(name, 1.0)] for name in ("HP_easy", "HP_hard", "HP_tough", "HPs_illum_all", "HPs_illum_all-crop")},
+    **{name: [(name, 1.0)] for name in ("HP_easy", "HP_hard", "HP_tough", "HPs_illum_all")},
     **{f"{name}_p1600000": [(f"{name}_p1600000", 1.0)] for name in SCENES},
     **{f"trevi_fountain_p{n}": [(f"trevi_fountain_p{n}", 1.0)] for n in (25_000, 6_400_000)},
     **{f"{name}_{part}": [(f"{name}_{part}", 1.0)] for name in SCENES for part in ("lower", "upper", "RGB")},
@@ -234,5 +234,6 @@ def test_what_fetch_says_to_build_is_what_a_token_names(tmp_path: Path) -> None:
         (out / "meta.json").write_text("{}")
         assert find_store(token, tmp_path) == out
     assert SOURCES["hpatches"].then.endswith("--levels e")
-    with pytest.raises(MissingFileError, match="build hpatches DIR --out Datasets/HPatches/HP_tough --levels t"):
+    command = "build hpatches DIR --out Datasets/HPatches/hpatches_illum-view_tough --levels t"
+    with pytest.raises(MissingFileError, match=f"{command} .*not known"):
         find_store("HP_tough", tmp_path)

@@ -7,7 +7,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import get_arch
 from train.allocator import keep_freed_memory
 from train.config import TrainConfig
-from train.precision import autocast
 from train.run import Run
 from train.sampling import Sampling, index_labels, plan_batch
 from train.stores.store import PatchStore
@@ -29,9 +27,10 @@ STAGES = ("data", "augmentation", "forward", "mining and loss", "backward", "opt
 
 
 def bench_training(config: TrainConfig, steps: int, device: torch.device, plain: float | None = None) -> dict[str, Any]:
-    """Time whole training steps and their stages on random patches; on one thread of a CPU in processor time.
+    """Time training steps stage by stage on random patches, the data not read ahead.
 
-    The plain loop comes first: after it the process keeps the memory of freed tensors, as in training.
+    Seconds are those of the wall, on one thread of a CPU those of the processor (``clock`` says which). The plain loop
+    comes first: after it the process keeps the memory of freed tensors, as in training.
 
     Args:
         config: the settings; ``ds`` is replaced by a generated store.
@@ -65,6 +64,7 @@ def bench_training(config: TrainConfig, steps: int, device: torch.device, plain:
         "device": str(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "clock": "processor" if _clock(device) is time.process_time else "wall",
         "patches_s": rate,
         "shares": {stage: value / total for stage, value in seconds.items()},
         "plain_patches_s": plain,
@@ -137,12 +137,19 @@ def _staged_step(run: Run) -> dict[str, float]:
     seconds["data"], batch = _timed(device, lambda: run.source.batch(run.step))
     seconds["augmentation"], patches = _timed(device, lambda: run.augmented(batch))
     seconds["forward"], raw = _timed(device, lambda: run._describe(patches, 0))
-    seconds["mining and loss"], (loss, _) = _timed(device, lambda: run._loss(raw, batch))
-    seconds["backward"], _ = _timed(device, loss.backward)
-    seconds["optimiser"], _ = _timed(device, run.optimizer.step)
-    run.optimizer.zero_grad(set_to_none=True)
+    seconds["mining and loss"], (loss, figures) = _timed(device, lambda: run._loss(raw, batch))
+    seconds["backward"], _ = _timed(device, run.scaler.scale(loss).backward)
+    seconds["optimiser"], _ = _timed(device, lambda: _step(run, figures["loss"]))
     run.step += 1
     return seconds
+
+
+def _step(run: Run, loss: float) -> None:
+    """What :meth:`Run.advance` does once the gradient is there."""
+    run._checked_gradient(loss, run.config.lr)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
 
 
 def _plain_loop(config: TrainConfig, stored: torch.Tensor, device: torch.device, steps: int) -> float:
@@ -153,8 +160,7 @@ def _plain_loop(config: TrainConfig, stored: torch.Tensor, device: torch.device,
 
     def step() -> None:
         patches = F.interpolate(stored[:, None].float(), model.patch_size, mode="bilinear", antialias=True)
-        with autocast("fp32", device) if device.type == "cpu" else nullcontext():
-            descs = model(patches)
+        descs = model(patches)
         anchors, positives = descs[0::2], descs[1::2]
         distances = torch.sqrt((2.0 - 2.0 * anchors @ positives.T).clamp(min=1e-6))
         masked = distances + 10.0 * torch.eye(len(distances), device=device)
@@ -169,11 +175,8 @@ def _plain_loop(config: TrainConfig, stored: torch.Tensor, device: torch.device,
 
 
 def _timed(device: torch.device, function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, the device's queue emptied before and after, and what it returned.
-
-    They are of the wall, but of the processor where one thread of a CPU does it all: other processes count less then.
-    """
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    """Seconds of a call, the device's queue emptied before and after, and what it returned."""
+    clock = _clock(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = clock()
@@ -181,6 +184,11 @@ def _timed(device: torch.device, function: Callable[[], Any]) -> tuple[float, An
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - start, value
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """The wall's, but the processor's where one thread of a CPU does it all: other processes count less then."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def _random_store(folder: Path, num_labels: int) -> Path:

@@ -56,7 +56,8 @@ def _table(result: dict[str, Any]) -> str:
     lines = []
     for row in result["training"]:
         lines.append(
-            f"{row['arch']}, {row['bs']} tuples, {row['precision']} on {row['device']}, {row['threads']} threads: "
+            f"{row['arch']}, {row['bs']} tuples, {row['precision']} on {row['device']}, threads: {row['threads']} "
+            f"({row['clock']} time): "
             f"{row['patches_s']:.0f} patches/s, {row['speedup']:.2f} times the plain fp32 loop "
             f"({row['plain_patches_s']:.0f}), {100 * row['gemm_share']:.0f} % of the rate of matrix products "
             f"({row['gemm_flops'] / 1e9:.0f} GFLOP/s)"

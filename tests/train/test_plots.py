@@ -38,4 +38,8 @@ def test_the_bench_measures_shares_that_sum_to_one(tmp_path: Path, capsys: pytes
     assert sum(row["shares"].values()) == pytest.approx(1.0)
     assert min(row["shares"].values()) > 0
     assert row["speedup"] == pytest.approx(row["patches_s"] / row["plain_patches_s"])
-    assert "patches/s" in capsys.readouterr().out
+    assert row["clock"] == "processor"
+    shown = capsys.readouterr().out
+    assert "threads: 1 (processor time)" in shown
+    for stage in ("data", "augmentation", "forward", "mining and loss", "backward", "optimiser"):
+        assert f"{stage:16} {100 * row['shares'][stage]:5.1f} %" in shown

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from kornia_hardnet8._shell import dispatch, run_module
-from train.flags2020 import SCRIPTS
+from train.flags2020 import SCRIPTS, answer_script
 
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. The name of a script of the 2020 code is answered with its successor."""
     if argv and (script := re.sub(r"\.(py|ipynb|sh)$", "", argv[0].rsplit("/", 1)[-1])) in SCRIPTS:
-        print(f"error: {argv[0]} of the 2020 code {SCRIPTS[script]}", file=sys.stderr)
+        print(f"error: {argv[0]} of the 2020 code {answer_script(script, argv[1:])}", file=sys.stderr)
         return 2
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         return run_module("train", *COMMANDS["run"], argv)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kornia_hardnet8.errors import MissingFileError, UsageError, closest
 from train.catalogue import ALIASES, MIXES, TOKENS, expand_mix, known_file
+from train.flags2020 import names_2020
 from train.stores.store import PatchStore
 
 DEMO = "demo"
@@ -71,13 +72,15 @@ def find_store(token: str, data_root: Path) -> Path:
 
     Raises:
         MissingFileError: nowhere; a token of 2020 is answered with its origin.
-        UsageError: the folder of a webcam set holds several files.
+        UsageError: the folder of a webcam set holds several files, none of them built with the defaults of 2020.
     """
     known = known_file(token)
     places = [Path(token)]
     if known is not None:
         folder = (data_root / known.path).with_suffix("")
         built = [] if (folder / "meta.json").is_file() else sorted(folder.glob(f"{folder.name}_*.pt"))
+        if (usual := folder / f"{folder.name}_{names_2020([])[0]}.pt") in built:  # what 2020 took without options
+            built = [usual]
         if len(built) > 1:
             raise UsageError(f"data set {token!r}: which of {', '.join(map(str, built))}? Name it as a path")
         places += [data_root / known.path, *built, folder]

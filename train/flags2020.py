@@ -162,6 +162,17 @@ def add_refusals(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(*flag.names, dest=f"refused_{flag.dest}", action=_Refuse, answer=flag.answer)
 
 
+def answer_script(script: str, argv: Sequence[str]) -> str:
+    """What does the work of a script, one of ``SCRIPTS``; for the trainer with options also where its model lay."""
+    if script != "ftrain" or not argv:
+        return SCRIPTS[script]
+    try:
+        folder = PurePath(parse_2020(argv)["model_dir"]) / names_2020(argv)[1]
+    except UsageError as error:
+        return f"{SCRIPTS[script]} (but {error})"
+    return f"{SCRIPTS[script]}; the model of these lay in {folder}"
+
+
 def names_2020(argv: Sequence[str]) -> tuple[str, str]:
     """The strings by which the 2020 code named its webcam patch file and its model for a command line.
 
@@ -195,22 +206,25 @@ def names_2020(argv: Sequence[str]) -> tuple[str, str]:
     return data_name, "_".join(save)
 
 
+class _Parser2020(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise the message instead of leaving."""
+        raise UsageError(message)
+
+
 def parse_2020(argv: Sequence[str]) -> dict[str, Any]:
     """Parse a command line as the 2020 code did, its derived switches included.
 
     Raises:
-        UsageError: an option that it did not know.
+        UsageError: an option that it did not know, or a value of another type.
     """
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser = _Parser2020(add_help=False)
     for flag in FLAGS:
         if flag.type is bool:
             parser.add_argument(*flag.names, dest=flag.dest, action="store_true")
         else:
             parser.add_argument(*flag.names, dest=flag.dest, type=flag.type, default=flag.default)
-    try:
-        values, unknown = parser.parse_known_args(list(argv))
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from None
+    values, unknown = parser.parse_known_args(list(argv))
     if unknown:
         raise UsageError(f"the 2020 code had no option {unknown[0]}")
     a = vars(values)

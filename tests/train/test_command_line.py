@@ -242,6 +242,17 @@ def test_every_script_has_a_successor(name: str, successor: str, capsys: pytest.
     _is_answered([name, "--id", "3"], successor, capsys)
 
 
+def test_the_trainer_of_2020_is_answered_with_the_place_of_its_model(
+    cases: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = cases["naming.misc"]
+    _is_answered(["ftrain.py", *case["inputs"]["argv"]], f"lay in Models/{case['expected']['save_name']}", capsys)
+    _is_answered(["ftrain.py", "--model_dir", "M", "--arch=h8"], "lay in M/id:0_arch:h8_", capsys)
+    _is_answered(["ftrain.py", "--nonsense"], "the 2020 code had no option --nonsense", capsys)
+    _is_answered(["ftrain.py", "--bs", "x"], "invalid int value: 'x'", capsys)
+    _is_answered(["ftrain.py", "--b=3"], "ambiguous option", capsys)
+
+
 @pytest.mark.parametrize(
     "command",
     [["--ds", "lib"], ["pca", "x.pt", "--ds", "lib", "--out", "y.pt"], ["info", "store"],

@@ -96,6 +96,9 @@ def test_where_a_token_is_looked_for(tiny_store: Path, tmp_path: Path) -> None:
     (folder / "AMOS-views-v4_maxsets:1000_PG:new.pt").touch()
     with pytest.raises(UsageError, match=r"which of .*1000.*2000.* as a path"):
         find_store("v4", tmp_path)
+    usual = folder / "AMOS-views-v4_maxsets:2000_sigmas-v:e011_thr:0.00016_WF:Hessian_PG:new_masks:AMOS-masks.pt"
+    usual.touch()
+    assert find_store("v4", tmp_path) == usual
 
 
 def _save_brown(path: Path, colour: bool = False, legacy: bool = False, **more: Any) -> dict[str, Any]:

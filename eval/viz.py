@@ -158,7 +158,8 @@ def draw_judged_matches(
         some = f", {len(drawn)} drawn" if len(drawn) < len(part) else ""
         caption = f"{len(part)} {what}{some}; {right} within {RIGHT_PX:g} px of the true epipolar lines"
         _draw_canvas(axes, canvas, caption)
-    figure.suptitle(title, fontsize=10)
+    # In inches from the top, since the height of the figure is that of the images: the title above the first caption.
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / (2 * height + 1.0), va="top")
     figure.subplots_adjust(0.01, 0.01, width / (width + 0.8), 1 - 0.6 / (2 * height + 1.0), hspace=0.1)
     from matplotlib.cm import ScalarMappable
 

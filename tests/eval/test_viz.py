@@ -103,3 +103,16 @@ def test_true_errors_colour_inliers_and_rejected_matches(tmp_path: Path) -> None
     draw_judged_matches(tmp_path / "n.png", WHITE, TALL, kpts, kpts, np.zeros((0, 2)), [], [])
     with pytest.raises(DataError, match="1 flags and 3 errors for 3 matches"):
         draw_judged_matches(tmp_path / "o.png", WHITE, WHITE, kpts, kpts, matches, [True], errors)
+
+
+@pytest.mark.parametrize("height", [120, 1024])
+def test_title_and_captions_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int) -> None:
+    figures = []
+    monkeypatch.setattr(viz, "save_figure", lambda figure, path, dpi: figures.append(figure))
+    image = np.full((height, 640), 255, np.uint8)
+    draw_judged_matches(tmp_path / "m.png", image, image, [[1, 1]], [[1, 1]], [[0, 0]], [True], [0.0], title="A title")
+    (figure,) = figures
+    texts = [figure._suptitle, *(axes.title for axes in figure.axes[:2])]
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert boxes[0].y1 < figure.bbox.y1

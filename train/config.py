@@ -47,6 +47,7 @@ class TrainConfig:
         fliprot: transpose and mirror whole tuples, where the preset does.
         precision: of the forward pass; ``auto``: bf16 where the machine gains from it.
         micro_batch: patches that the network sees at once, to bound the memory; 0: the whole batch.
+        dropout: rate of the architecture's dropout layer; None: its own.
         compile: let torch.compile fuse the network.
         holdout: share of the labels kept for validation.
         save_every: steps between checkpoints; None: one an epoch.
@@ -81,6 +82,7 @@ class TrainConfig:
     fliprot: bool = True
     precision: str = "auto"
     micro_batch: int = 0
+    dropout: float | None = None
     compile: bool = False
     holdout: float = 0.02
     save_every: int | None = None
@@ -101,9 +103,11 @@ class TrainConfig:
                 raise UsageError(f"unknown {what} {value!r} (there are: {', '.join(known)}){closest(value, known)}")
         _ = self.sampling
         parse_loss(self.loss, self.npos)
-        for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0)):
-            if not low <= getattr(self, name) < high:
-                raise UsageError(f"--{name} must be {low:g} … {high:g}, got {getattr(self, name)}")
+        for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
+            if (value := getattr(self, name)) is not None and not low <= value < high:
+                raise UsageError(f"--{name} must be {low:g} … {high:g}, got {value}")
+        if self.dropout and not self._own_dropout:
+            raise UsageError(f"--dropout {self.dropout:g}: {self.arch} has no dropout layer")
         for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps", "nested"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
@@ -126,6 +130,15 @@ class TrainConfig:
     def num_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps if self.steps is not None else self.steps_per_epoch * self.epochs
+
+    @property
+    def _own_dropout(self) -> float:
+        return max((float(layer[1:]) for layer in get_arch(self.arch).layers.split() if layer[0] == "D"), default=0.0)
+
+    @property
+    def dropout_rate(self) -> float:
+        """The rate that is trained with: as set, or the architecture's own; 0: no dropout."""
+        return self._own_dropout if self.dropout is None else self.dropout
 
     def augmentation(self, kind: str) -> Augmentation:
         """Random changes of the patches of a kind of store."""

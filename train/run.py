@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
@@ -48,6 +48,9 @@ class Run:
         ]
         torch.manual_seed(config.seed)
         self.model = HardNet8(arch=config.arch, output_dim=None)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = config.dropout_rate
         projection = None
         if config.init is not None:
             weights = load_weights(config.init)

@@ -102,6 +102,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what adamw adds to its denominator: well above the gradients its steps are in proportion to them; "
         "1e-8 makes the steps of all weights alike (see train/README.md)")  # fmt: skip
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
+    add(learn, "--dropout", dest="dropout", type=float, metavar="RATE",
+        help="rate of the dropout layer; 0: none (default: the architecture's own, 0.3 for h8E512)")  # fmt: skip
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
     add(learn, "--micro-batch", dest="micro_batch", type=int, help="patches in the network at once; 0: all")
@@ -169,6 +171,7 @@ def effective_settings(config: TrainConfig) -> dict[str, Any]:
             "layers": arch.layers,
         },
         "rates": {name: {"lr": rate.lr, "momentum": rate.momentum} for name, rate in rates.items()},
+        "dropout": config.dropout_rate,
         "beta2": 0.99 if config.optimizer == "adamw" else None,
         "eps": config.eps if config.optimizer == "adamw" else None,
         "augmentation": {kind: dataclasses.asdict(config.augmentation(kind)) for kind in ("tuples", "views")},

@@ -42,7 +42,7 @@ def test_the_universal_descriptor(capsys: pytest.CaptureFixture[str]) -> None:
         "arch": "h8", "loss": "tripletMargin++", "mpos": 1.0, "bs": 3072, "npos": 2, "patches_per_batch": 6144,
         "steps_per_epoch": 1627, "tuples_per_epoch": 4_998_144, "epochs": 20, "num_steps": 32_540,
         "optimizer": "adamw", "wd": 0.01, "beta2": 0.99, "eps": 1e-5, "schedule": "onecycle", "ema": 0.0,
-        "fewcams": False, "seed": 0, "micro_batch": 0, "init": None,
+        "dropout": 0.3, "fewcams": False, "seed": 0, "micro_batch": 0, "init": None,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert config["data"] == [{"token": "v4", "weight": 1.0}, {"token": "lib", "weight": 1.0}]

@@ -194,10 +194,10 @@ def _save_and_validate(run: Run, held_out: list[Batch], metrics: Any) -> None:
         score = figures.get("val_fpr95", -run.step)  # nothing held out: the newest is the best
         is_best = score <= run.best
         run.best = min(run.best, score)
-        run.save("last.ckpt")
+        _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
         if is_best:
             run.save("best.ckpt")
-        _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
+        run.save("last.ckpt")  # last: what a kill leaves behind without it is done again
         if figures:
             log.info("step %d: %s", run.step, ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     wait_for_all(run.world)

@@ -22,7 +22,7 @@ import torch
 
 from kornia_hardnet8 import HardNet8
 from train.batches import BatchSource
-from train.checkpoint import load_checkpoint
+from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import TrainConfig
 from train.loop import resume_run, run_to_end, start_run
@@ -176,9 +176,42 @@ def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast:
     process.wait()
     assert main(["--resume", str(killed), "--threads", "1", "-q"]) == 0
     _assert_same(_state(whole / "last.ckpt"), _state(killed / "last.ckpt"))
-    timeless = ("step", "loss", "lr", "d_pos", "active", "val_fpr95")
-    kept = [[{k: line[k] for k in timeless if k in line} for line in _metrics(run)] for run in (whole, killed)]
-    assert kept[0] == kept[1]
+    assert _timeless(whole) == _timeless(killed)
+
+
+def _timeless(run: Path) -> list[dict[str, Any]]:
+    """The figures of a run that do not depend on the clock."""
+    names = ("step", "loss", "lr", "d_pos", "active", "val_fpr95")
+    return [{name: line[name] for name in names if name in line} for line in _metrics(run)]
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_run_killed_around_a_save_goes_on_with_every_line(
+    tiny_store: Path, tmp_path: Path, fast: list[str], name: str, written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["--ds", str(tiny_store), *fast, "--steps", "4", "--save-every", "2", "--holdout", "0.2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*common, "--out", str(whole)]) == 0
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        if path.name != name or written:
+            save_checkpoint(path, content)
+        if path.name == name:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.run.save_checkpoint", save)
+        with pytest.raises(_Killed):
+            main([*common, "--out", str(killed)])
+    assert main(["--resume", str(killed), "--threads", "1", "-q"]) == 0
+    assert _timeless(whole) == _timeless(killed)
+    for checkpoint in ("best.ckpt", "last.ckpt"):
+        _assert_same(_state(whole / checkpoint), _state(killed / checkpoint))
 
 
 def test_resume_takes_no_settings_and_shows_those_of_its_run(
@@ -291,6 +324,8 @@ def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--aug", "mile"], "mild"),
         (["--bs", "0"], "at least 2 tuples"),
         (["--holdout", "0.7"], "--holdout must be"),
+        (["--dropout", "1"], "--dropout must be"),
+        (["--arch", "h7nodrop", "--dropout", "0.1"], "h7nodrop has no dropout layer"),
         (["--device", "cuda:7"], "--device cuda:7 cannot be used"),
     ],
 )
@@ -331,7 +366,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1
-    assert "last.ckpt" in capsys.readouterr().err
+    assert "best.ckpt" in capsys.readouterr().err  # the first to be written
     assert {f.name for f in out.iterdir()} == {"config.json", "metrics.jsonl"}
 
 
@@ -492,3 +527,24 @@ def test_dropout_has_its_rate_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     assert torch.equal(dropout(x, 0.3), out)
     assert dropout(x.to(torch.bfloat16), 0.3).dtype == torch.bfloat16
+
+
+def test_the_rate_of_dropout_is_that_asked_for(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = {}
+    for rate in (None, 0.0, 0.1):
+        config = TrainConfig(str(tiny_store), arch="h7", dropout=rate, bs=12, steps=2, precision="fp32")
+        run = start_run(config, tmp_path / str(rate), torch.device("cpu"))
+        patches = run.augmented(run.source.batch(0))
+        share[rate] = (run._describe(patches, 0) - run._describe(patches, 1)).abs().mean().item()  # other draws
+        run_to_end(run)
+        assert resume_run(run.out, torch.device("cpu")).model.features[18].p == (0.3 if rate is None else rate)
+        assert main(["--resume", str(run.out), "--print-config"]) == 0
+        assert json.loads(capsys.readouterr().out)["dropout"] == (0.3 if rate is None else rate)
+    assert share[0.0] == 0
+    assert 0 < share[0.1] < share[None]
+    about = json.loads((tmp_path / "None" / "config.json").read_text())
+    del about["config"]["dropout"]  # a run begun before there was the option
+    (tmp_path / "None" / "config.json").write_text(json.dumps(about))
+    assert resume_run(tmp_path / "None", torch.device("cpu")).step == 2

@@ -43,9 +43,8 @@ def build_redetected(
 
     SIFT is detected in every image of a view on its own; detections that coincide in place, scale and direction are
     one label, where three images (both of a view of two) have it: what a detector finds again in other light and
-    seasons, with its errors. Patches are cut in the
-    detected similarity frames. At most ``max_sets`` labels a view, spread over the octaves of scale; of near-twins
-    one stays. ``image_ids`` and ``cam_ids`` number the images.
+    seasons, with its errors. Patches are cut in the detected similarity frames. At most ``max_sets`` labels a view,
+    spread over the octaves of scale; of near-twins one stays. ``image_ids`` and ``cam_ids`` number the images.
 
     Raises:
         UsageError: a setting out of range.
@@ -65,25 +64,18 @@ def build_redetected(
         for view in views[done:]:
             job = partial(_detect, mask=view.mask, mr_size=mr_size)
             keypoints = [k for k, _ in zip(run(job, view.images), steps, strict=False)]
-            same = [np.eye(3)] * len(keypoints)
             rng = np.random.default_rng((seed, *view.name.encode()))
-            enough = min(MIN_IMAGES, len(view.images))
-            groups = [g for g in group(keypoints, same) if len(g) >= enough]
-            groups = select(groups, keypoints, same, max_sets, rng)
-            rows = np.concatenate([np.empty((0, 2), np.int64), *groups])
-            labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
-            mine = [np.flatnonzero(rows[:, 0] == index) for index in range(len(keypoints))]
-            chosen = [k.take(rows[m, 1]) for k, m in zip(keypoints, mine, strict=True)]
-            frames = [similarity_frames(k.xy, k.sigma, k.angle, mr_size) for k in chosen]
+            count, chosen = _found_again(keypoints, max_sets, rng)
+            frames = [similarity_frames(k.xy, k.sigma, k.angle, mr_size) for k, _ in chosen]
             tasks = zip(view.images, frames, strict=True)
             cuts = run(partial(_cut, patch_size=patch_size, crop=crop), tasks)
             for index, (patches, _) in enumerate(zip(cuts, steps, strict=False)):
                 ids = np.full(len(patches), images_before + index)
-                own = labels[mine[index]] + labels_before
-                writer.append(patches, labels=own, image_ids=ids, cam_ids=ids, frames=frames[index])
-            found[view.name] = len(groups)
-            writer.commit({"labels": len(groups)})
-            labels_before += len(groups)
+                labels = chosen[index][1] + labels_before
+                writer.append(patches, labels=labels, image_ids=ids, cam_ids=ids, frames=frames[index])
+            found[view.name] = count
+            writer.commit({"labels": count})
+            labels_before += count
             images_before += len(view.images)
         if not labels_before:
             raise DataError(f"{root}: no keypoint was found again in a second image")
@@ -100,6 +92,20 @@ def build_redetected(
     for name, count in found.items():
         log.info("%s: %d places", name, count)
     return Built(writer.count, labels_before, found)
+
+
+def _found_again(
+    keypoints: list[Keypoints], max_sets: int, rng: np.random.Generator
+) -> tuple[int, list[tuple[Keypoints, np.ndarray]]]:
+    """How many labels the keypoints of a view's images give; of each image the keypoints that have one, and theirs."""
+    same = [np.eye(3)] * len(keypoints)
+    enough = min(MIN_IMAGES, len(keypoints))
+    groups = [g for g in group(keypoints, same) if len(g) >= enough]
+    groups = select(groups, keypoints, same, max_sets, rng)
+    rows = np.concatenate([np.empty((0, 2), np.int64), *groups])
+    labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+    mine = [np.flatnonzero(rows[:, 0] == index) for index in range(len(keypoints))]
+    return len(groups), [(k.take(rows[m, 1]), labels[m]) for k, m in zip(keypoints, mine, strict=True)]
 
 
 def _detect(image: ViewImage, mask: np.ndarray | None, mr_size: float) -> Keypoints:

@@ -34,9 +34,13 @@ _AMOS = "python -m train build amos"
 _OLDER = "belonged to older ways of building webcam sets, of which the 2020 default alone is kept: train build amos"
 _MAP = "is left out: places are the maxima themselves, never drawn from a blurred map of them"
 _OLD_BATCHES = "belonged to the older sampling of webcam sets; the default of 2020 (view by view) is kept"
-_NOTHING = "had no effect in the 2020 code"
+_NOTHING = "had no effect"
+_HIDDEN = (
+    "is always on: patches that a store marks as hidden are not drawn; "
+    f"{_AMOS} --patch-mask marks those where the detector finds nothing"
+)
 _GRAY = "is left out: networks here take gray patches"
-_FACE = "belonged to a loss that could not be built in the 2020 code"
+_FACE = "belonged to a loss that could not be built"
 
 FLAGS: tuple[Flag2020, ...] = (
     _flag("model_dir", str, "Models/", "is replaced by --out, the folder of the run"),
@@ -84,7 +88,7 @@ FLAGS: tuple[Flag2020, ...] = (
     _flag("pairs_imgs", bool, False, _OLD_BATCHES),
     _flag("all_info", bool, False, "is the default: a checkpoint is saved after every epoch, or --save-every steps"),
     _flag("old_batches NB", bool, False, _OLD_BATCHES),
-    _flag("use_patchmask patchmask", bool, False, "is always on: patches that a store marks as hidden are not drawn"),
+    _flag("use_patchmask patchmask", bool, False, _HIDDEN),
     _flag("use_collisions collisions colls", bool, False, "is always on: collisions in a store are respected"),
     _flag("nonmax", bool, False, _OLDER),
     _flag("scaleit", bool, False, _NOTHING),
@@ -123,6 +127,7 @@ PATCH_GENERATORS = {
     "oneImg": "never existed, whatever its help said",
     "sumImg": "never existed, whatever its help said",
 }
+OPTIMIZER_2020 = "sgd"  # what --optimizer said unless told otherwise, without effect
 # name of a script (its file without the ending) -> what does its work
 SCRIPTS = {
     "ftrain": "is python -m train, with the same options",

@@ -107,6 +107,10 @@ def test_every_option_is_taken_or_answered(flag: Any, capsys: pytest.CaptureFixt
             assert shown == expected
 
 
+def test_the_optimizer_that_2020_named_is_answered_with_the_one_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    _is_answered(["--ds", "lib", "--optimizer=sgd"], "it ran AdamW", capsys)
+
+
 def test_resume_with_a_file_answers_with_init(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--resume", str(tiny_checkpoint)]) == 2
     assert f"--init {tiny_checkpoint}" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kornia_hardnet8._files import atomic_path
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
 
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (
@@ -52,14 +52,18 @@ def plot_runs(runs: list[Path], out: Path) -> None:
     """Draw the curves of runs into one picture (PNG, or what the name of ``out`` says).
 
     Raises:
+        UsageError: no picture can be written under that name.
         MissingFileError, DataError: see :func:`read_metrics`.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise missing_extra("matplotlib", "train") from None
-    all_curves = [read_metrics(run) for run in runs]
     figure = Figure(figsize=(12, 9), layout="constrained")
+    kind, kinds = out.suffix.removeprefix(".").lower() or "png", sorted(figure.canvas.get_supported_filetypes())
+    if kind not in kinds:
+        raise UsageError(f"--out {out}: no picture is called .{kind} (there are: {', '.join(kinds)})")
+    all_curves = [read_metrics(run) for run in runs]
     axes = figure.subplots(3, 2).ravel()
     for axis, (title, is_log, names) in zip(axes, PANELS, strict=True):
         for number, (run, curves) in enumerate(zip(runs, all_curves, strict=True)):
@@ -82,4 +86,4 @@ def plot_runs(runs: list[Path], out: Path) -> None:
         else:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
     with atomic_path(out) as temporary:
-        figure.savefig(temporary, format=out.suffix.removeprefix(".") or "png", dpi=100)
+        figure.savefig(temporary, format=kind, dpi=100)

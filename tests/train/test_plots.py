@@ -19,6 +19,16 @@ def test_curves_of_runs_become_a_picture(tiny_checkpoint: Path, tmp_path: Path) 
     assert {"lr", "grad_norm", "d_pos", "val_fpr95", "val_map"} <= curves.keys()
 
 
+def test_a_name_of_no_picture_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plot", str(tiny_checkpoint.parent), "--out", str(tmp_path / "x.xyz")]) == 2
+    error = capsys.readouterr().err
+    assert ".xyz (there are: " in error
+    assert len(error.splitlines()) == 1
+    assert main(["plot", str(tiny_checkpoint.parent), "--out", str(tmp_path / "x.PNG")]) == 0
+
+
 def test_folders_without_curves_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
     assert "holds no run" in capsys.readouterr().err

@@ -46,7 +46,7 @@ CHANGES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags, with the names of the 2020 code where it had them."""
-    parser.epilog = f"{MEMORY}\n{CHANGES}"
+    parser.epilog = f"{MEMORY}\n\n{CHANGES}"
 
     # Settings have no default in the parser, so that --resume tells which were given.
     spellings = {"out": "--out"}

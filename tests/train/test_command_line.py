@@ -119,7 +119,9 @@ def test_resume_with_a_file_answers_with_init(tiny_checkpoint: Path, capsys: pyt
 def test_the_help_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert "\n\ndifferences from the 2020 code" in shown  # a paragraph of its own
+    text = " ".join(shown.split())
     for part in ("memory of a step", "without it trains h8", "at 95 % recall", "tripletMargin++", "--micro-batch"):
         assert part in text
     assert "--filter_sets" not in text

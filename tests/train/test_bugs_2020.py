@@ -40,10 +40,10 @@ TOLD = {
 }
 # number -> a command line, and the answer to it
 ANSWERED = {
-    6: (["--ds", "x", "--shear", "25"], "had no effect in the 2020 code"),
+    6: (["--ds", "x", "--shear", "25"], "--shear of the 2020 code had no effect"),
     15: (["--ds", "x", "--loss", "theirTripletMargin"], "never part of the repository"),
     26: (["--ds", "x", "--patch_gen", "oneImg"], "never existed"),
-    27: (["--ds", "x", "--scaleit"], "had no effect in the 2020 code"),
+    27: (["--ds", "x", "--scaleit"], "--scaleit of the 2020 code had no effect"),
     28: (["--ds", "x", "--arch", "HR2"], "never used its last convolution"),
     29: (["--ds", "x", "--arch", "De16"], "downloads ImageNet weights"),
 }

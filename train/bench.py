@@ -145,11 +145,8 @@ def _staged_step(run: Run) -> dict[str, float]:
 
 
 def _step(run: Run, loss: float) -> None:
-    """What :meth:`Run.advance` does once the gradient is there."""
     run._checked_gradient(loss, run.config.lr)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
+    run._apply_gradient()
 
 
 def _plain_loop(config: TrainConfig, stored: torch.Tensor, device: torch.device, steps: int) -> float:

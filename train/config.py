@@ -90,7 +90,7 @@ class TrainConfig:
     init: str | None = None
 
     def __post_init__(self) -> None:
-        get_arch(self.arch)
+        width = get_arch(self.arch).dim
         get_augmentation(self.aug)
         for value, known, what in (
             (self.schedule, SCHEDULES, "schedule"),
@@ -108,9 +108,11 @@ class TrainConfig:
                 raise UsageError(f"--{name} must be {low:g} … {high:g}, got {value}")
         if self.dropout and not self._own_dropout:
             raise UsageError(f"--dropout {self.dropout:g}: {self.arch} has no dropout layer")
-        for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps", "nested"):
+        for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if self.nested is not None and not 1 <= self.nested < width:
+            raise UsageError(f"--nested must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}")
         if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
             raise UsageError(f"--micro-batch must hold whole tuples, at least two, of {self.npos} patches")
         if self.num_steps < 1:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.projection import Projection
 from train.criterion import Criterion
 from train.losses import Described
@@ -26,11 +25,11 @@ class NestedLoss(nn.Module):
     Args:
         projection: of the weights that training starts from; None: the first features themselves.
         width: D, of the network.
-        dim: dimensions kept.
+        dim: dimensions kept, fewer than D.
         criterion: loss of the short descriptors, with a state of its own.
 
     Raises:
-        UsageError: the projection keeps fewer dimensions than ``dim``, or the network has no more.
+        UsageError: the projection keeps fewer dimensions than ``dim``.
     """
 
     mean: Tensor
@@ -38,8 +37,6 @@ class NestedLoss(nn.Module):
 
     def __init__(self, projection: Projection | None, width: int, dim: int, criterion: Criterion) -> None:
         super().__init__()
-        if not 1 <= dim < width:
-            raise UsageError(f"--nested must be 1 … {width - 1} for a network of {width} dimensions, got {dim}")
         if projection is None:
             mean, basis = torch.zeros(width), torch.eye(width, dim)
         else:

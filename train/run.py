@@ -65,8 +65,8 @@ class Run:
         self.criterion = config.build_criterion().to(device)
         self.nested = None
         if config.nested is not None:
-            width = self.model.output_dim
-            self.nested = NestedLoss(projection, width, config.nested, config.build_criterion()).to(device)
+            criterion = config.build_criterion()
+            self.nested = NestedLoss(projection, self.model.output_dim, config.nested, criterion).to(device)
         self.precision = resolve_precision(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.describe = torch.compile(raw_descriptors) if config.compile else raw_descriptors
@@ -118,10 +118,7 @@ class Run:
         except BaseException:  # a signal may come anywhere in between
             self._back_to(before)
             raise
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._update_mean()
+        self._apply_gradient()
         self.step += 1
         seconds = time.monotonic() - start
         return {**figures, "grad_norm": gradient, "lr": rate.lr, "patches_s": len(batch.labels) / seconds}
@@ -202,9 +199,18 @@ class Run:
             f"{weights}): lower --lr or use --precision fp32; the state before this step is {self.out / 'last.ckpt'}"
         )
 
+    def _apply_gradient(self) -> None:
+        """Change the weights, and their running mean, by the gradient that is there."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_mean()
+
     def _snapshot(self) -> list[tuple[Tensor, Tensor]]:
         """What a step changes before the weights: running statistics of network and loss."""
         tensors = [*self.model.buffers(), *self.criterion.buffers()]
+        if self.nested is not None:
+            tensors += self.nested.criterion.buffers()
         return [(tensor, tensor.clone()) for tensor in tensors]
 
     def _back_to(self, snapshot: list[tuple[Tensor, Tensor]]) -> None:

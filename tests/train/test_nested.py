@@ -55,10 +55,10 @@ def test_without_projection_it_is_the_first_features() -> None:
     torch.testing.assert_close(loss, _criterion()(_described(F.normalize(unit[:, :4], dim=1)))[0])
 
 
-@pytest.mark.parametrize("dim", [0, 16, 17])
+@pytest.mark.parametrize("dim", [0, 128, 129])
 def test_a_width_that_is_no_cut_is_refused(dim: int) -> None:
-    with pytest.raises(UsageError, match="--nested must be 1 … 15"):
-        NestedLoss(None, 16, dim, _criterion())
+    with pytest.raises(UsageError, match="--nested must be 1 … 127"):
+        TrainConfig("demo", arch="h7", nested=dim)
 
 
 def test_run_starts_from_weights_with_their_projection_and_goes_on_exactly(tiny_store: Path, tmp_path: Path) -> None:

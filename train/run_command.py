@@ -128,12 +128,12 @@ def run(args: argparse.Namespace) -> int | None:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
         config = TrainConfig(**given)
     else:
+        config = read_config(args.resume)
         wrong = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
         if wrong:
             raise UsageError(
                 f"--resume goes on with the settings and the folder of its run: leave {', '.join(wrong)} away"
             )
-        config = read_config(args.resume)
     if args.print_config:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0

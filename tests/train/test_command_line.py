@@ -112,8 +112,9 @@ def test_the_optimizer_that_2020_named_is_answered_with_the_one_it_ran(capsys: p
 
 
 def test_resume_with_a_file_answers_with_init(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--resume", str(tiny_checkpoint)]) == 2
-    assert f"--init {tiny_checkpoint}" in capsys.readouterr().err
+    for others in ([], ["--arch", "h8", "--ds", "lib"]):
+        assert main([*others, "--resume", str(tiny_checkpoint)]) == 2
+        assert f"--init {tiny_checkpoint}" in capsys.readouterr().err
 
 
 def test_the_help_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from kornia_hardnet8.errors import DataError, UsageError
 
+LEAST_VARIANCE = 1e-4
+"""Of an axis when it is whitened, relative to the first: what is below is noise, and no more enlarged."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -16,9 +19,9 @@ class Projection:
 
     Attributes:
         mean: (D,).
-        components: (D, K), K = D when fitted here; column k is the k-th principal axis: unit length, its largest entry
-            positive.
-        eigenvalues: (K,) variances along the axes, descending; NaN where a file does not say them.
+        components: (D, K), K = D when fitted here; column k is the k-th principal axis: of unit length unless whitened,
+            its largest entry positive.
+        eigenvalues: (K,) variances of the projected descriptors, descending; NaN where a file does not say them.
     """
 
     mean: Tensor
@@ -46,6 +49,28 @@ class Projection:
         if not 1 <= output_dim <= self.components.shape[1]:
             raise UsageError(f"output_dim must be 1 … {self.components.shape[1]} for these weights, got {output_dim}")
         return self.mean, self.components[:, :output_dim]
+
+    def whitened(self, power: float) -> Projection:
+        """The same axes, each divided by its standard deviation to ``power``, relative to the first.
+
+        Args:
+            power: 0 (no change) … 1 (all variances equal, but of axes with less than ``LEAST_VARIANCE``).
+
+        Raises:
+            UsageError: another power.
+            DataError: the eigenvalues are not known, or zero.
+
+        Source: the attenuated whitening of multiple-kernel descriptors (Mukundan et al. 2019).
+        """
+        if not 0.0 <= power <= 1.0:
+            raise UsageError(f"the power of whitening must be 0 … 1, got {power}")
+        if power == 0.0:
+            return self
+        if not (torch.isfinite(self.eigenvalues).all() and self.eigenvalues[0] > 0):
+            raise DataError("the variances along the axes of the projection are not known, or zero: no whitening")
+        relative = (self.eigenvalues / self.eigenvalues[0]).clamp(min=LEAST_VARIANCE)
+        scale = relative ** (-power / 2.0)
+        return Projection(self.mean, self.components * scale, self.eigenvalues * scale**2)
 
 
 class PCAFitter:

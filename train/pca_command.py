@@ -24,6 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write: the same with its projection")
     parser.add_argument("--patches", type=int, default=100_000, help="at most so many patches")
+    parser.add_argument(
+        "--whiten",
+        type=float,
+        default=0.0,
+        metavar="POWER",
+        help="divide each axis by its standard deviation to this power: 0 … 1",
+    )
     parser.add_argument("--seed", type=seed_number, default=0, help="of the draw of patches")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
 
@@ -34,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
     from train.datasets import open_mix
     from train.pca import fit_projection, measure_ranges
 
+    if not 0.0 <= args.whiten <= 1.0:
+        raise UsageError(f"--whiten must be 0 … 1, got {args.whiten}")
     weights = load_weights(args.checkpoint)
     stores = [store for store, _ in open_mix(args.ds, args.data_root)]
     told = [*(store.meta["mr_size"] for store in stores), weights.metadata.get("mr_size")]
@@ -43,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
     projection, count = fit_projection(model, stores, device, args.patches, args.seed)
-    metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count}
+    share = projection.eigenvalues.cumsum(0) / projection.eigenvalues.sum()
+    projection = projection.whitened(args.whiten)
+    metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count, "pca_whiten": args.whiten}
     # Networks that int8 cannot run have no use for ranges.
     with contextlib.suppress(UsageError):
         metadata["int8_ranges"] = measure_ranges(model, stores, seed=args.seed)
@@ -56,6 +67,5 @@ def run(args: argparse.Namespace) -> None:
             "metadata": metadata,
         },
     )
-    share = projection.eigenvalues.cumsum(0) / projection.eigenvalues.sum()
     kept = ", ".join(f"{d}: {share[d - 1]:.3f}" for d in (32, 64, 128, 256) if d <= len(share))
     print(f"{args.out}: projection from {count} descriptors; variance kept by dimension {kept}")

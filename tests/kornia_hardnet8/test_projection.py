@@ -109,3 +109,34 @@ def test_truncation_and_shapes() -> None:
         Projection(torch.zeros(3), torch.eye(4), torch.ones(4))
     with pytest.raises(DataError, match="eigenvalues"):
         Projection(torch.zeros(4), torch.eye(4), torch.ones(3))
+
+
+def test_whitening_evens_the_variances_by_its_power() -> None:
+    descs = torch.randn(4000, 6, generator=torch.Generator().manual_seed(2)) * torch.linspace(3, 0.5, 6)
+    projection = _fit(descs)
+    assert projection.whitened(0.0) is projection
+    for power in (0.5, 1.0):
+        white = projection.whitened(power)
+        variances = ((descs - white.mean) @ white.components).var(dim=0)
+        torch.testing.assert_close(variances, white.eigenvalues, rtol=1e-4, atol=0)
+        expected = projection.eigenvalues ** (1 - power) * projection.eigenvalues[0] ** power
+        torch.testing.assert_close(white.eigenvalues, expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(F.normalize(white.components, dim=0), projection.components)
+
+
+def test_whitening_does_not_enlarge_noise() -> None:
+    white = Projection(torch.zeros(3), torch.eye(3), torch.tensor([4.0, 1e-9, 0.0])).whitened(1.0)
+    torch.testing.assert_close(white.components.diagonal(), torch.tensor([1.0, 100.0, 100.0]))
+    assert white.eigenvalues[1] < 1e-4
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
+def test_whitening_by_another_power(power: float) -> None:
+    with pytest.raises(UsageError, match="0 … 1"):
+        Projection(torch.zeros(2), torch.eye(2), torch.ones(2)).whitened(power)
+
+
+@pytest.mark.parametrize("variance", [0.0, float("nan")])
+def test_whitening_needs_variances(variance: float) -> None:
+    with pytest.raises(DataError, match="no whitening"):
+        Projection(torch.zeros(2), torch.eye(2), torch.full((2,), variance)).whitened(0.5)

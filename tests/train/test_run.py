@@ -408,6 +408,21 @@ def test_pca_and_bundle(
     assert main(["bundle", str(out), "--name", "../tiny"]) == 2
 
 
+def test_pca_whitens(tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from kornia_hardnet8.checkpoints import load_weights
+
+    plain, white = tmp_path / "plain.ckpt", tmp_path / "white.ckpt"
+    command = ["pca", str(tiny_checkpoint), "--ds", str(tiny_store), "--out"]
+    assert main([*command, str(plain)]) == 0
+    assert main([*command, str(white), "--whiten", "0.5"]) == 0
+    first, second = load_weights(plain), load_weights(white)
+    assert first.projection is not None and second.projection is not None
+    torch.testing.assert_close(second.projection.components, first.projection.whitened(0.5).components)
+    assert (first.metadata["pca_whiten"], second.metadata["pca_whiten"]) == (0.0, 0.5)
+    assert main([*command, str(tmp_path / "no.ckpt"), "--whiten", "2"]) == 2
+    assert not (tmp_path / "no.ckpt").exists()
+
+
 def test_pca_takes_fixed_windows(tiny_checkpoint: Path, store_factory: Any, tmp_path: Path) -> None:
     """They have no support in units of a keypoint's scale."""
     store = store_factory(tmp_path / "store", num_labels=10)

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("train.stores.merge_command", "join patch stores into one"),
     "info": ("train.stores.info_command", "what is in a patch store, and a contact sheet of it"),
     "fetch": ("train.fetch_command", "download data sets"),
+    "average": ("train.average_command", "average the weights of runs that started from the same ones"),
     "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
     "plot": ("train.plot_command", "the curves of runs as a picture"),
     "bench": ("train.bench_command", "patches per second, stage by stage"),

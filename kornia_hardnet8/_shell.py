@@ -52,14 +52,23 @@ def set_up_logging(verbosity: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def progress(items: Iterable[T], total: int | None = None, what: str = "", unit: str = "it") -> Iterator[T]:
-    """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s."""
+def progress(
+    items: Iterable[T],
+    total: int | None = None,
+    what: str = "",
+    unit: str = "it",
+    status: Callable[[], str] = str,
+) -> Iterator[T]:
+    """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s; ``status()`` ends it."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, desc=what, unit=unit, file=sys.stderr)
+        bar = tqdm(items, total=total, desc=what, unit=unit, file=sys.stderr)
+        for item in bar:
+            yield item
+            bar.set_postfix_str(status(), refresh=False)
         return
     log = logging.getLogger("kornia_hardnet8.progress")
     start = last = time.monotonic()
@@ -69,8 +78,9 @@ def progress(items: Iterable[T], total: int | None = None, what: str = "", unit:
         if now - last >= PLAIN_PROGRESS_S:
             last = now
             rate = done / (now - start)
-            left = f", about {(total - done) / rate:.0f} s left" if total else ""
-            log.info("%s: %d%s %s, %.3g %s/s%s", what, done, f"/{total}" if total else "", unit, rate, unit, left)
+            left = f"about {(total - done) / rate:.0f} s left" if total else ""
+            parts = filter(None, (f"{rate:.3g} {unit}/s", left, status()))
+            log.info("%s: %d%s %s, %s", what, done, f"/{total}" if total else "", unit, ", ".join(parts))
 
 
 def dispatch(program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ from train.sampling import (
     plan_view_batch,
 )
 from train.stores.store import PatchStore
+
+log = logging.getLogger(__name__)
 
 # First entries of the seed sequences, so that the streams of randomness of one run are independent.
 _SEQUENCE, _PLAN, _HOLDOUT = 1, 2, 3
@@ -68,31 +71,57 @@ class BatchSource:
         stores: opened stores with their weights.
         config: the settings.
         shard: (number of this process, number of processes): it takes its share of the tuples of each batch.
+        val_stores: opened stores to validate on instead of held-out labels.
+
+    Raises:
+        DataError: a store that gives no negatives, or has no cameras where they are needed.
     """
 
     def __init__(
-        self, stores: list[tuple[PatchStore, float]], config: TrainConfig, shard: tuple[int, int] = (0, 1)
+        self,
+        stores: list[tuple[PatchStore, float]],
+        config: TrainConfig,
+        shard: tuple[int, int] = (0, 1),
+        val_stores: list[PatchStore] | None = None,
     ) -> None:
         self.stores = [store for store, _ in stores]
         self.weights = [weight for _, weight in stores]
         self.config, self.shard = config, shard
         self.indices: list[LabelIndex | ViewIndex] = []
-        self.held_out: list[NDArray[np.int64]] = []
+        self._held_out: list[tuple[PatchStore, NDArray[np.int64]]] = []
         self.offsets = label_offsets([int(np.max(store.labels, initial=0)) for store in self.stores])
         for number, store in enumerate(self.stores):
             if config.fewcams and not store.meta.get("has_cams", True):
                 raise DataError(f"{store.path} has no cam_ids: leave --fewcams away")
-            rows, held_pairs = _split(store, config, number)
+            rows, held_pairs = _split(store, 0.0 if val_stores else config.holdout, config.seed, number)
             try:
-                self.indices.append(_index(store, rows))
+                index = _index(store, rows)
             except DataError as error:
                 raise DataError(f"{store.path}: {error}") from None
-            self.held_out.append(held_pairs)
+            if len(index.labels) < 2:
+                raise DataError(f"{store.path}: one label gives no negatives, two are needed at least")
+            self.indices.append(index)
+            self._held_out.append((store, held_pairs))
+        if val_stores:
+            self._held_out = [(s, _split(s, 1.0, config.seed, number)[1]) for number, s in enumerate(val_stores)]
 
     @property
     def num_single(self) -> list[int]:
         """For each store the labels left out because they have a single patch."""
         return [index.num_single if isinstance(index, LabelIndex) else 0 for index in self.indices]
+
+    def tell(self) -> None:
+        """Log what of the data is left out or falls short of the settings."""
+        if any(self.num_single):
+            log.info("labels with a single patch, left out: %s", ", ".join(map(str, self.num_single)))
+        for store, index in zip(self.stores, self.indices, strict=True):
+            if len(index.labels) < self.config.bs:
+                log.warning(
+                    "%s has %d labels to train on: its batches are smaller than --bs %d",
+                    store.path, len(index.labels), self.config.bs,
+                )  # fmt: skip
+        if not any(len(pairs) for _, pairs in self._held_out):
+            log.info("nothing is held out: no validation")
 
     def batch(self, step: int) -> Batch:
         """The batch of a step (counted from 0)."""
@@ -110,10 +139,9 @@ class BatchSource:
         rng = np.random.default_rng([config.seed, _SEQUENCE, epoch])
         return [int(dataset_sequence(self.weights, max(1, config.steps_per_epoch), rng)[position])]
 
-    def validation(self) -> list[Batch]:
-        """Pairs of labels that are never trained on, one batch a store."""
-        pairs = enumerate(self.held_out)
-        return [self._gather([(number, rows)], (0, 1)) for number, rows in pairs if len(rows)]
+    def validation(self) -> list[Part]:
+        """Pairs of labels that are never trained on, for each store that has some."""
+        return [_part(store, rows) for store, rows in self._held_out if len(rows)]
 
     def _plan(self, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
         index, sampling = self.indices[number], self.config.sampling
@@ -126,23 +154,25 @@ class BatchSource:
             raise DataError(f"{self.stores[number].path}: fewer labels than processes")
         return rows[: share * self.shard[1]]
 
-    def _gather(self, plans: list[tuple[int, NDArray[np.int64]]], shard: tuple[int, int] | None = None) -> Batch:
-        rank, world = shard or self.shard
+    def _gather(self, plans: list[tuple[int, NDArray[np.int64]]]) -> Batch:
+        rank, world = self.shard
         parts, labels, places = [], [], []
         for number, rows in plans:
             store, share = self.stores[number], len(rows) // world
-            npos = rows.shape[1]
-            own = rows[rank * share : (rank + 1) * share].reshape(-1)
-            first = rank * share * npos
-            parts.append(
-                Part(read_patches(store, own), (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
-            )
+            parts.append(_part(store, rows, slice(rank * share, (rank + 1) * share)))
             labels.append(np.asarray(store.labels)[rows] + self.offsets[number])
             places.append(_Places.of(store, rows[:, 0], number))
         # joined by process first, then by set
         order = _joined_order([len(rows) for _, rows in plans], world)
         joined = np.concatenate(labels)[order].reshape(-1)
         return Batch(tuple(parts), torch.from_numpy(joined), _exclusion(places, order))
+
+
+def _part(store: PatchStore, rows: NDArray[np.int64], own: slice = slice(None)) -> Part:
+    """The patches of ``own`` of the tuples (T, npos)."""
+    first = range(*own.indices(len(rows))).start * rows.shape[1]
+    patches = read_patches(store, rows[own].reshape(-1))
+    return Part(patches, (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
 
 
 @dataclass(frozen=True)
@@ -222,17 +252,17 @@ def _index(store: PatchStore, rows: NDArray[np.int64]) -> LabelIndex | ViewIndex
     return _on_rows(index_labels(labels, cams), rows)
 
 
-def _split(store: PatchStore, config: TrainConfig, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on, and one pair of rows (H, 2) of each held-out label."""
+def _split(store: PatchStore, share: float, seed: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on, and one pair of rows (H, 2) of each of the share of labels that is held out."""
     labels = np.asarray(store.labels)
     usable = np.ones(len(labels), dtype=bool) if store.visible is None else np.asarray(store.visible)
     rows = np.flatnonzero(usable)
     distinct, counts = np.unique(labels[rows], return_counts=True)
     distinct = distinct[counts >= 2]
-    count = min(int(len(distinct) * config.holdout), _MAX_HELD_OUT)
+    count = min(int(len(distinct) * share), _MAX_HELD_OUT)
     if not count:
         return rows, np.empty((0, 2), dtype=np.int64)
-    rng = np.random.default_rng([config.seed, _HOLDOUT, number])
+    rng = np.random.default_rng([seed, _HOLDOUT, number])
     held = np.isin(labels, rng.choice(distinct, size=count, replace=False))
     index = index_labels(labels[rows[held[rows]]], np.asarray(store.cam_ids)[rows[held[rows]]])
     first = index.patches[index.patch_starts[:-1]]

@@ -137,15 +137,15 @@ def _staged_step(run: Run) -> dict[str, float]:
     seconds["data"], batch = _timed(device, lambda: run.source.batch(run.step))
     seconds["augmentation"], patches = _timed(device, lambda: run.augmented(batch))
     seconds["forward"], raw = _timed(device, lambda: run._describe(patches, 0))
-    seconds["mining and loss"], (loss, figures) = _timed(device, lambda: run._loss(raw, batch))
+    seconds["mining and loss"], (loss, _) = _timed(device, lambda: run._loss(raw, batch))
     seconds["backward"], _ = _timed(device, run.scaler.scale(loss).backward)
-    seconds["optimiser"], _ = _timed(device, lambda: _step(run, figures["loss"]))
+    seconds["optimiser"], _ = _timed(device, lambda: _step(run))
     run.step += 1
     return seconds
 
 
-def _step(run: Run, loss: float) -> None:
-    run._checked_gradient(loss, run.config.lr)
+def _step(run: Run) -> None:
+    run._gradient_norm()
     run._apply_gradient()
 
 

@@ -26,6 +26,7 @@ class TrainConfig:
         arch: architecture token.
         ds: data sets, ``token[*weight][+token[*weight]…]``; the weight is the relative frequency of batches.
         data_root: folder in which tokens are looked up.
+        val: data sets to validate on; None: on the held-out labels of ``ds``.
         loss: loss string, see :mod:`train.criterion`.
         batch_reduce: which negatives the 2020 pair losses take.
         closeok: near-duplicates may be negatives.
@@ -49,7 +50,7 @@ class TrainConfig:
         micro_batch: patches that the network sees at once, to bound the memory; 0: the whole batch.
         dropout: rate of the architecture's dropout layer; None: its own.
         compile: let torch.compile fuse the network.
-        holdout: share of the labels kept for validation.
+        holdout: share of the labels kept for validation, unless ``val`` is set.
         save_every: steps between checkpoints; None: one an epoch.
         seed: of everything random.
         init: weights to start from.
@@ -58,6 +59,7 @@ class TrainConfig:
     ds: str
     arch: str = "h8"
     data_root: str = "Datasets"
+    val: str | None = None
     loss: str = "tripletMargin"
     batch_reduce: str = "min"
     closeok: bool = False

@@ -12,7 +12,7 @@ import torch
 from kornia_hardnet8.errors import DataError
 from train.stores.store import PatchStore
 
-# HardNets trained on these sets are used with patches of 12 sigma to the side's half.
+# HardNets trained on patches of keypoints are used with patches of 12 sigma to the side's half.
 MR_SIZE = 12.0
 
 
@@ -63,7 +63,7 @@ def _tuples(path: Path, content: dict[str, Any]) -> PatchStore:
     if cams.shape != labels.shape:
         raise DataError(f"{path}: {len(patches)} patches but cam_ids of shape {cams.shape}")
     matches = content.get("matches")
-    meta = _meta(path, "tuples", patches, 1.0) | {"has_cams": has_cams}
+    meta = _meta(path, "tuples", patches, 1.0) | {"mr_size": MR_SIZE, "has_cams": has_cams}
     pairs = None if matches is None else _array(matches).astype(np.int64).reshape(-1, 3)
     return PatchStore(path, meta, patches, labels, cams, cams, pairs=pairs)
 
@@ -86,14 +86,15 @@ def _views(path: Path, content: dict[str, Any]) -> PatchStore:
         lists = [np.setdiff1d(_array(row).astype(np.int64), [k]) for k, row in enumerate(content["collisions"])]
         starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)
         collisions = starts, np.concatenate([*lists, np.empty(0, np.int64)])
-    meta = _meta(path, "views", patches, 1.5) | {"has_cams": True}
+    # Places of fixed cameras are windows: no keypoint has a scale.
+    meta = _meta(path, "views", patches, 1.5) | {"mr_size": None, "has_cams": True}
     return PatchStore(path, meta, patches, labels, image_ids, cams, visible=visible, collisions=collisions)
 
 
 def _meta(path: Path, kind: str, patches: np.ndarray, crop: float) -> dict[str, Any]:
     return {
         "format": "2020", "kind": kind, "count": len(patches), "patch_size": patches.shape[1], "crop": crop,
-        "mr_size": MR_SIZE, "bytes": path.stat().st_size,
+        "bytes": path.stat().st_size,
     }  # fmt: skip
 
 

@@ -8,25 +8,26 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from kornia_hardnet8._files import atomic_path, read_json, write_json
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
-from train.batches import Batch
+from train.batches import Batch, Part
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
 from train.distributed import World, wait_for_all
 from train.environment import describe_environment
-from train.run import Run
+from train.run import NotFiniteError, Run
 from train.validate import validate
 
 log = logging.getLogger(__name__)
 METRICS_EVERY = 10
+T = TypeVar("T")
 
 
 class RunStoppedError(HardNet8Error):
@@ -54,6 +55,16 @@ class _Signals:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def unless_asked(self, work: Callable[[], T]) -> T | None:
+        """What ``work`` returns, or None: a signal came before or while it worked."""
+        try:
+            self.interruptible = True
+            return None if self.asked else work()
+        except _StopNow:
+            return None
+        finally:
+            self.interruptible = False
 
     def _handle(self, *_: object) -> None:
         self.asked = True
@@ -96,16 +107,27 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
     Raises:
         MissingFileError: there is none.
         UsageError: a file of weights instead of a folder.
-        DataError: its files are damaged.
+        DataError: its files are damaged, or its data are no longer the same.
     """
     about = _read_about(out)
     run = Run(TrainConfig.from_dict(about.get("config", {})), out, device, world)
+    _check_data(run.data, about.get("data"), out)
     run.precision = about.get("precision", run.precision)
     if (out / "last.ckpt").exists():  # else the run ended before its first checkpoint: start over
         run.restore(load_checkpoint(out / "last.ckpt"))
     if run.world.is_first:
         _cut_metrics(out / "metrics.jsonl", run.step)
     return run
+
+
+def _check_data(now: list[dict[str, Any]], before: Any, out: Path) -> None:
+    fingerprints = [entry.get("fingerprint") for entry in before] if isinstance(before, list) else []
+    for entry, fingerprint in zip(now, fingerprints, strict=False):
+        if entry["fingerprint"] != fingerprint:
+            raise DataError(
+                f"{entry['path']} has changed since {out} was trained on it, so the run cannot go on: "
+                f"bring the data back, or start a new run with --init {out / 'last.ckpt'}"
+            )
 
 
 def _read_about(out: Path) -> dict[str, Any]:
@@ -126,24 +148,29 @@ def run_to_end(run: Run) -> None:
 
     Raises:
         RunStoppedError: the run was asked to stop; its state is saved.
-        DataError: the loss is no number; the state before that step is saved.
+        DataError: the loss is no number; the state before that step is saved where it is sound.
     """
     config = run.config
     every = config.save_every or config.steps_per_epoch or config.num_steps
     held_out = run.source.validation() if run.world.is_first else []
     signals = _Signals()
-    if any(run.source.num_single):
-        log.info("labels with a single patch, left out: %s", ", ".join(map(str, run.source.num_single)))
+    if run.world.is_first:
+        run.source.tell()
     with (
         signals.heard(),
         concurrent.futures.ThreadPoolExecutor(1) as pool,
         _metrics_file(run) as metrics,
     ):
         if config.max_minutes and run.step == 0:  # how long it takes is kept free at the end
-            _save_and_validate(run, held_out, metrics)
+            _save_and_validate(run, held_out, metrics, signals)
         ahead = pool.submit(run.source.batch, run.step)
         stopped = False
-        steps = progress(run.steps_left(), total=config.num_steps - run.step, what="training", unit="step")
+        figures: dict[str, float] = {}
+
+        def status() -> str:
+            return "loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else ""
+
+        steps = progress(run.steps_left(), config.num_steps - run.step, "training", "step", status)
         for elapsed in steps:
             batch = ahead.result()
             ahead = pool.submit(run.source.batch, run.step + 1)
@@ -154,11 +181,13 @@ def run_to_end(run: Run) -> None:
             if run.step % METRICS_EVERY == 0 or saving or run.step == 1:
                 _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
             if saving:
-                _save_and_validate(run, held_out, metrics)
+                _save_and_validate(run, held_out, metrics, signals)
         if stopped:
             _save_first(run)
         elif run.step % every:
-            _save_and_validate(run, held_out, metrics)
+            _save_and_validate(run, held_out, metrics, signals)
+        if not run.step:
+            log.warning("the time of --max-minutes was over before the first step: the weights are the first ones")
     if stopped:
         raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}")
 
@@ -173,8 +202,9 @@ def _advance(run: Run, batch: Batch, elapsed: float, signals: _Signals) -> tuple
         figures = run.advance(batch, elapsed, on_commit=lambda: setattr(signals, "interruptible", False))
     except _StopNow:
         return {}, True
-    except DataError:
-        _save_first(run)
+    except NotFiniteError as error:
+        if error.sound:
+            _save_first(run)
         raise
     finally:
         signals.interruptible = False
@@ -187,16 +217,24 @@ def _save_first(run: Run) -> None:
     wait_for_all(run.world)
 
 
-def _save_and_validate(run: Run, held_out: list[Batch], metrics: Any) -> None:
+def _save_and_validate(run: Run, held_out: list[Part], metrics: Any, signals: _Signals) -> None:
     start = time.monotonic()
+    if broken := run.broken_weights():
+        raise DataError(f"{broken} is not finite after step {run.step}: {run.advice(saved=False)}")
     if run.world.is_first:
-        figures = validate(run.useful_model, held_out, run.device)
-        score = figures.get("val_fpr95", -run.step)  # nothing held out: the newest is the best
-        is_best = score <= run.best
-        run.best = min(run.best, score)
-        _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
-        if is_best:
-            run.save("best.ckpt")
+        try:
+            figures = signals.unless_asked(lambda: validate(run.useful_model, held_out, run.device))
+        except DataError as error:
+            raise DataError(f"{error} after step {run.step}: {run.advice(saved=False)}") from None
+        if figures is None:
+            log.warning("asked to stop: step %d is saved without a validation", run.step)
+        else:
+            score = figures.get("val_fpr95", -run.step)  # nothing held out: the newest is the best
+            is_best = score <= run.best
+            run.best = min(run.best, score)
+            _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
+            if is_best:
+                run.save("best.ckpt")
         run.save("last.ckpt")  # last: what a kill leaves behind without it is done again
         if figures:
             log.info("step %d: %s", run.step, ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 from pathlib import Path
 
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     told = [*(store.meta["mr_size"] for store in stores), weights.metadata.get("mr_size")]
     mr_sizes = sorted({float(size) for size in told if size})  # fixed windows have none
     if len(mr_sizes) > 1:
-        raise UsageError(f"the patches and the weights differ in mr_size: {mr_sizes}")
+        log.warning("the patches and the weights differ in mr_size (%s): the weights keep theirs", mr_sizes)
     device = choose_device(args.device)
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
     projection, count = fit_projection(model, stores, device, args.patches, args.seed)

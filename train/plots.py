@@ -12,7 +12,7 @@ from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, miss
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (
     ("loss", False, ("loss",)),
-    ("distance of pairs, share of active triplets", False, ("d_pos", "active")),
+    ("distances of pairs and hardest negatives, share of active triplets", False, ("d_pos", "d_neg", "active")),
     ("false positives at 95 % and 99 % recall", True, ("val_fpr95", "val_fpr99")),
     ("held-out nearest neighbours, mAP", False, ("val_nn", "val_map")),
     ("learning rate", True, ("lr",)),
@@ -67,13 +67,13 @@ def plot_runs(runs: list[Path], out: Path) -> None:
     axes = figure.subplots(3, 2).ravel()
     for axis, (title, is_log, names) in zip(axes, PANELS, strict=True):
         for number, (run, curves) in enumerate(zip(runs, all_curves, strict=True)):
-            for style, name in zip(("-", ":"), names, strict=False):
+            for style, name in zip(("-", ":", "--"), names, strict=False):
                 if name not in curves:
                     continue
                 steps, values = curves[name]
                 if is_log:  # nothing is at home below: a rate of 0 is drawn where one error in 10000 would be
                     values = [max(value, 1e-4) if name.startswith("val") else value for value in values]
-                marker = "o" if name.startswith("val") else None
+                marker = "o" if name.startswith("val") or len(steps) == 1 else None
                 label = run.name if len(names) == 1 else f"{run.name}: {name}"
                 axis.plot(steps, values, style, color=f"C{number}", marker=marker, markersize=3, label=label)
         axis.set_title(title)

@@ -25,12 +25,21 @@ from train.config import TrainConfig
 from train.datasets import open_mix
 from train.distributed import World, agree_on, join_rows, sum_gradients
 from train.losses import Described
+from train.mining import hardest_pairs, row_distances
 from train.nested import SHARE, NestedLoss
 from train.network import frozen_statistics, raw_descriptors
 from train.optim import SCHEDULES, build_optimizer, set_rate
 from train.precision import autocast, resolve_precision
 
 log = logging.getLogger(__name__)
+
+
+class NotFiniteError(DataError):
+    """A step's loss or gradient is no number; ``sound``: the state before it is worth keeping."""
+
+    def __init__(self, message: str, sound: bool) -> None:
+        super().__init__(message)
+        self.sound = sound
 
 
 class Run:
@@ -41,10 +50,12 @@ class Run:
         if config.bs % self.world.size:
             raise UsageError(f"--bs {config.bs} is no multiple of the {self.world.size} processes")
         stores = open_mix(config.ds, config.data_root)
-        self.source = BatchSource(stores, config, (self.world.rank, self.world.size))
+        val_stores = [] if config.val is None else [store for store, _ in open_mix(config.val, config.data_root)]
+        self.source = BatchSource(stores, config, (self.world.rank, self.world.size), val_stores)
         self.mr_size = _common_mr_size([s.meta for s, _ in stores])
         self.data = [
-            {"path": str(s.path), "weight": w, "fingerprint": s.fingerprint(), "meta": s.meta} for s, w in stores
+            {"path": str(s.path), "weight": w, "fingerprint": s.fingerprint(), "meta": s.meta}
+            for s, w in [*stores, *((s, 0.0) for s in val_stores)]  # weight 0: to validate on
         ]
         torch.manual_seed(config.seed)
         self.model = HardNet8(arch=config.arch, output_dim=None)
@@ -104,7 +115,7 @@ class Run:
             on_commit: called when everything is computed and the state is about to change.
 
         Raises:
-            DataError: the loss or a gradient is not finite; the state is that before the step.
+            NotFiniteError: the loss or a gradient is not finite; the state is that before the step.
         """
         config, start = self.config, time.monotonic()
         rate = SCHEDULES[config.schedule](self.position(elapsed_s), config.lr, 1.0 / config.num_steps)
@@ -112,15 +123,20 @@ class Run:
         before = self._snapshot()
         try:
             figures = self._forward_and_backward(batch)
-            gradient = self._checked_gradient(figures["loss"], rate.lr)
-            if on_commit is not None:
+            norm = self._gradient_norm()
+            is_finite = math.isfinite(figures["loss"]) and (math.isfinite(norm) or self.scaler.is_enabled())
+            if is_finite and on_commit is not None:
                 on_commit()
         except BaseException:  # a signal may come anywhere in between
             self._back_to(before)
             raise
+        if not is_finite:
+            self._back_to(before)
+            raise self._diagnosis(figures["loss"], norm, rate.lr)
         self._apply_gradient()
         self.step += 1
         seconds = time.monotonic() - start
+        gradient = norm if math.isfinite(norm) else 0.0  # fp16: the scaler left the step out
         return {**figures, "grad_norm": gradient, "lr": rate.lr, "patches_s": len(batch.labels) / seconds}
 
     def _forward_and_backward(self, batch: Batch) -> dict[str, float]:
@@ -178,26 +194,38 @@ class Run:
             short_loss, short_terms = self.nested(described)
             loss = torch.lerp(loss, short_loss, SHARE)
             terms |= {f"nested_{name}": value for name, value in short_terms.items()}
-        with torch.no_grad():
-            d_pos = (unit[0 :: self.config.npos] - unit[1 :: self.config.npos]).norm(dim=1).mean()
-        figures = {"loss": loss.item(), "active": (items > 0).float().mean().item(), "d_pos": d_pos.item()}
+        figures = {"loss": loss.item(), "active": (items > 0).float().mean().item()}
+        figures |= _mean_distances(unit.detach(), self.config.npos, exclude)
         if len(terms) > 1:
             figures |= {f"loss_{name}": value.item() for name, value in terms.items()}
         return loss, figures
 
-    def _checked_gradient(self, loss: float, lr: float) -> float:
-        """The length of the gradient; raises when it or the loss is no number."""
+    def _gradient_norm(self) -> float:
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float()))
-        if math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled()):
-            return norm if math.isfinite(norm) else 0.0  # fp16: the scaler leaves the step out
-        names = [name for name, p in self.model.named_parameters() if not torch.isfinite(p).all()]
-        weights = f"weights {names[0]} are not finite" if names else "the weights are finite"
-        raise DataError(
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float()))
+
+    def _diagnosis(self, loss: float, norm: float, lr: float) -> NotFiniteError:
+        """Of a step taken back; weights that give no finite loss are no better than broken ones."""
+        broken = self.broken_weights()
+        sound = broken is None and math.isfinite(loss)
+        weights = "the weights before it are finite" if broken is None else f"{broken} before it is not finite"
+        return NotFiniteError(
             f"the loss is {loss:g} and its gradient {norm:g} at step {self.step} (lr {lr:.3g}, {self.precision}; "
-            f"{weights}): lower --lr or use --precision fp32; the state before this step is {self.out / 'last.ckpt'}"
+            f"{weights}): {self.advice(sound)}",
+            sound,
         )
+
+    def broken_weights(self) -> str | None:
+        """The first of the weights, running statistics included, that are no numbers; None where all are."""
+        named = [*self.model.features.state_dict().items(), *self.useful_model.features.state_dict().items()]
+        return next((name for name, value in named if not torch.isfinite(value).all()), None)
+
+    def advice(self, saved: bool) -> str:
+        """What to do about a loss that is no number; ``saved``: the state before the step is kept."""
+        path = self.out / "last.ckpt"
+        where = "the state before this step" if saved else "the last good state"
+        return "lower --lr or use --precision fp32" + (f"; {where} is {path}" if saved or path.exists() else "")
 
     def _apply_gradient(self) -> None:
         """Change the weights, and their running mean, by the gradient that is there."""
@@ -260,8 +288,14 @@ class Run:
         """Take up the state that :meth:`save` wrote.
 
         Raises:
-            DataError: it is that of another network.
+            DataError: it is that of another network, or none of a run.
         """
+        missing = {"features", "optimizer", "scaler", "step", "best", "elapsed_s"} - content.keys()
+        if missing:
+            raise DataError(
+                f"the checkpoint of {self.out} holds no {min(missing)}, so that nothing can go on from it: "
+                "to start from its weights use --init"
+            )
         if content.get("arch") != self.model.arch:
             raise DataError(f"the checkpoint of {self.out} is {content.get('arch')}, the run trains {self.model.arch}")
         self.useful_model.features.load_state_dict(content["features"])
@@ -289,6 +323,16 @@ def _common_mr_size(metas: list[dict[str, Any]]) -> float:
     if len(sizes) > 1:
         log.warning("the stores differ in mr_size (%s): the weights take the largest", sorted(sizes))
     return max(sizes, default=DEFAULT_MR_SIZE)
+
+
+def _mean_distances(unit: Tensor, npos: int, exclude: Tensor | None) -> dict[str, float]:
+    """Mean distances within tuples, of their first two patches, and to the hardest negative of each."""
+    anchors, positives = unit[0::npos], unit[1::npos]
+    hardest = hardest_pairs(anchors, positives, exclude)
+    real = hardest.penalty == 0.0
+    negative = row_distances(anchors[hardest.anchors[real]], positives[hardest.positives[real]])
+    figures = {"d_pos": (anchors - positives).norm(dim=1).mean().item()}
+    return figures | ({"d_neg": negative.mean().item()} if len(negative) else {})
 
 
 def _mix_seed(seed: int, step: int) -> int:

@@ -80,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
     add(data, "--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
     add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
+    add(data, "--val", dest="val", help="data sets to validate on, instead of a share of the labels of --ds")
 
     learn = parser.add_argument_group("learning")
     add(learn, "--arch", "--model_arch", dest="arch", help="architecture; as in 2020 a run without it trains h8")
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> int | None:
             f"--optimizer {OPTIMIZER_2020} of the 2020 code had no effect, it ran AdamW: leave it away for that; "
             "sgd2017 is the optimiser of the 2017 code"
         )
+    if "val" in given and "holdout" in given:
+        raise UsageError("--val and --holdout exclude each other: nothing of --ds is held out with --val")
     if args.resume is None:
         if "ds" not in given:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")

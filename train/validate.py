@@ -7,8 +7,9 @@ from torch import Tensor
 
 from eval.metrics import average_precision, fpr_at_recall
 from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.errors import DataError
 from train.augment import center_crop
-from train.batches import Batch
+from train.batches import Part
 
 
 def describe_batch(model: HardNet8, patches: Tensor, crop: float, device: torch.device, rows: int = 512) -> Tensor:
@@ -16,37 +17,48 @@ def describe_batch(model: HardNet8, patches: Tensor, crop: float, device: torch.
     was_training = model.training
     model.eval()
     parts = []
-    with torch.inference_mode():
-        for start in range(0, len(patches), rows):
-            part = center_crop(patches[start : start + rows].to(device), crop, model.patch_size)
-            parts.append(model(part).float().cpu())
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(patches), rows):
+                part = center_crop(patches[start : start + rows].to(device), crop, model.patch_size)
+                parts.append(model(part).float().cpu())
+    finally:
+        model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, model.output_dim)
 
 
-def validate(model: HardNet8, batches: list[Batch], device: torch.device) -> dict[str, float]:
+def validate(model: HardNet8, parts: list[Part], device: torch.device) -> dict[str, float]:
     """Figures on pairs of labels that are not trained on, averaged over stores.
+
+    Args:
+        model: what to validate.
+        parts: for each store its pairs, in adjacent rows.
+        device: where the model is.
 
     Returns:
         ``val_fpr95`` and ``val_fpr99``: share of non-matching pairs (each anchor with the next tuple's positive) that
         lie no farther than the distance which keeps 95 or 99 % of the matching ones; ``val_nn``: share of anchors whose
         nearest positive is their own; ``val_map``: average precision of those matches, nearest first, as HPatches
         has it. Empty without held-out pairs.
+
+    Raises:
+        DataError: descriptors that are no numbers.
     """
     rows = []
-    for batch in batches:
-        for part in batch.parts:
-            descs = describe_batch(model, part.patches, part.crop, device)
-            anchors, positives = descs[0::2], descs[1::2]
-            distances = torch.cdist(anchors, positives)
-            nearest, found = distances.min(dim=1)
-            right = found == torch.arange(len(anchors))
-            pairs = torch.cat([distances.diagonal(), (anchors - positives.roll(-1, 0)).norm(dim=1)]).numpy()
-            is_match = torch.arange(len(pairs)).numpy() < len(anchors)
-            rows.append({
-                "val_fpr95": fpr_at_recall(pairs, is_match, 0.95),
-                "val_fpr99": fpr_at_recall(pairs, is_match, 0.99),
-                "val_nn": float(right.float().mean()),
-                "val_map": average_precision(-nearest.numpy(), right.numpy(), len(anchors)),
-            })  # fmt: skip
+    for part in parts:
+        descs = describe_batch(model, part.patches, part.crop, device)
+        if not descs.isfinite().all():
+            raise DataError("the descriptors of held-out patches are not finite")
+        anchors, positives = descs[0::2], descs[1::2]
+        distances = torch.cdist(anchors, positives)
+        nearest, found = distances.min(dim=1)
+        right = found == torch.arange(len(anchors))
+        pairs = torch.cat([distances.diagonal(), (anchors - positives.roll(-1, 0)).norm(dim=1)]).numpy()
+        is_match = torch.arange(len(pairs)).numpy() < len(anchors)
+        rows.append({
+            "val_fpr95": fpr_at_recall(pairs, is_match, 0.95),
+            "val_fpr99": fpr_at_recall(pairs, is_match, 0.99),
+            "val_nn": float(right.float().mean()),
+            "val_map": average_precision(-nearest.numpy(), right.numpy(), len(anchors)),
+        })  # fmt: skip
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}

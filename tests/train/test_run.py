@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast:
 
 def _timeless(run: Path) -> list[dict[str, Any]]:
     """The figures of a run that do not depend on the clock."""
-    names = ("step", "loss", "lr", "d_pos", "active", "val_fpr95")
+    names = ("step", "loss", "lr", "d_pos", "d_neg", "active", "val_fpr95")
     return [{name: line[name] for name in names if name in line} for line in _metrics(run)]
 
 
@@ -259,12 +260,134 @@ def test_sigterm_saves_and_says_how_to_go_on(
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
     tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Weights that the rate has blown up, finite or not, do not replace those of the last save."""
     out = tmp_path / "run"
-    assert main(["--ds", str(tiny_store), *fast, "--lr", "1e38", "--steps", "40", "--out", str(out)]) == 1
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "2", "--out", str(out)]) == 0
+    good = (out / "last.ckpt").read_bytes()
+    about = json.loads((out / "config.json").read_text())
+    about["config"] |= {"steps": 40, "lr": 1e30}
+    (out / "config.json").write_text(json.dumps(about))
+    assert main(["--resume", str(out), "-q"]) == 1
     error = capsys.readouterr().err
     assert "lower --lr" in error
-    assert str(out / "last.ckpt") in error
+    assert f"the last good state is {out / 'last.ckpt'}" in error
     assert len(error.strip().splitlines()) == 1
+    assert (out / "last.ckpt").read_bytes() == good
+
+
+def test_a_gradient_that_is_no_number_stops_with_the_state_before_it(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    monkeypatch.setattr(Run, "_gradient_norm", lambda run: torch.nan if run.step == 3 else 1.0)
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "9", "--save-every", "2", "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "its gradient nan at step 3" in error
+    assert f"the state before this step is {out / 'last.ckpt'}" in error
+    assert load_checkpoint(out / "last.ckpt")["step"] == 3
+
+
+def _all_finite(path: Path) -> bool:
+    return all(bool(value.isfinite().all()) for value in load_checkpoint(path)["features"].values())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    apply = Run._apply_gradient
+
+    def overflow(run: Run) -> None:
+        apply(run)
+        if run.step == 3:  # the running statistics of batch norm overflow before any gradient tells
+            next(run.model.buffers()).fill_(torch.inf)
+
+    monkeypatch.setattr(Run, "_apply_gradient", overflow)
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "9", "--save-every", "2", "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "1.running_mean is not finite after step 4" in error
+    assert f"the last good state is {out / 'last.ckpt'}" in error
+    assert len(error.strip().splitlines()) == 1
+    for name in ("last.ckpt", "best.ckpt"):
+        assert load_checkpoint(out / name)["step"] == 2
+        assert _all_finite(out / name)
+
+
+def test_a_signal_during_validation_is_heard(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+
+    def long_validation(*_: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(600):
+            time.sleep(0.1)
+        return {}
+
+    monkeypatch.setattr("train.loop.validate", long_validation)
+    start = time.monotonic()
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "9", "--save-every", "2", "--out", str(out)]) == 130
+    assert time.monotonic() - start < 30
+    error = capsys.readouterr().err
+    assert "step 2 is saved without a validation" in error
+    assert f"stopped at step 2; go on with --resume {out}" in error
+    assert load_checkpoint(out / "last.ckpt")["step"] == 2
+
+
+def test_a_run_does_not_go_on_with_other_data(
+    store_factory: Any, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = store_factory(tmp_path / "store", num_labels=20), tmp_path / "run"
+    assert main(["--ds", str(store), *fast, "--steps", "1", "--out", str(out)]) == 0
+    before = (out / "last.ckpt").read_bytes()
+    shutil.rmtree(store)
+    store_factory(store, num_labels=20, seed=1)
+    assert main(["--resume", str(out), "-q"]) == 1
+    error = capsys.readouterr().err
+    assert f"{store} has changed" in error
+    assert len(error.strip().splitlines()) == 1
+    assert (out / "last.ckpt").read_bytes() == before
+
+
+def test_weights_alone_are_no_run_to_go_on_with(
+    tiny_store: Path, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "1", "--out", str(out)]) == 0
+    content = load_checkpoint(out / "last.ckpt")
+    save_checkpoint(out / "last.ckpt", {k: v for k, v in content.items() if k != "optimizer"})
+    assert main(["--resume", str(out), "-q"]) == 1
+    assert "holds no optimizer" in capsys.readouterr().err
+
+
+def test_one_label_is_refused_and_few_are_told(
+    store_factory: Any, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, few = store_factory(tmp_path / "one", num_labels=1), store_factory(tmp_path / "few", num_labels=5)
+    assert main(["--ds", str(one), *fast, "--steps", "1", "--out", str(tmp_path / "a")]) == 1
+    assert "one label gives no negatives" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert main(["--ds", str(few), *fast, "--steps", "1", "--out", str(tmp_path / "b")]) == 0
+    assert f"{few} has 5 labels to train on: its batches are smaller than --bs 12" in capsys.readouterr().err
+
+
+def test_a_run_validates_on_sets_of_its_own(
+    tiny_store: Path, store_factory: Any, tmp_path: Path, fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of what is trained on is held out then, and every label of the other set counts."""
+    other, out = store_factory(tmp_path / "other", num_labels=30, seed=7), tmp_path / "run"
+    assert main(["--ds", str(tiny_store), "--val", str(other), *fast, "--steps", "2", "--out", str(out)]) == 0
+    assert {"val_fpr95", "val_map"} <= _metrics(out)[-1].keys()
+    data = json.loads((out / "config.json").read_text())["data"]
+    assert [(entry["path"], entry["weight"]) for entry in data] == [(str(tiny_store), 1.0), (str(other), 0.0)]
+    run = resume_run(out, torch.device("cpu"))
+    assert [len(part.patches) for part in run.source.validation()] == [2 * 30]
+    assert len(run.source.indices[0].labels) == 60
+    assert main(["--ds", "a", "--val", "b", "--holdout", "0.1"]) == 2
+    assert "--val and --holdout exclude each other" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(
@@ -431,8 +554,17 @@ def test_pca_takes_fixed_windows(tiny_checkpoint: Path, store_factory: Any, tmp_
     out = tmp_path / "pca.ckpt"
     assert main(["pca", str(tiny_checkpoint), "--ds", str(store), "--out", str(out)]) == 0
     assert load_checkpoint(out)["metadata"]["mr_size"] == 12.0
+
+
+def test_pca_warns_of_patches_of_another_support(
+    tiny_checkpoint: Path, store_factory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = store_factory(tmp_path / "store", num_labels=10), tmp_path / "pca.ckpt"
+    meta = json.loads((store / "meta.json").read_text())
     (store / "meta.json").write_text(json.dumps({**meta, "mr_size": 6.0}))
-    assert main(["pca", str(tiny_checkpoint), "--ds", str(store), "--out", str(tmp_path / "x.ckpt")]) == 2
+    assert main(["pca", str(tiny_checkpoint), "--ds", str(store), "--out", str(out)]) == 0
+    assert "differ in mr_size ([6.0, 12.0]): the weights keep theirs" in capsys.readouterr().err
+    assert load_checkpoint(out)["metadata"]["mr_size"] == 12.0
 
 
 def test_micro_batches_give_the_gradients_of_the_whole(tiny_store: Path, tmp_path: Path, fast: list[str]) -> None:

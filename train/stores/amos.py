@@ -112,7 +112,7 @@ def build_amos(
         writer.meta = {
             "kind": "views",
             "crop": CROP,
-            "mr_size": base * 4 / 9,
+            "mr_size": None,  # a place is as wide as its window, no keypoint has a scale
             "views": [
                 {"name": v.name, "images": len(v.images), "labels": found[v.name], "threshold": record["threshold"]}
                 for v, record in zip(views, writer.records, strict=True)

@@ -12,7 +12,7 @@ from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, miss
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (
     ("loss", False, ("loss",)),
-    ("distances of pairs and hardest negatives, share of active triplets", False, ("d_pos", "d_neg", "active")),
+    ("mean distances, share of active triplets", False, ("d_pos", "d_neg", "active")),
     ("false positives at 95 % and 99 % recall", True, ("val_fpr95", "val_fpr99")),
     ("held-out nearest neighbours, mAP", False, ("val_nn", "val_map")),
     ("learning rate", True, ("lr",)),

@@ -16,7 +16,7 @@ from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
 from train.config import COMBINATIONS, PRECISIONS, TrainConfig
-from train.criterion import LOSSES
+from train.criterion import LOSS_SETTINGS, LOSSES, parse_loss
 from train.datasets import parse_mix
 from train.flags2020 import OPTIMIZER_2020, add_refusals
 from train.losses import REDUCTIONS
@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int | None:
         if "ds" not in given:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
         config = TrainConfig(**given)
+        _refuse_idle(config, {args.spellings[name]: name for name in given})
     else:
         config = read_config(args.resume)
         wrong = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
@@ -158,6 +159,19 @@ def run(args: argparse.Namespace) -> int | None:
     if world.is_first:
         print(state.out / "last.ckpt")
     return 0
+
+
+def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:
+    """Refuse a flag (spelling and name of its setting) that changes nothing beside the others."""
+    obeyed = {name for term in parse_loss(config.loss, config.npos) for name in LOSSES[term.name].obeys}
+    for flag, name in given.items():
+        beside = ""
+        if name in LOSS_SETTINGS and name not in obeyed:
+            beside = f"--loss {config.loss}"
+        elif name == "eps" and config.optimizer != "adamw":
+            beside = f"--optimizer {config.optimizer}"
+        if beside:
+            raise UsageError(f"{flag} has no effect with {beside}: leave it away")
 
 
 def effective_settings(config: TrainConfig) -> dict[str, Any]:

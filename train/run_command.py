@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kornia_hardnet8._shell import choose_device, seed_number
+from kornia_hardnet8._shell import choose_device, positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(run, "--seed", dest="seed", type=seed_number, help="seed of everything random")
     add(run, "--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    run.add_argument("--threads", type=int, help="threads on a CPU (default: all cores)")
+    run.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     run.add_argument("--print-config", action="store_true", help="print the effective settings as JSON and stop")
 
     data = parser.add_argument_group("data")

@@ -311,3 +311,16 @@ def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFi
         main([*command, "--seed", "-1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("a seed is a whole number of 0 to 2^31 - 1, got '-1'")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--ds", "lib", "--threads", "-1"], ["--ds", "lib", "--threads", "x"], ["bench", "--threads", "0"],
+     ["bench", "--steps", "0"], ["pca", "x.pt", "--ds", "lib", "--out", "y.pt", "--patches", "-5"]],
+)  # fmt: skip
+def test_what_counts_is_a_positive_number(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    end = f"argument {command[-2]}: a whole number of 1 and more is needed, got {command[-1]!r}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(end)

@@ -214,6 +214,38 @@ def test_files_that_are_no_data_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+_ODD = {
+    "brown": [
+        ({"labels": torch.arange(40) / 2}, "labels must be whole numbers, got float32"),
+        ({"labels": "abc"}, "labels must be whole numbers"),
+        ({"labels": None}, "labels must be whole numbers"),
+        ({"cam_ids": torch.zeros(40)}, "cam_ids must be whole numbers"),
+        ({"matches": torch.tensor([[0, 40, 1]])}, "matches must be"),
+        ({"matches": torch.tensor([0, 1])}, "matches must be"),
+        ({"patches": [[1], [2, 3]]}, "no data file"),
+    ],
+    "views": [
+        ({"cam_idxs": Ellipsis}, "has no cam_idxs"),
+        ({"cam_idxs": ["a"] * 6}, "cam_idxs must be whole numbers"),
+        ({"patches_mask": np.ones(7, bool)}, "a patches_mask of 7"),
+        ({"collisions": [[0]]}, "collisions must be 6 lists"),
+        ({"collisions": [[9]] * 6}, "collisions must be 6 lists"),
+        ({"collisions": 3}, "no data file"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "odd"), [(kind, odd) for kind, cases in _ODD.items() for odd in cases])
+def test_files_of_2020_with_odd_content_are_named(tmp_path: Path, kind: str, odd: tuple[dict[str, Any], str]) -> None:
+    path = tmp_path / "x.pt"
+    (_save_brown if kind == "brown" else _save_views)(path)
+    content = torch.load(path, weights_only=False) | odd[0]
+    torch.save({name: value for name, value in content.items() if value is not Ellipsis}, path)
+    with pytest.raises(DataError, match=odd[1]) as error:
+        open_2020(path)
+    assert str(path) in str(error.value)
+
+
 def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cv2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -137,7 +137,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.url_list and (args.url or args.from_file):
         raise UsageError("--url-list names all places: leave --url and --from-file away")
     if args.checksum and not args.url:
-        beside = "--url-list, whose lines hold them" if args.url_list else f"{args.names[0]}, whose own are known"
+        beside = "--url-list, whose lines hold them" if args.url_list else args.names[0]
         raise UsageError(f"--checksum has no effect with {beside}: it is for --url")
     for folder in map(Path, args.names if args.url or args.url_list else ()):
         if folder.is_absolute() or ".." in folder.parts or not folder.name:

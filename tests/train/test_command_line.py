@@ -281,7 +281,8 @@ def test_every_way_of_building_webcam_sets_is_answered(
 
 @pytest.mark.parametrize(
     ("name", "successor"),
-    [("ftrain.py", "python -m train"), ("test.py", "eval brown"), ("HPatches_extract_HardNet.py", "--write-csv"),
+    [("ftrain.py", "python -m train"), ("test.py", "brown --task amos --data STORE"),
+     ("HPatches_extract_HardNet.py", "--write-csv"),
      ("hp_eval.sh", "eval hpatches"), ("Notebooks/add_pca.ipynb", "train pca"), ("utils_.py", "build colmap"),
      ("filter_sets", "nothing wrote the statistics"), ("HPatchesDatasetCreator.py", "build hpatches"),
      ("HardNetMultipleDatasets.py", "ftrain.py")],

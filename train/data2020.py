@@ -53,6 +53,8 @@ def _load(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # torch raises many types for damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
+    if reason.startswith("Weights only load failed"):  # torch goes on to advise running what the file brings along
+        reason = "it is no file of torch, or holds more than arrays, numbers and strings"
     raise DataError(f"{path} is damaged or no data file of the 2020 code: {reason[:200]}")
 
 

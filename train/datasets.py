@@ -59,9 +59,20 @@ def open_set(token: str, data_root: Path) -> PatchStore:
         from train.demo import demo_store
 
         return PatchStore.open(demo_store())
-    place = find_store(token, data_root)
-    if place.is_dir():
+    return open_place(find_store(token, data_root))
+
+
+def open_place(place: Path) -> PatchStore:
+    """Open a patch store, or a data file of 2020.
+
+    Raises:
+        UsageError: a file inside a store instead of the store.
+        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`train.data2020.open_2020`.
+    """
+    if not place.is_file():
         return PatchStore.open(place)
+    if (place.parent / "meta.json").is_file():
+        raise UsageError(f"{place} is a file of the patch store {place.parent}: name the folder")
     from train.data2020 import open_2020
 
     return open_2020(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ def test_files_that_are_no_data_are_refused(
     assert str(path) in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert "must not run" not in captured.out
+    assert "weights_only" not in captured.err
     assert not (tmp_path / "run").exists()
 
 
@@ -244,6 +246,36 @@ def test_files_of_2020_with_odd_content_are_named(tmp_path: Path, kind: str, odd
     with pytest.raises(DataError, match=odd[1]) as error:
         open_2020(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["brown", "colour", "views"])
+def test_info_shows_a_file_of_2020(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, sheet = tmp_path / "x.pt", tmp_path / "sheet.png"
+    _save_views(path) if kind == "views" else _save_brown(path, colour=kind == "colour")
+    assert main(["info", str(path), "--json", "--sheet", str(sheet)]) == 0
+    printed = capsys.readouterr().out
+    facts = json.loads(printed[: printed.rindex("}") + 1])
+    assert facts["kind"] == ("views" if kind == "views" else "tuples")
+    assert (facts["patches"], facts["labels"]) == ((30, 6) if kind == "views" else (40, 20))
+    assert sheet.is_file()
+
+
+def test_merge_takes_no_file(tmp_path: Path, tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _save_brown(tmp_path / "x.pt")
+    assert main(["merge", str(tiny_store), str(tmp_path / "x.pt"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "x.pt is a file, a patch store is a folder" in error
+    assert len(error.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_a_file_inside_a_store_is_answered_with_the_store(
+    tiny_store: Path, capsys: pytest.CaptureFixture[str], fast: list[str]
+) -> None:
+    path = tiny_store / "labels.npy"
+    for line in (["--ds", str(path), *fast], ["info", str(path)]):
+        assert main(line) == 2
+        assert f"is a file of the patch store {tiny_store}: name the folder" in capsys.readouterr().err
 
 
 def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_every_string_of_2020_is_taken_or_answered(text: str, tmp_path: Path) ->
         with pytest.raises(MissingFileError) as error:
             find_store(item.token, tmp_path)
         assert str(tmp_path / known.path) in str(error.value)
-        assert known.origin in str(error.value)
+        assert known.origin.format(root=tmp_path, flag=f" --data-root {tmp_path}") in str(error.value)
 
 
 def test_any_other_mix_has_weights(tmp_path: Path) -> None:
@@ -295,12 +295,37 @@ def test_what_fetch_says_to_build_is_what_a_token_names(tmp_path: Path) -> None:
     from train.fetch_command import SOURCES
 
     for token, source in (("lib", "liberty"), ("HP_easy", "hpatches"), ("v3", "amos-v3")):
-        said = SOURCES[source].then.format(place="DIR", root=tmp_path).split()
-        out = Path(said[said.index("--out") + 1])
+        place = tmp_path / SOURCES[source].folder
+        said = SOURCES[source].then.format(place=place, root=tmp_path)
+        with pytest.raises(MissingFileError) as error:
+            find_store(token, tmp_path)
+        assert f"python -m train fetch {source} --data-root {tmp_path}, then python -m {said}" in str(error.value)
+        out = Path(said.split()[said.split().index("--out") + 1])
         out.mkdir(parents=True)
         (out / "meta.json").write_text("{}")
         assert find_store(token, tmp_path) == out
     assert SOURCES["hpatches"].then.endswith("--levels e")
-    command = "build hpatches DIR --out Datasets/HPatches/hpatches_illum-view_tough --levels t"
+    command = f"--out {tmp_path}/HPatches/hpatches_illum-view_tough --levels t"
     with pytest.raises(MissingFileError, match=f"{command} .*not known"):
         find_store("HP_tough", tmp_path)
+    for token in ("v4", "TILDE", "colo"):
+        with pytest.raises(MissingFileError) as error:
+            find_store(token, tmp_path)
+        out = Path(str(error.value).split("--out ")[1])
+        out.mkdir(parents=True)
+        (out / "meta.json").write_text("{}")
+        assert find_store(token, tmp_path) == out
+
+
+def test_all_sets_that_are_missing_are_named_at_once(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--ds", f"v4+{tiny_store}+lib*2+nothing+lib", "--out", "run"]) == 1
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "python -m train build amos DIR --out Datasets/v4;" in error
+    assert "train fetch liberty, then python -m train build brown Datasets/6Brown/published/liberty --out" in error
+    assert "data set 'nothing'" in error
+    assert error.count("data set ") == 3
+    assert not list(tmp_path.iterdir())

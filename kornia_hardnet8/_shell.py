@@ -150,6 +150,17 @@ def seed_number(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> int:
+    """The type of a flag that counts: a whole number of 1 and more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of 1 and more is needed, got {text!r}")
+    return value
+
+
 def choose_device(name: str) -> torch.device:
     """The device of a name; ``auto`` is the GPU when there is one.
 

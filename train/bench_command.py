@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kornia_hardnet8._shell import positive_number
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
@@ -17,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--aug", default="mild", help="augmentation")
     parser.add_argument("--precision", default="auto", help="of the forward pass; fp32 is measured beside it")
     parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the network")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps")
-    parser.add_argument("--threads", type=int, help="threads on a CPU (default: all cores)")
+    parser.add_argument("--steps", type=positive_number, default=3, help="timed steps")
+    parser.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from kornia_hardnet8.errors import UsageError
 
-_ARCHIVE = (
-    "the archive of the 2020 code's authors (python -m train fetch 2020), or your own photographs: "
-    "python -m train build colmap"
-)
+_ARCHIVE = "the archive of the 2020 code's authors: python -m train fetch 2020{flag}"
 
 
 @dataclass(frozen=True)
@@ -18,30 +15,36 @@ class Known:
 
     Attributes:
         path: its file below the data root, as the 2020 code had it; or the folder of that name with its file in it.
-        origin: where it came from, and what makes it.
+        origin: where it came from, and the commands that make it; ``{root}`` is the data root, ``{flag}`` the flag
+            that names it where it is another than the default.
     """
 
     path: str
     origin: str
 
 
-def _brown(name: str, fetched: str | None = None) -> Known:
-    origin = f"python -m train fetch {fetched}, then python -m train build brown" if fetched else _ARCHIVE
-    return Known(f"6Brown/{name}.pt", origin)
+def _brown(name: str) -> Known:
+    build = f"python -m train build brown {{root}}/6Brown/published/{name} --out {{root}}/6Brown/{name}"
+    return Known(f"6Brown/{name}.pt", f"python -m train fetch {name}{{flag}}, then {build}")
 
 
 def _views(name: str) -> Known:
-    got = "python -m train fetch amos-v3, then " if name == "v3" else "your own webcams: "
-    return Known(f"AMOS-views/AMOS-views-{name}.pt", f"{got}python -m train build amos")
+    got, folder = "your own webcams, DIR/<camera>/*.jpg: ", "DIR"
+    if name == "v3":
+        got, folder = "python -m train fetch amos-v3{flag}, then ", "{root}/AMOS-views/AMOS-views-v3"
+    build = f"python -m train build amos {folder} --out {{root}}/{name}"
+    return Known(f"AMOS-views/AMOS-views-{name}.pt", got + build)
 
 
 def _tourism(name: str) -> Known:
-    return Known(f"Phototourism/{name}.pt", _ARCHIVE)
+    build = f"python -m train build colmap --images DIR --out {{root}}/Phototourism/{name}"
+    return Known(f"Phototourism/{name}.pt", f"{_ARCHIVE}, or your own photographs: {build}")
 
 
 def _hpatches(name: str, flags: str, unknown: str) -> Known:
-    build = f"python -m train build hpatches DIR --out Datasets/HPatches/{name} {flags}"
-    return Known(f"HPatches/{name}.pt", f"python -m train fetch hpatches, then {build} ({unknown})")
+    build = f"{{root}}/HPatches/hpatches-release --out {{root}}/HPatches/{name} {flags}"
+    fetch = "python -m train fetch hpatches{flag}, then python -m train build hpatches"
+    return Known(f"HPatches/{name}.pt", f"{fetch} {build} ({unknown})")
 
 
 _SCENES = (
@@ -56,11 +59,13 @@ _LEFT_OUT = (
 )
 
 TOKENS: dict[str, Known] = {
-    **{name: _brown(name, name) for name in _SIX},
-    **{f"yosemite_{part}": _brown(f"yosemite_{part}") for part in
+    **{name: _brown(name) for name in _SIX},
+    **{f"yosemite_{part}": Known(f"6Brown/yosemite_{part}.pt", _ARCHIVE) for part in
        ("small", "cl", "cl_times2", "cl_times3", "cl_times4", "cl_times8")},
     **{name: _views(name) for name in ("v3", "v4", "v5")},
-    "TILDE": Known("Related_work_AMOS.pt", "the TILDE webcams: python -m train build amos"),
+    "TILDE": Known("Related_work_AMOS.pt",
+        "the TILDE webcams, DIR/<camera>/*.jpg: python -m train build amos DIR --out {root}/Related_work_AMOS",
+    ),
     **{name: _tourism(name) for name in _SCENES},
     **{f"{name}_p1600000": _tourism(f"{name}_p1600000") for name in _SCENES},
     **{f"trevi_fountain_p{count}": _tourism(f"trevi_fountain_p{count}") for count in _TREVI},
@@ -70,7 +75,7 @@ TOKENS: dict[str, Known] = {
        for level in ("easy", "hard", "tough")},
     "HPs_illum_all": _hpatches("HPs_illum_all", "--sequences 'i_*'", "by its name: no script of 2020 made this file"),
     "hpatches_split_view_train": Known(
-        "HPatches/hpatches_split_view_train.pt", "python -m train fetch hpatches-view-split"
+        "HPatches/hpatches_split_view_train.pt", "python -m train fetch hpatches-view-split{flag}"
     ),
 }  # fmt: skip
 

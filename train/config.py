@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import DataError, UsageError, closest
@@ -111,8 +112,11 @@ class TrainConfig:
         if self.dropout and not self._own_dropout:
             raise UsageError(f"--dropout {self.dropout:g}: {self.arch} has no dropout layer")
         for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps"):
-            if (value := getattr(self, name)) is not None and not value > 0:
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        for name in ("wd", "mpos"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise UsageError(f"--{name} must be a number of 0 and more, got {value}")
         if self.nested is not None and not 1 <= self.nested < width:
             raise UsageError(f"--nested must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}")
         if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
@@ -162,10 +166,23 @@ class TrainConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            DataError: unknown or missing settings.
+            DataError: unknown or missing settings, or values that no run can have.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown or "ds" not in values:
-            raise DataError(f"not the settings of a training run: {'unknown ' + unknown[0] if unknown else 'no ds'}")
-        return cls(**values)
+        kinds = get_type_hints(cls)
+        wrong = "not the settings of a training run: "
+        if not isinstance(values, dict) or "ds" not in values:
+            raise DataError(f"{wrong}no ds")
+        for name, value in values.items():
+            if name not in kinds:
+                raise DataError(f"{wrong}unknown {name}")
+            if not _is_of(value, get_args(kinds[name]) or (kinds[name],)):
+                raise DataError(f"{wrong}{name} is {value!r}")
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise DataError(f"{wrong}{error}") from None
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of the types; a whole number is a number, a bool is none."""
+    return type(value) in kinds or (type(value) is int and float in kinds)

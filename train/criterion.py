@@ -21,22 +21,37 @@ class LossEntry:
     Attributes:
         build: from options to a module that maps a batch to losses of items.
         about: one line for the help.
+        obeys: the settings of a run that change it, beside its weight.
         pairs_only: takes tuples of two patches alone.
         regulariser: of no use without another loss.
     """
 
     build: Callable[[LossOptions], nn.Module]
     about: str
+    obeys: tuple[str, ...] = ()
     pairs_only: bool = True
     regulariser: bool = False
 
 
+# settings of a run that some of the losses obey
+LOSS_SETTINGS = ("mpos", "batch_reduce", "closeok")
 LOSSES: dict[str, LossEntry] = {
-    **{name: LossEntry(partial(losses.PairLoss, name), "hardest in batch, as in 2020") for name in ITEM_LOSSES},
-    "tripletMargin++": LossEntry(losses.GeneralisedTriplet, "one triplet a label over all rows, as in 2020", False),
-    "softMargin": LossEntry(losses.DynamicSoftMargin, "weights by a running distribution; no margin"),
-    "hybrid": LossEntry(losses.HybridTriplet, "HyNet's similarity; its margin is 1.2, its length*0.1", False),
-    "statistical": LossEntry(losses.StatisticalTriplet, "after SDGMNet; no margin"),
+    **{
+        name: LossEntry(
+            partial(losses.PairLoss, name),
+            "hardest in batch, as in 2020",
+            LOSS_SETTINGS[1:] if name == "softmax" else LOSS_SETTINGS,
+        )
+        for name in ITEM_LOSSES
+    },
+    "tripletMargin++": LossEntry(
+        losses.GeneralisedTriplet, "one triplet a label over all rows, as in 2020", ("mpos",), False
+    ),
+    "softMargin": LossEntry(losses.DynamicSoftMargin, "weights by a running distribution; no margin", ("closeok",)),
+    "hybrid": LossEntry(
+        losses.HybridTriplet, "HyNet's similarity; its margin is 1.2, its length*0.1", ("mpos",), False
+    ),
+    "statistical": LossEntry(losses.StatisticalTriplet, "after SDGMNet; no margin", ("closeok",)),
     "sos": LossEntry(losses.SecondOrder, "SOSNet's second-order similarity", regulariser=True),
     "length": LossEntry(losses.LengthDifference, "HyNet's regularised normalisation", regulariser=True),
     "gor": LossEntry(losses.GlobalOrthogonality, "global orthogonality", regulariser=True),

@@ -30,7 +30,12 @@ def open_2020(path: Path) -> PatchStore:
         content = dict(zip(("patches", "labels", "matches"), content, strict=False))
     if not isinstance(content, dict) or not ({"patches", "labels"} <= set(content) or "patch_sets" in content):
         raise DataError(f"{path} holds no patches and labels: it is no data file of the 2020 code")
-    return _views(path, content) if "patch_sets" in content else _tuples(path, content)
+    try:
+        return _views(path, content) if "patch_sets" in content else _tuples(path, content)
+    except DataError:
+        raise
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # what conversions of odd content raise
+        raise DataError(f"{path} is no data file of the 2020 code: {' '.join(str(error).split())[:200]}") from None
 
 
 def _load(path: Path) -> Any:
@@ -48,28 +53,33 @@ def _load(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # torch raises many types for damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
+    if reason.startswith("Weights only load failed"):  # torch goes on to advise running what the file brings along
+        reason = "it is no file of torch, or holds more than arrays, numbers and strings"
     raise DataError(f"{path} is damaged or no data file of the 2020 code: {reason[:200]}")
 
 
 def _tuples(path: Path, content: dict[str, Any]) -> PatchStore:
-    patches, labels = _array(content["patches"]), _array(content["labels"]).astype(np.int64)
+    patches, labels = _array(content["patches"]), _whole(content, "labels", path).astype(np.int64)
     if patches.dtype != np.uint8 or patches.ndim not in (3, 4) or patches.shape[1] != patches.shape[2]:
         raise DataError(f"{path}: patches must be uint8 (P, S, S) or (P, S, S, 3), got {patches.dtype} {patches.shape}")
     if labels.shape != (len(patches),):
         raise DataError(f"{path}: {len(patches)} patches but labels of shape {labels.shape}")
     cams = content.get("cam_ids")
     has_cams = cams is not None
-    cams = _array(cams).astype(np.int32) if has_cams else np.zeros(len(patches), np.int32)
+    cams = _whole(content, "cam_ids", path).astype(np.int32) if has_cams else np.zeros(len(patches), np.int32)
     if cams.shape != labels.shape:
         raise DataError(f"{path}: {len(patches)} patches but cam_ids of shape {cams.shape}")
-    matches = content.get("matches")
     meta = _meta(path, "tuples", patches, 1.0) | {"mr_size": MR_SIZE, "has_cams": has_cams}
-    pairs = None if matches is None else _array(matches).astype(np.int64).reshape(-1, 3)
+    pairs = None
+    if content.get("matches") is not None:
+        pairs = _whole(content, "matches", path).astype(np.int64)
+        if pairs.ndim != 2 or pairs.shape[1] != 3 or not _are_below(pairs[:, :2], len(patches)):
+            raise DataError(f"{path}: matches must be (M, 3), each two of the {len(patches)} patches and 1 or 0")
     return PatchStore(path, meta, patches, labels, cams, cams, pairs=pairs)
 
 
 def _views(path: Path, content: dict[str, Any]) -> PatchStore:
-    sets, views = _array(content["patch_sets"]), _array(content["cam_idxs"]).astype(np.int32)
+    sets, views = _array(content["patch_sets"]), _whole(content, "cam_idxs", path).astype(np.int32)
     if sets.dtype != np.uint8 or sets.ndim != 5 or sets.shape[2] != 1 or sets.shape[3] != sets.shape[4]:
         raise DataError(f"{path}: patch_sets must be gray uint8 (S, I, 1, P, P), got {sets.dtype} {sets.shape}")
     places, images = sets.shape[:2]
@@ -81,9 +91,13 @@ def _views(path: Path, content: dict[str, Any]) -> PatchStore:
     image_ids = cams * images + np.tile(np.arange(images, dtype=np.int32), places)
     mask = content.get("patches_mask")
     visible = None if mask is None else _array(mask).astype(bool).reshape(-1)
+    if visible is not None and len(visible) != len(patches):
+        raise DataError(f"{path}: {places} patch sets of {images} images but a patches_mask of {len(visible)}")
     collisions = None
     if content.get("collisions") is not None:
         lists = [np.setdiff1d(_array(row).astype(np.int64), [k]) for k, row in enumerate(content["collisions"])]
+        if len(lists) != places or not all(_are_below(row, places) for row in lists):
+            raise DataError(f"{path}: collisions must be {places} lists of patch sets, one for each")
         starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)
         collisions = starts, np.concatenate([*lists, np.empty(0, np.int64)])
     # Places of fixed cameras are windows: no keypoint has a scale.
@@ -96,6 +110,20 @@ def _meta(path: Path, kind: str, patches: np.ndarray, crop: float) -> dict[str, 
         "format": "2020", "kind": kind, "count": len(patches), "patch_size": patches.shape[1], "crop": crop,
         "bytes": path.stat().st_size,
     }  # fmt: skip
+
+
+def _whole(content: dict[str, Any], name: str, path: Path) -> np.ndarray:
+    """An array of whole numbers."""
+    if name not in content:
+        raise DataError(f"{path} has no {name}: it is no data file of the 2020 code")
+    numbers = _array(content[name])
+    if numbers.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} must be whole numbers, got {numbers.dtype} {numbers.shape}")
+    return numbers
+
+
+def _are_below(numbers: np.ndarray, count: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < count)).all())
 
 
 def _array(value: Any) -> np.ndarray:

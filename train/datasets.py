@@ -12,6 +12,7 @@ from train.flags2020 import names_2020
 from train.stores.store import PatchStore
 
 DEMO = "demo"
+DATA_ROOT = "Datasets"  # the default of every --data-root
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,45 @@ def open_mix(text: str, data_root: str | Path) -> list[tuple[PatchStore, float]]
     """Open every set of a data set string, with its weight.
 
     Raises:
-        MissingFileError: a token that is neither a path nor found below ``data_root``.
+        MissingFileError: tokens that are neither a path nor found below ``data_root``, all of them.
         DataError: a damaged store or file.
     """
-    return [(open_set(item.token, Path(data_root)), item.weight) for item in parse_mix(text)]
+    items, root = parse_mix(text), Path(data_root)
+    missing = {}
+    for item in items:
+        try:
+            _ = _is_demo(item.token) or find_store(item.token, root)
+        except MissingFileError as error:
+            missing[item.token] = str(error)
+    if missing:
+        raise MissingFileError("; ".join(missing.values()))
+    return [(open_set(item.token, root), item.weight) for item in items]
+
+
+def _is_demo(token: str) -> bool:
+    return token == DEMO and not Path(token).is_dir()
 
 
 def open_set(token: str, data_root: Path) -> PatchStore:
     """Open a token: a patch store, a data file of 2020, or the generated ``demo``."""
-    if token == DEMO and not Path(token).is_dir():
+    if _is_demo(token):
         from train.demo import demo_store
 
         return PatchStore.open(demo_store())
-    place = find_store(token, data_root)
-    if place.is_dir():
+    return open_place(find_store(token, data_root))
+
+
+def open_place(place: Path) -> PatchStore:
+    """Open a patch store, or a data file of 2020.
+
+    Raises:
+        UsageError: a file inside a store instead of the store.
+        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`train.data2020.open_2020`.
+    """
+    if not place.is_file():
         return PatchStore.open(place)
+    if (place.parent / "meta.json").is_file():
+        raise UsageError(f"{place} is a file of the patch store {place.parent}: name the folder")
     from train.data2020 import open_2020
 
     return open_2020(place)
@@ -93,7 +118,9 @@ def find_store(token: str, data_root: Path) -> Path:
             return place
     looked = ", ".join(str(place) for place in places[1:])
     if known is not None:
-        raise MissingFileError(f"data set {token!r} is not there (looked for {looked}); it comes from {known.origin}")
+        flag = "" if data_root == Path(DATA_ROOT) else f" --data-root {data_root}"
+        origin = known.origin.format(root=data_root, flag=flag)
+        raise MissingFileError(f"data set {token!r} is not there (looked for {looked}); it comes from {origin}")
     present = [path.name for path in data_root.iterdir()] if data_root.is_dir() else []
     names = [*present, *TOKENS, *ALIASES, *MIXES, DEMO]
     raise MissingFileError(f"data set {token!r}: no patch store at {token} or {looked}{closest(token, names)}")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
@@ -66,6 +67,23 @@ def download(urls: Iterable[str], target: Path, checksums: Iterable[str] = (), w
     raise DownloadError(f"{target.name} could not be fetched ({'; '.join(reasons) or 'no place is known'})")
 
 
+def check_url(url: str) -> None:
+    """Raise a UsageError for what is no address of a file that can be fetched."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"{url!r} cannot be fetched: an address begins with http:// or https:// and a host")
+    if file_name(url) in ("", ".", ".."):
+        raise UsageError(f"{url!r} names no file: its path ends in none")
+
+
+def file_name(url: str) -> str:
+    """The last part of the path of a URL; empty where it has none."""
+    return urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+
+
 def check_checksums(checksums: Iterable[str]) -> None:
     """Raise a UsageError for what is no MD5 or SHA-256 sum."""
     for value in checksums:
@@ -115,6 +133,8 @@ def _fetch(url: str, part: Path, wait_s: float) -> None:
                 reason = f"HTTP status {status}"
             else:
                 raise _WrongError(f"HTTP status {status}") from None
+        except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:  # also where it redirects
+            raise _WrongError(_root_reason(error)) from None
         except requests.RequestException as error:
             reason = _root_reason(error)
         grown = (part.stat().st_size if part.exists() else 0) > have
@@ -143,7 +163,7 @@ def _read_on(requests: object, url: str, part: Path, have: int) -> int | None:
         blocks = response.iter_content(_BLOCK)
         total = None if remaining is None else -(-remaining // _BLOCK)
         with open(part, "ab" if resumed else "wb") as file:
-            for block in progress(blocks, total=total, what=url.rsplit("/", 1)[-1], unit="block"):
+            for block in progress(blocks, total=total, what=file_name(url), unit="block"):
                 file.write(block)
         return whole
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import tarfile
 import tempfile
 import zipfile
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kornia_hardnet8._files import atomic_dir
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
+from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, closest
+from train.download import DownloadError, check_checksums, check_url, download, file_name, is_accepted
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,37 +105,65 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, check, unpack, and say where it is."""
-    from train.download import check_checksums, download, is_accepted
-
+    _check_flags(args)
     if not args.names:
         for name, known in SOURCES.items():
             print(f"{name:20} {args.data_root / known.folder}  {known.urls[0]}")
         return
+    if args.url_list:
+        wanted = read_url_list(args.url_list, args.names[0])
+    else:
+        wanted = [(name, _source(name, args)) for name in args.names]
+    failed = []
+    for name, source in wanted:
+        try:
+            print(_fetch(source, name, args))
+        except (HardNet8Error, OSError) as error:
+            if len(wanted) == 1:
+                raise
+            log.error("%s: %s", name, " ".join(str(error).split()))
+            failed.append(name)
+    if failed:
+        raise DownloadError(f"{len(failed)} of {len(wanted)} were not fetched: {', '.join(failed)}")
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together, before anything is fetched."""
+    given = {"--url": args.url, "--url-list": args.url_list, "--from-file": args.from_file, "--checksum": args.checksum}
+    if not args.names and (idle := [flag for flag, value in given.items() if value]):
+        raise UsageError(f"{idle[0]} needs a NAME: what it is, or the folder below --data-root that it goes to")
     if (args.url or args.from_file or args.url_list) and len(args.names) != 1:
         raise UsageError("--url, --url-list and --from-file are for one NAME at a time")
     if args.url_list and (args.url or args.from_file):
         raise UsageError("--url-list names all places: leave --url and --from-file away")
+    if args.checksum and not args.url:
+        beside = "--url-list, whose lines hold them" if args.url_list else args.names[0]
+        raise UsageError(f"--checksum has no effect with {beside}: it is for --url")
+    for folder in map(Path, args.names if args.url or args.url_list else ()):
+        if folder.is_absolute() or ".." in folder.parts or not folder.name:
+            raise UsageError(f"{folder} is no folder below --data-root {args.data_root}")
+    for url in args.url:
+        check_url(url)
     check_checksums(args.checksum)
-    listed = read_url_list(args.url_list, args.names[0]) if args.url_list else []
-    for name, source in listed or [(name, _source(name, args)) for name in args.names]:
-        place = args.data_root / source.folder
-        if _is_there(source, place):
-            print(f"{place}: is there already")
-            continue
-        if args.from_file:
-            archive = args.from_file
-            if not archive.is_file():
-                raise MissingFileError(f"--from-file {archive} is not there")
-            if not is_accepted(archive, source.checksums):
-                raise DataError(f"{archive} is not {name}: its checksum is none of {', '.join(source.checksums)}")
-        else:
-            archive = download(source.urls, args.data_root / _file_name(source.urls[0]), source.checksums)
-        if source.among_others:
-            where = unpack_among(archive, place, keep=args.from_file is not None)
-        else:
-            where = unpack(archive, place, keep=args.from_file is not None)
-        then = source.then.format(place=where, root=args.data_root)
-        print(f"{where}{f': now python -m {then}' if then else ''}")
+
+
+def _fetch(source: Source, name: str, args: argparse.Namespace) -> str:
+    """Bring one source to its place; returns what to print."""
+    place = args.data_root / source.folder
+    if _is_there(source, place):
+        return f"{place}: is there already"
+    if args.from_file:
+        archive = args.from_file
+        if not archive.is_file():
+            raise MissingFileError(f"--from-file {archive} is not there")
+        if not is_accepted(archive, source.checksums):
+            raise DataError(f"{archive} is not {name}: its checksum is none of {', '.join(source.checksums)}")
+    else:
+        archive = download(source.urls, args.data_root / file_name(source.urls[0]), source.checksums)
+    put = unpack_among if source.among_others else unpack
+    where = put(archive, place, keep=args.from_file is not None)
+    then = source.then.format(place=where, root=args.data_root)
+    return f"{where}{f': now python -m {then}' if then else ''}"
 
 
 def _source(name: str, args: argparse.Namespace) -> Source:
@@ -143,11 +175,9 @@ def _source(name: str, args: argparse.Namespace) -> Source:
 
 
 def _is_there(source: Source, place: Path) -> bool:
-    from train.download import is_accepted
-
     if source.among_others:
         return (place / source.among_others).is_file()
-    name = _file_name(source.urls[0])
+    name = file_name(source.urls[0])
     if name.endswith((".zip", ".gz", ".tgz", ".tar")):
         return place.is_dir() and any(place.iterdir())
     return (place / name).is_file() and is_accepted(place / name, source.checksums)
@@ -158,18 +188,29 @@ def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
 
     Raises:
         MissingFileError: no file.
-        DataError: a line of another form, two of one name, or no line.
+        DataError: no text, a line of another form, two of one name, or no line.
     """
     if not path.is_file():
         raise MissingFileError(f"--url-list {path} is not there")
     found: dict[str, Source] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"--url-list {path} is no text in UTF-8: save it as that") from None
+    for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
         if not words:
             continue
-        stem = _file_name(words[0]).split(".")[0]
-        if len(words) > 2 or "://" not in words[0] or not stem:
+        if len(words) > 2 or "://" not in words[0]:
             raise DataError(f"{path}, line {number} is not of the form URL [CHECKSUM]")
+        try:
+            check_url(words[0])
+            check_checksums(words[1:])
+        except UsageError as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
+        stem = file_name(words[0]).split(".")[0]
+        if not stem:
+            raise DataError(f"{path}, line {number}: a file called {file_name(words[0])} names no folder")
         if stem in found:
             raise DataError(f"{path}, line {number}: a second file is called {stem}")
         found[stem] = Source((words[0],), tuple(words[1:]), f"{name}/{stem}")
@@ -231,7 +272,3 @@ def unpack(archive: Path, folder: Path, keep: bool) -> Path:
     if not keep:
         archive.unlink()
     return folder
-
-
-def _file_name(url: str) -> str:
-    return url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]

@@ -131,7 +131,8 @@ OPTIMIZER_2020 = "sgd"  # what --optimizer said unless told otherwise, without e
 # name of a script (its file without the ending) -> what does its work
 SCRIPTS = {
     "ftrain": "is python -m train, with the same options",
-    "test": "is python -m eval brown --data STORE (its match); three_fcs and avg_dist are left out",
+    "test": "is python -m eval brown --task amos --data STORE (its match; for --SN add --ratio 0.8), STORE being of "
+    "python -m train build amos; three_fcs and avg_dist are left out",
     "HPatches_extract_HardNet": "is python -m eval hpatches --write-csv DIR",
     "hp_eval": "is python -m eval hpatches",
     "add_pca": "is python -m train pca CHECKPOINT --ds STORE --out FILE, in evaluation mode",

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8._shell import choose_device, seed_number
+from kornia_hardnet8._shell import choose_device, positive_number, seed_number
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import UsageError
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ds", required=True, help="data sets, as for training (weights are ignored)")
     parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write: the same with its projection")
-    parser.add_argument("--patches", type=int, default=100_000, help="at most so many patches")
+    parser.add_argument("--patches", type=positive_number, default=100_000, help="at most so many patches")
     parser.add_argument(
         "--whiten",
         type=float,

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from kornia_hardnet8._shell import choose_device, seed_number
+from kornia_hardnet8._shell import choose_device, positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
 from train.config import COMBINATIONS, PRECISIONS, TrainConfig
-from train.criterion import LOSSES
+from train.criterion import LOSS_SETTINGS, LOSSES, parse_loss
 from train.datasets import parse_mix
 from train.flags2020 import OPTIMIZER_2020, add_refusals
 from train.losses import REDUCTIONS
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(run, "--seed", dest="seed", type=seed_number, help="seed of everything random")
     add(run, "--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    run.add_argument("--threads", type=int, help="threads on a CPU (default: all cores)")
+    run.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     run.add_argument("--print-config", action="store_true", help="print the effective settings as JSON and stop")
 
     data = parser.add_argument_group("data")
@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int | None:
         if "ds" not in given:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
         config = TrainConfig(**given)
+        _refuse_idle(config, {args.spellings[name]: name for name in given})
     else:
         config = read_config(args.resume)
         wrong = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
@@ -161,6 +162,19 @@ def run(args: argparse.Namespace) -> int | None:
     if world.is_first:
         print(state.out / "last.ckpt")
     return 0
+
+
+def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:
+    """Refuse a flag (spelling and name of its setting) that changes nothing beside the others."""
+    obeyed = {name for term in parse_loss(config.loss, config.npos) for name in LOSSES[term.name].obeys}
+    for flag, name in given.items():
+        beside = ""
+        if name in LOSS_SETTINGS and name not in obeyed:
+            beside = f"--loss {config.loss}"
+        elif name == "eps" and config.optimizer != "adamw":
+            beside = f"--optimizer {config.optimizer}"
+        if beside:
+            raise UsageError(f"{flag} has no effect with {beside}: leave it away")
 
 
 def effective_settings(config: TrainConfig) -> dict[str, Any]:

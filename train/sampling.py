@@ -55,8 +55,11 @@ class Sampling:
     cams_in_batch: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.npos < 2 or self.cams_in_batch < 0:
-            raise UsageError("a batch needs at least 2 tuples of at least 2 patches, and no negative camera count")
+        for flag, value, what in (("bs", self.batch_size, "tuples"), ("Npos", self.npos, "patches in a tuple")):
+            if value < 2:
+                raise UsageError(f"--{flag} must be at least 2 {what}, got {value}")
+        if self.cams_in_batch < 0:
+            raise UsageError(f"--cams-in-batch must not be negative, got {self.cams_in_batch}")
         if self.cams_in_batch and not self.fewcams:
             raise UsageError("--cams-in-batch needs --fewcams")
 

@@ -42,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_descriptor_flags(parser, whole=False)
     group = parser.add_argument_group("protocol")
     group.add_argument(
-        "--task", nargs="+", choices=TASKS, help="what to measure (default: fpr95 and revisited as far as data allow)"
+        "--task",
+        nargs="+",
+        choices=TASKS,
+        help="what to measure (default: amos on fixed-camera "
+        "stores, fpr95 and revisited on others, as far as data allow)",
     )
     group.add_argument(
         "--trained-on",
@@ -59,9 +63,12 @@ def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every subset."""
     sets = find_sets(args.data)
     trained = _trained_on(args)
-    wanted = args.task or [task for task in TASKS[:2] if any(_can(task, s) for s in sets)]
+    wanted = args.task or [task for task in TASKS if any(task in _tasks(s, None) for s in sets)]
     if not wanted:
-        raise DataError(f"{args.data}: no subset has {PAIR_FILE} or interest.txt (or pairs, image ids in a store)")
+        raise DataError(
+            f"{args.data}: no subset has {PAIR_FILE} or interest.txt (or pairs, image ids in a store; "
+            "frames in one of fixed cameras)"
+        )
     for task in args.task or ():
         if not any(_can(task, s) for s in sets):
             raise DataError(f"{args.data}: no subset holds what the task {task} needs ({_NEEDS[task]})")
@@ -97,6 +104,13 @@ def _can(task: str, patches: PatchSet) -> bool:
     if task == "revisited":
         return patches.image_ids is not None
     return patches.image_ids is not None and patches.cam_ids is not None and patches.frames is not None
+
+
+def _tasks(patches: PatchSet, asked: Sequence[str] | None) -> list[str]:
+    """What is measured on a set: what is asked for, else what its kind is for; as far as it holds the data."""
+    # revisited ranks patches of one label in one image: a picture of a fixed camera shows each label once
+    fitting = asked or (("amos",) if patches.kind == "views" else TASKS[:2])
+    return [task for task in fitting if _can(task, patches)]
 
 
 def _trained_on(args: argparse.Namespace) -> list[str | None]:
@@ -162,19 +176,19 @@ def _judge(
     if not judged:
         raise UsageError(f"{descriptor.name} was trained on {subset}: there is no other subset to test it on")
     for patches in judged:
-        scores = per_scene[patches.name]
-        if "fpr95" in tasks and _can("fpr95", patches):
+        scores, own = per_scene[patches.name], _tasks(patches, args.task)
+        if "fpr95" in own:
             scores |= fpr_scores(patches, descriptor)
             intervals[patches.name] = scores.pop("interval")
             assert patches.pairs is not None
             counts["FPR95"] += len(patches.pairs)
-        if "revisited" in tasks and _can("revisited", patches):
+        if "revisited" in own:
             assert patches.image_ids is not None
             descs = describe_patches(patches.patches, descriptor, "pillow", patches.crop).numpy()
             aps = revisited_aps(descs, patches.labels, patches.image_ids, "euclidean", args.mode)
             scores["revisited/mAP"] = float(np.mean(list(aps.values()))) if aps else None
             counts["revisited/mAP"] += len(aps)
-        if "amos" in tasks and _can("amos", patches):
+        if "amos" in own:
             found = amos.score_store(
                 patches, describe_patches(patches.patches, descriptor, crop=patches.crop), args.ratio
             )

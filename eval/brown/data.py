@@ -37,6 +37,7 @@ class PatchSet:
         cam_ids: int32 (N,), camera or scene.
         frames: float32 (N, 2, 3) in the source image.
         collisions: (starts, items) per sorted label, see the store's format.
+        kind: ``views`` where every label is seen by one fixed camera, else ``tuples``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PatchSet:
     cam_ids: NDArray[np.int32] | None = None
     frames: NDArray[np.float32] | None = None
     collisions: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    kind: str = "tuples"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -216,4 +218,5 @@ def read_store(folder: Path) -> PatchSet:
         arrays.get("cam_ids"),
         arrays.get("frames"),
         collisions,
+        str(meta.get("kind", "tuples")),
     )

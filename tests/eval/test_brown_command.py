@@ -193,6 +193,23 @@ def test_fixed_camera_sets_from_a_store(tmp_path):
     assert main([*args[:5], "--task", "fpr95", "--out", str(tmp_path / "t")]) == 1
 
 
+def test_a_store_is_measured_by_what_its_kind_is_for(tmp_path):
+    def tasks_of(data):
+        assert main(["brown", "--data", str(data), "--desc", "rootsift", "--out", str(tmp_path / "r")]) == 0
+        entry = read_results(tmp_path / "r" / "results.json")[0]
+        return entry["protocol"]["tasks"], {n: sorted(scores) for n, scores in entry["per_scene"].items()}
+
+    (tmp_path / "stores").mkdir()
+    amos, revisited = ["amos/correct_nn", "amos/mAP"], ["revisited/mAP"]
+    views = write_store(tmp_path / "stores" / "views", kind="views")
+    assert tasks_of(views) == (["amos"], {"views": amos})
+    tuples = write_store(tmp_path / "stores" / "tuples", kind="tuples")
+    assert tasks_of(tuples) == (["revisited"], {"tuples": revisited})
+    assert tasks_of(tmp_path / "stores") == (["revisited", "amos"], {"tuples": revisited, "views": amos})
+    (views / "frames.npy").unlink()
+    assert main(["brown", "--data", str(views), "--out", str(tmp_path / "s")]) == 1
+
+
 def test_store_faults(tmp_path):
     with pytest.raises(DataError, match=r"meta\.json says 99"):
         read_store(write_store(tmp_path / "a", count=99))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from train.cli import main
 from train.config import TrainConfig
+from train.criterion import LOSS_SETTINGS, LOSSES
 from train.flags2020 import FLAGS, names_2020, parse_2020
 from train.losses import Described
 
@@ -105,6 +106,46 @@ def test_every_option_is_taken_or_answered(flag: Any, capsys: pytest.CaptureFixt
             shown = config[SETTING.get(flag.dest, flag.dest)]
             expected = flag.dest != "no_fliprot" if value is None else type(shown)(value)
             assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "beside"),
+    [(["--batch_reduce", "average"], "tripletMargin++"), (["--batch_reduce=min"], "hybrid"),
+     (["--closeok"], "tripletMargin++"), (["--closeok"], "hybrid,sos"), (["--mpos", "1"], "softmax"),
+     (["--marginpos=0.5"], "softMargin,gor*2"), (["--batch_reduce", "min"], "statistical")],
+)  # fmt: skip
+def test_flags_that_the_loss_does_not_obey_are_refused(
+    flags: list[str], beside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = flags[0].split("=")[0].replace("--marginpos", "--mpos")
+    reason = f"{name} has no effect with --loss {beside}: leave it away"
+    _is_answered(["--ds", "lib", "--loss", beside, *flags, "--print-config"], reason, capsys)
+    # one of several terms obeys it
+    _is_answered(["--ds", "lib", "--loss", f"{beside},tripletMargin", *flags, "--print-config"], None, capsys)
+
+
+def test_settings_that_say_what_they_change_change_the_loss() -> None:
+    """What a loss is said to obey, and no more, changes its value; two tuples are near-duplicates."""
+    raw = torch.randn(12, 16, generator=torch.Generator().manual_seed(0)).double()
+    raw[2] = raw[1] + 1e-4 * raw[3]
+    unit, tuples = F.normalize(raw.float(), dim=1), torch.arange(12) // 2
+    other = {"mpos": 0.7, "batch_reduce": "average", "closeok": True}
+    assert set(other) == set(LOSS_SETTINGS)
+    for name, entry in LOSSES.items():
+        alone = f"{name},softmax" if entry.regulariser else name
+        plain, *changed = (
+            TrainConfig("lib", loss=alone, **settings).build_criterion()(
+                Described(unit, raw.norm(dim=1).float(), tuples, tuples)
+            )[2][name].item()
+            for settings in ({}, *({key: value} for key, value in other.items()))
+        )  # fmt: skip
+        assert [key for key, value in zip(other, changed, strict=True) if value != plain] == [*entry.obeys], name
+
+
+def test_eps_belongs_to_adamw(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--ds", "lib", "--eps", "1e-8", "--print-config"]
+    _is_answered([*line, "--optimizer", "sgd2017"], "--eps has no effect with --optimizer sgd2017", capsys)
+    _is_answered([*line, "--optimizer", "adamw"], None, capsys)
 
 
 def test_the_optimizer_that_2020_named_is_answered_with_the_one_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +281,8 @@ def test_every_way_of_building_webcam_sets_is_answered(
 
 @pytest.mark.parametrize(
     ("name", "successor"),
-    [("ftrain.py", "python -m train"), ("test.py", "eval brown"), ("HPatches_extract_HardNet.py", "--write-csv"),
+    [("ftrain.py", "python -m train"), ("test.py", "brown --task amos --data STORE"),
+     ("HPatches_extract_HardNet.py", "--write-csv"),
      ("hp_eval.sh", "eval hpatches"), ("Notebooks/add_pca.ipynb", "train pca"), ("utils_.py", "build colmap"),
      ("filter_sets", "nothing wrote the statistics"), ("HPatchesDatasetCreator.py", "build hpatches"),
      ("HardNetMultipleDatasets.py", "ftrain.py")],
@@ -270,3 +312,16 @@ def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFi
         main([*command, "--seed", "-1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("a seed is a whole number of 0 to 2^31 - 1, got '-1'")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--ds", "lib", "--threads", "-1"], ["--ds", "lib", "--threads", "x"], ["bench", "--threads", "0"],
+     ["bench", "--steps", "0"], ["pca", "x.pt", "--ds", "lib", "--out", "y.pt", "--patches", "-5"]],
+)  # fmt: skip
+def test_what_counts_is_a_positive_number(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    end = f"argument {command[-2]}: a whole number of 1 and more is needed, got {command[-1]!r}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_every_string_of_2020_is_taken_or_answered(text: str, tmp_path: Path) ->
         with pytest.raises(MissingFileError) as error:
             find_store(item.token, tmp_path)
         assert str(tmp_path / known.path) in str(error.value)
-        assert known.origin in str(error.value)
+        assert known.origin.format(root=tmp_path, flag=f" --data-root {tmp_path}") in str(error.value)
 
 
 def test_any_other_mix_has_weights(tmp_path: Path) -> None:
@@ -211,7 +212,70 @@ def test_files_that_are_no_data_are_refused(
     assert str(path) in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert "must not run" not in captured.out
+    assert "weights_only" not in captured.err
     assert not (tmp_path / "run").exists()
+
+
+_ODD = {
+    "brown": [
+        ({"labels": torch.arange(40) / 2}, "labels must be whole numbers, got float32"),
+        ({"labels": "abc"}, "labels must be whole numbers"),
+        ({"labels": None}, "labels must be whole numbers"),
+        ({"cam_ids": torch.zeros(40)}, "cam_ids must be whole numbers"),
+        ({"matches": torch.tensor([[0, 40, 1]])}, "matches must be"),
+        ({"matches": torch.tensor([0, 1])}, "matches must be"),
+        ({"patches": [[1], [2, 3]]}, "no data file"),
+    ],
+    "views": [
+        ({"cam_idxs": Ellipsis}, "has no cam_idxs"),
+        ({"cam_idxs": ["a"] * 6}, "cam_idxs must be whole numbers"),
+        ({"patches_mask": np.ones(7, bool)}, "a patches_mask of 7"),
+        ({"collisions": [[0]]}, "collisions must be 6 lists"),
+        ({"collisions": [[9]] * 6}, "collisions must be 6 lists"),
+        ({"collisions": 3}, "no data file"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "odd"), [(kind, odd) for kind, cases in _ODD.items() for odd in cases])
+def test_files_of_2020_with_odd_content_are_named(tmp_path: Path, kind: str, odd: tuple[dict[str, Any], str]) -> None:
+    path = tmp_path / "x.pt"
+    (_save_brown if kind == "brown" else _save_views)(path)
+    content = torch.load(path, weights_only=False) | odd[0]
+    torch.save({name: value for name, value in content.items() if value is not Ellipsis}, path)
+    with pytest.raises(DataError, match=odd[1]) as error:
+        open_2020(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["brown", "colour", "views"])
+def test_info_shows_a_file_of_2020(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, sheet = tmp_path / "x.pt", tmp_path / "sheet.png"
+    _save_views(path) if kind == "views" else _save_brown(path, colour=kind == "colour")
+    assert main(["info", str(path), "--json", "--sheet", str(sheet)]) == 0
+    printed = capsys.readouterr().out
+    facts = json.loads(printed[: printed.rindex("}") + 1])
+    assert facts["kind"] == ("views" if kind == "views" else "tuples")
+    assert (facts["patches"], facts["labels"]) == ((30, 6) if kind == "views" else (40, 20))
+    assert sheet.is_file()
+
+
+def test_merge_takes_no_file(tmp_path: Path, tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _save_brown(tmp_path / "x.pt")
+    assert main(["merge", str(tiny_store), str(tmp_path / "x.pt"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "x.pt is a file, a patch store is a folder" in error
+    assert len(error.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_a_file_inside_a_store_is_answered_with_the_store(
+    tiny_store: Path, capsys: pytest.CaptureFixture[str], fast: list[str]
+) -> None:
+    path = tiny_store / "labels.npy"
+    for line in (["--ds", str(path), *fast], ["info", str(path)]):
+        assert main(line) == 2
+        assert f"is a file of the patch store {tiny_store}: name the folder" in capsys.readouterr().err
 
 
 def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +295,37 @@ def test_what_fetch_says_to_build_is_what_a_token_names(tmp_path: Path) -> None:
     from train.fetch_command import SOURCES
 
     for token, source in (("lib", "liberty"), ("HP_easy", "hpatches"), ("v3", "amos-v3")):
-        said = SOURCES[source].then.format(place="DIR", root=tmp_path).split()
-        out = Path(said[said.index("--out") + 1])
+        place = tmp_path / SOURCES[source].folder
+        said = SOURCES[source].then.format(place=place, root=tmp_path)
+        with pytest.raises(MissingFileError) as error:
+            find_store(token, tmp_path)
+        assert f"python -m train fetch {source} --data-root {tmp_path}, then python -m {said}" in str(error.value)
+        out = Path(said.split()[said.split().index("--out") + 1])
         out.mkdir(parents=True)
         (out / "meta.json").write_text("{}")
         assert find_store(token, tmp_path) == out
     assert SOURCES["hpatches"].then.endswith("--levels e")
-    command = "build hpatches DIR --out Datasets/HPatches/hpatches_illum-view_tough --levels t"
+    command = f"--out {tmp_path}/HPatches/hpatches_illum-view_tough --levels t"
     with pytest.raises(MissingFileError, match=f"{command} .*not known"):
         find_store("HP_tough", tmp_path)
+    for token in ("v4", "TILDE", "colo"):
+        with pytest.raises(MissingFileError) as error:
+            find_store(token, tmp_path)
+        out = Path(str(error.value).split("--out ")[1])
+        out.mkdir(parents=True)
+        (out / "meta.json").write_text("{}")
+        assert find_store(token, tmp_path) == out
+
+
+def test_all_sets_that_are_missing_are_named_at_once(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--ds", f"v4+{tiny_store}+lib*2+nothing+lib", "--out", "run"]) == 1
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "python -m train build amos DIR --out Datasets/v4;" in error
+    assert "train fetch liberty, then python -m train build brown Datasets/6Brown/published/liberty --out" in error
+    assert "data set 'nothing'" in error
+    assert error.count("data set ") == 3
+    assert not list(tmp_path.iterdir())

@@ -44,6 +44,12 @@ class _Server(http.server.BaseHTTPRequestHandler):
         if kind == "missing":
             self.send_error(404)
             return
+        if kind == "leads":
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1/file")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if kind == "busy" and attempt < 2:
             self.send_error(503)
             return
@@ -241,6 +247,67 @@ def test_a_checksum_of_another_form_is_refused_before_the_download(
     assert len(_Server.requests) == asked
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--url", "{}/good/x.zip"], "--url needs a NAME"),
+        (["--url-list", "scenes.txt"], "--url-list needs a NAME"),
+        (["--from-file", "x.zip"], "--from-file needs a NAME"),
+        (["--checksum", MD5], "--checksum needs a NAME"),
+        (["liberty", "--checksum", MD5], "--checksum has no effect with liberty"),
+        (["a", "--url-list", "scenes.txt", "--checksum", MD5], "--checksum has no effect with --url-list"),
+        (["../esc", "--url", "{}/good/x.zip"], "../esc is no folder below --data-root"),
+        (["/esc", "--url", "{}/good/x.zip"], "/esc is no folder below --data-root"),
+        ([".", "--url", "{}/good/x.zip"], ". is no folder below --data-root"),
+        (["a/../../esc", "--url-list", "scenes.txt"], "is no folder below --data-root"),
+        (["x", "--url", "ftp://127.0.0.1/x.zip"], "begins with http:// or https://"),
+        (["x", "--url", "x.zip"], "begins with http:// or https://"),
+        (["x", "--url", "http://[x"], "begins with http:// or https://"),
+        (["x", "--url", "{}"], "names no file"),
+        (["x", "--url", "{}/?file=a.zip"], "names no file"),
+        (["x", "--url", "{}/a/.."], "names no file"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_go_together_are_refused_before_the_download(
+    server: str, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "Datasets"
+    assert main(["fetch", *(part.format(server) for part in arguments), "--data-root", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not _Server.requests
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_others_are_fetched_when_one_fails(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, kind in (("gone", "missing"), ("there", "zip"), ("also-gone", "missing")):
+        monkeypatch.setitem(SOURCES, name, Source((f"{server}/{kind}/{name}.zip",), (), f"put/{name}"))
+    line = ["fetch", "gone", "there", "also-gone", "--data-root", str(tmp_path), "-q"]
+    assert main(line) == 1
+    assert (tmp_path / "put" / "there" / "dense" / "images" / "1.jpg").is_file()
+    error = capsys.readouterr().err
+    assert "gone: gone.zip could not be fetched" in error
+    assert error.strip().splitlines()[-1] == "error: 2 of 3 were not fetched: gone, also-gone"
+    asked = len(_Server.requests)
+    assert main(["fetch", "gone", "nothing", *line[4:]]) == 2
+    assert len(_Server.requests) == asked
+    assert "nothing to fetch is called 'nothing'" in capsys.readouterr().err
+    listed = tmp_path / "scenes.txt"
+    listed.write_text(f"{server}/missing/a.zip\n{server}/zip/b.zip\n")
+    assert main(["fetch", "scenes", "--url-list", str(listed), "--data-root", str(tmp_path), "-q"]) == 1
+    assert "1 of 2 were not fetched: a" in capsys.readouterr().err
+    assert (tmp_path / "scenes" / "b").is_dir()
+
+
+def test_a_place_that_leads_elsewhere_than_http_is_final(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="adapter"):
+        download([f"{server}/leads/file"], tmp_path / "file", wait_s=30)
+    assert len(_Server.requests) == 1
+
+
 def test_scenes_by_a_list_of_urls(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sums = [hashlib.sha256(_zip_of(f"{name}.zip")).hexdigest() for name in ("a", "b")]
     listed = tmp_path / "scenes.txt"
@@ -260,10 +327,17 @@ def test_scenes_by_a_list_of_urls(server: str, tmp_path: Path, capsys: pytest.Ca
     for content, message in (
         ("nothing here\n", "line 1 is not of the form"), ("# none\n", "lists no URL"),
         (f"{server}/x/a.zip\n{server}/y/a.zip\n", "line 2: a second file is called a"),
+        (f"{server}/x/a.zip abc\n", "line 1: 'abc' is no checksum"), (f"{server}/x/.zip\n", "names no folder"),
+        (f"{server}/x/a.zip\nftp://x/b.zip\n", "line 2: 'ftp://x/b.zip' cannot be fetched"),
     ):  # fmt: skip
         listed.write_text(content)
         assert main(line) == 1
         assert message in capsys.readouterr().err
+    listed.write_text(f"{server}/zip/a.zip\n", encoding="utf-16")
+    assert main(line) == 1
+    assert "scenes.txt is no text in UTF-8" in capsys.readouterr().err
+    listed.write_text(f"{server}/zip/a.zip\n", encoding="utf-8-sig")
+    assert main(line) == 0
 
 
 def test_the_archive_of_2020_goes_among_the_files_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -430,9 +430,19 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
 def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--resume", str(tmp_path / "nowhere")]) == 1
     assert "holds no run" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text('{"config": {"ds": "x", "colour": 3}}')
+    for config, part in (
+        ({"colour": 3}, "unknown colour"), ({"bs": "64"}, "bs is '64'"), ({"fewcams": 1}, "fewcams is 1"),
+        ({"epochs": 2.5}, "epochs is 2.5"), ({"lr": None}, "lr is None"), ({"bs": True}, "bs is True"),
+        ({"wd": -1}, "--wd must be"), ({"ds": None}, "ds is None"),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps({"config": {"ds": "x", **config}}))
+        assert main(["--resume", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert f"not the settings of a training run: {part}" in error
+        assert len(error.strip().splitlines()) == 1
+    (tmp_path / "config.json").write_text('{"config": 5}')
     assert main(["--resume", str(tmp_path)]) == 1
-    assert "colour" in capsys.readouterr().err
+    assert "no ds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -445,8 +455,16 @@ def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--micro-batch", "5"], "--micro-batch must hold whole tuples"),
         (["--ema", "1"], "--ema must be"),
         (["--lr", "-1"], "--lr must be positive"),
+        (["--lr", "inf"], "--lr must be positive"),
+        (["--eps", "nan"], "--eps must be positive"),
+        (["--max-minutes", "inf"], "--max-minutes must be positive"),
+        (["--wd", "-1"], "--wd must be a number of 0 and more"),
+        (["--mpos", "nan"], "--mpos must be a number of 0 and more"),
+        (["--mpos", "-5"], "--mpos must be a number of 0 and more"),
         (["--aug", "mile"], "mild"),
-        (["--bs", "0"], "at least 2 tuples"),
+        (["--bs", "0"], "--bs must be at least 2 tuples, got 0"),
+        (["--Npos", "1"], "--Npos must be at least 2 patches"),
+        (["--fewcams", "--cams-in-batch", "-1"], "--cams-in-batch must not be negative"),
         (["--holdout", "0.7"], "--holdout must be"),
         (["--dropout", "1"], "--dropout must be"),
         (["--arch", "h7nodrop", "--dropout", "0.1"], "h7nodrop has no dropout layer"),

@@ -9,6 +9,11 @@ from typing import Any, TypeAlias
 from kornia_hardnet8._shell import add_message_flags, available_cores, seed_number
 from kornia_hardnet8.errors import UsageError
 
+# Settings of one detector of build amos, and their defaults: the parser has none, to tell which were given.
+_OF_DETECTOR: dict[str, dict[str, Any]] = {
+    "sift": {"crop": "1.5", "mr_size": 12.0},
+    "hessian": {"base": 30.0, "threshold": 0.00016, "reference": "mean", "patch_mask": False},
+}
 _Kinds: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -93,15 +98,18 @@ def _add_amos(kinds: _Kinds, form: dict[str, Any]) -> None:
         help="hessian: the places of 2020, cut alike in all images (96-pixel patches, own crop and support); "
         "sift: keypoints detected again in each image",
     )
-    _common(amos, of_keypoints="with --detector sift: ")
+    _common(amos, of_detector="with --detector sift: ")
     amos.add_argument("--max-sets", type=int, default=2000, metavar="N", help="places kept of each view")
     amos.add_argument("--seed", type=seed_number, default=0, help="seed of angles and choices")
     hessian = amos.add_argument_group("hessian detector")
-    hessian.add_argument("--base", type=float, default=30.0, metavar="PIXELS", help="half side of the smallest places")
-    hessian.add_argument("--threshold", type=float, default=0.00016, help="least response; doubled above --max-sets")
-    hessian.add_argument("--reference", choices=("mean", "median"), default="mean", help="image it runs on")
+    hessian.add_argument("--base", type=float, metavar="PIXELS", help="half side of the smallest places (default: 30)")
+    hessian.add_argument("--threshold", type=float, help="least response; doubled above --max-sets (default: 0.00016)")
+    hessian.add_argument("--reference", choices=("mean", "median"), help="image it runs on (default: mean)")
     hessian.add_argument(
-        "--patch-mask", action="store_true", help="a place is visible only where the detector finds it again"
+        "--patch-mask",
+        action="store_true",
+        default=None,
+        help="a place is visible only where the detector finds it again",
     )
 
 
@@ -131,7 +139,10 @@ def _add_hpatches(kinds: _Kinds, form: dict[str, Any]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Build the store that ``args`` asks for."""
-    if getattr(args, "mr_size", 1.0) <= 0 or (getattr(args, "patch_size", None) or 8) < 8:
+    if args.kind == "amos":
+        _settle_detector(args)
+    mr_size, patch_size = getattr(args, "mr_size", None), getattr(args, "patch_size", None)
+    if (mr_size is not None and not mr_size > 0) or (patch_size is not None and patch_size < 8):
         raise UsageError("--mr-size must be positive and --patch-size at least 8")
     print(f"{args.out}: {_KINDS[args.kind](args)}")
 
@@ -187,13 +198,25 @@ def _photos(args: argparse.Namespace) -> str:
     return f"{built.patches} patches, {built.labels} labels, {built.photos} photographs"
 
 
+def _settle_detector(args: argparse.Namespace) -> None:
+    """Fill in the defaults of the detector, and refuse settings of the other one."""
+    for detector, settings in _OF_DETECTOR.items():
+        for name, default in settings.items():
+            if detector == args.detector:
+                setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+            elif getattr(args, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{flag} has no effect with --detector {args.detector}: it is of --detector {detector}"
+                )
+
+
 def _amos(args: argparse.Namespace) -> str:
-    crop = _number_crop(args)
     settings = {"masks": args.masks, "max_sets": args.max_sets, "seed": args.seed, **_settings(args)}
     if args.detector == "sift":
         from train.stores.redetected import build_redetected
 
-        built = build_redetected(args.folder, args.out, crop=crop, **settings)
+        built = build_redetected(args.folder, args.out, crop=_number_crop(args), **settings)
     else:
         from train.stores.amos import PATCH_SIZE, build_amos
 
@@ -260,11 +283,20 @@ def _number_crop(args: argparse.Namespace) -> float:
     return crop
 
 
-def _common(parser: argparse.ArgumentParser, of_keypoints: str = "", fixed: str = "") -> None:
+def _common(parser: argparse.ArgumentParser, of_detector: str = "", fixed: str = "") -> None:
+    """Flags of all that cut in frames; ``of_detector`` alone obeys crop and mr_size: their defaults are set later."""
     _always(parser)
-    parser.add_argument("--crop", default="1.5", help=f"{of_keypoints}stored side / plain side of a patch{fixed}")
+    crop, mr_size = _OF_DETECTOR["sift"]["crop"], _OF_DETECTOR["sift"]["mr_size"]
     parser.add_argument(
-        "--mr-size", type=float, default=12.0, help=f"{of_keypoints}half side of the plain patch / sigma"
+        "--crop",
+        default=None if of_detector else crop,
+        help=f"{of_detector}stored side / plain side of a patch{fixed}" + f" (default: {crop})" * bool(of_detector),
+    )
+    parser.add_argument(
+        "--mr-size",
+        type=float,
+        default=None if of_detector else mr_size,
+        help=f"{of_detector}half side of the plain patch / sigma" + f" (default: {mr_size})" * bool(of_detector),
     )
     parser.add_argument(
         "--patch-size", type=int, metavar="PIXELS", help="side of a stored patch (default: 64; 96 for hessian places)"

@@ -12,6 +12,7 @@ import numpy as np
 from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8._shell import seed_number
 from kornia_hardnet8.errors import DataError, UsageError
+from train.datasets import open_place
 from train.stores.images import load_cv2
 from train.stores.store import PatchStore
 
@@ -20,7 +21,7 @@ _GAP = 3  # pixels between the patches of a sheet
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="the store")
+    parser.add_argument("store", type=Path, metavar="STORE", help="the store, or a data file of 2020")
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write a picture: a row a label, the plain patch outlined"
     )
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what the store holds; write the sheet."""
-    store = PatchStore.open(args.store)
+    store = open_place(args.store)
     facts = describe(store, args.seed)
     if args.json:
         print(json.dumps(facts, indent=1))

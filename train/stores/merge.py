@@ -31,7 +31,7 @@ def merge_stores(
     it. Cameras are known where they are in all stores (``meta["has_cams"]``).
 
     Raises:
-        UsageError: no store, a store given twice, or a group that names a store that is not merged.
+        UsageError: no store, a file, a store given twice, or a group that names a store that is not merged.
         DataError: stores of different patch size, colour, crop, mr_size or kind.
     """
     groups = _place_groups(paths, same_place)
@@ -110,6 +110,12 @@ def _place_groups(paths: Sequence[str | Path], same_place: Sequence[Sequence[str
 
 def _open_alike(paths: Sequence[str | Path]) -> list[PatchStore]:
     """The stores, of one kind and patch frame."""
+    for path in map(Path, paths):
+        if path.is_file():
+            raise UsageError(
+                f"merge: {path} is a file, a patch store is a folder; data files of 2020 are joined in training: "
+                "--ds FILE+STORE"
+            )
     stores = [PatchStore.open(p) for p in paths]
     for store in stores[1:]:
         for name, (a, b) in _frame_of(stores[0], store).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,7 @@ class PatchStore:
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
             raise DataError(f"{path / 'meta.json'}: format is {found!r}, this version reads {FORMAT!r}")
-        for key in ("kind", "count", "patch_size", "arrays", "crop", "mr_size"):
-            if key not in meta:
-                raise DataError(f"{path / 'meta.json'}: {key} is missing")
+        _check_meta(path / "meta.json", meta)
         declared = meta["arrays"]
         for name in ("patches", *(n for n, (_, _, needed) in ROW_ARRAYS.items() if needed)):
             if name not in declared:
@@ -110,22 +109,45 @@ class PatchStore:
         return cls(path=path, meta=meta, collisions=collisions, **arrays)
 
 
+def _check_meta(path: Path, meta: dict[str, Any]) -> None:
+    needed = {
+        "kind": (lambda value: value in KINDS, " or ".join(KINDS)),
+        "count": (lambda value: type(value) is int and value >= 0, "a whole number"),
+        "patch_size": (lambda value: type(value) is int and value >= 1, "a whole number"),
+        "arrays": (lambda value: isinstance(value, dict), "names with shapes and types"),
+        "crop": (lambda value: _is_number(value) and value >= 1, "a number of 1 and more"),
+        "mr_size": (lambda value: value is None or (_is_number(value) and value > 0), "a positive number or null"),
+    }  # fmt: skip
+    for key, (fits, expected) in needed.items():
+        if key not in meta:
+            raise DataError(f"{path}: {key} is missing")
+        if not fits(meta[key]):
+            raise DataError(f"{path}: {key} is {meta[key]!r}, expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _load(path: Path, name: str, spec: dict[str, Any]) -> np.ndarray:
     file = path / f"{name}.npy"
     if name not in (*ROW_ARRAYS, "patches", "pairs"):
         raise DataError(f"{path / 'meta.json'}: unknown array {name!r}")
     if not file.is_file():
         raise MissingFileError(f"patch store {path}: {name}.npy is missing")
-    shape = tuple(spec["shape"])
+    try:
+        shape, dtype = tuple(int(size) for size in spec["shape"]), np.dtype(spec["dtype"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path / 'meta.json'}: {name} is {spec!r}, expected its shape and dtype") from None
     try:
         array: np.ndarray = np.load(file, mmap_mode=None if 0 in shape else "r", allow_pickle=False)
     except (ValueError, EOFError, OSError):
-        want = int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize
+        want = int(np.prod(shape)) * dtype.itemsize
         raise DataError(
             f"patch store {path}: {name}.npy is cut short or damaged: {file.stat().st_size} bytes, "
             f"{spec['dtype']} {shape} needs more than {want}"
         ) from None
-    if array.shape != shape or array.dtype != np.dtype(spec["dtype"]):
+    if array.shape != shape or array.dtype != dtype:
         raise DataError(
             f"patch store {path}: {name}.npy is {array.dtype} {array.shape}, meta.json says {spec['dtype']} {shape}"
         )

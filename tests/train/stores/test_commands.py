@@ -86,6 +86,7 @@ def test_photos_merge_info_sheet(textures, colmap_store, tmp_path: Path, capsys)
         (["build", "photos", ".", "--out", "{}/s", "--crop", "9"], 2, "--crop must be"),
         (["build", "amos", "no/where", "--out", "{}/s"], 1, "folder no/where is not there"),
         (["build", "photos", ".", "--out", "{}/s", "--mr-size", "0"], 2, "--mr-size must be positive"),
+        (["build", "photos", ".", "--out", "{}/s", "--mr-size", "nan"], 2, "--mr-size must be positive"),
         (["merge", "{}/a", "{}/b", "--out", "{}/s"], 1, "/a is not there"),
         (["info", "{}/a"], 1, "/a is not there"),
         (["built", "photos"], 2, "did you mean build"),
@@ -107,7 +108,8 @@ def test_build_amos(detector: str, side: int, kind: str, textures, tmp_path: Pat
     for name, light in (("a", 1.0), ("b", 0.6)):
         cv2.imwrite(str(tmp_path / "views" / "1" / f"{name}.png"), light * image)
     line = ["build", "amos", str(tmp_path / "views"), "--out", str(tmp_path / "s"), "--num-workers", "0"]
-    assert main([*line, "--detector", detector, "--base", "6", "-q"]) == 0
+    own = ["--base", "6"] if detector == "hessian" else ["--crop", "1.5"]
+    assert main([*line, "--detector", detector, *own, "-q"]) == 0
     printed = capsys.readouterr()
     assert "1 views" in printed.out
     assert printed.err == ""
@@ -115,6 +117,18 @@ def test_build_amos(detector: str, side: int, kind: str, textures, tmp_path: Pat
     assert (store.patch_size, store.meta["kind"]) == (side, kind)
     assert len(store) > 20
     assert store.meta["built"]["detector"] == detector
+    assert ("base" in store.meta["built"], "mr_size" in store.meta["built"]) == (kind == "views", kind == "tuples")
+
+
+@pytest.mark.parametrize(
+    ("detector", "flags"),
+    [("sift", ["--base", "6"]), ("sift", ["--threshold", "1"]), ("sift", ["--reference", "mean"]),
+     ("sift", ["--patch-mask"]), ("hessian", ["--crop", "1.5"]), ("hessian", ["--mr-size", "12"])],
+)  # fmt: skip
+def test_settings_of_the_other_detector_are_refused(detector: str, flags: list[str], tmp_path: Path, capsys) -> None:
+    line = ["build", "amos", "no/where", "--out", str(tmp_path / "s"), "--detector", detector, *flags]
+    assert main(line) == 2
+    assert f"{flags[0]} has no effect with --detector {detector}" in capsys.readouterr().err
 
 
 def test_help_shows_defaults(capsys) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from train.stores.images import read_color
 from train.stores.linking import Keypoints, carry, group, mutual_links, turn_between
 from train.stores.photos import build_photos, select
 from train.stores.store import PatchStore
@@ -251,3 +252,25 @@ def test_bad_input_is_named(photos, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no keypoint was found again"):
         build_photos(tmp_path / "bad", tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_photo_that_is_cut_short_is_named(photos, tmp_path: Path, progressive: int) -> None:
+    """OpenCV would fill it up with gray."""
+    gray = cv2.imread(str(photos / "a.png"), cv2.IMREAD_GRAYSCALE)
+    whole = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", gray[::8, ::8])[1].tobytes()  # has an end marker of its own
+    whole = whole[:2] + b"\xff\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + whole[2:]
+    photo = tmp_path / "photos" / "x.jpg"
+    photo.parent.mkdir()
+    photo.write_bytes(whole + b"what some cameras append")
+    assert np.abs(read_color(photo)[:, :, 0].astype(int) - gray).mean() < 5
+    for length in (len(whole) * 3 // 4, len(whole) - 2):
+        photo.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"x\.jpg is cut short"):
+            build_photos(photo.parent, tmp_path / "store")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    for length in (len(thumbnail) + 20, 2, 0):  # before the picture begins
+        photo.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"x\.jpg does not decode"):
+            read_color(photo)

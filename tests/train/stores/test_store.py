@@ -108,6 +108,23 @@ def test_array_of_another_shape_or_type(tmp_path: Path) -> None:
         PatchStore.open(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("kind", "pictures"), ("kind", []), ("crop", "big"), ("crop", 0.5), ("mr_size", -1), ("mr_size", True),
+     ("count", "10"), ("patch_size", 16.0), ("arrays", ["labels"]), ("arrays", {"labels": 3}),
+     ("arrays", {"labels": {"shape": 10, "dtype": "int64"}}), ("arrays", {"labels": {"shape": [10], "dtype": "?!"}})],
+)  # fmt: skip
+def test_meta_of_another_type_is_named(tmp_path: Path, key: str, value: object) -> None:
+    build(tmp_path / "s")
+    file = tmp_path / "s" / "meta.json"
+    meta = json.loads(file.read_text())
+    meta[key] = {**meta["arrays"], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(meta))
+    named = "labels" if isinstance(value, dict) else key
+    with pytest.raises(DataError, match=rf"meta\.json: {named} is .*, expected"):
+        PatchStore.open(tmp_path / "s")
+
+
 def test_meta_that_lies_about_the_count(tmp_path: Path) -> None:
     build(tmp_path / "s")
     file = tmp_path / "s" / "meta.json"

@@ -168,9 +168,12 @@ def run_to_end(run: Run) -> None:
         figures: dict[str, float] = {}
 
         def status() -> str:
-            return "loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else ""
+            time_over = f"{100 * run.position():.0f} % of the time, " if config.max_minutes else ""
+            shown = "loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else ""
+            return time_over + shown
 
-        steps = progress(run.steps_left(), config.num_steps - run.step, "training", "step", status)
+        total = None if config.max_minutes else config.num_steps - run.step
+        steps = progress(run.steps_left(), total, "training", "step", status)
         for elapsed in steps:
             batch = ahead.result()
             ahead = pool.submit(run.source.batch, run.step + 1)

@@ -314,6 +314,15 @@ def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFi
     assert capsys.readouterr().err.splitlines()[-1].endswith("a seed is a whole number of 0 to 2^31 - 1, got '-1'")
 
 
+def test_the_folder_of_a_run_is_answered_with_its_checkpoint(
+    tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(tiny_checkpoint.parent), ["--out", str(tmp_path / "x.ckpt")]
+    for line in (["pca", folder, "--ds", str(tiny_store), *out], ["average", folder, folder, *out]):
+        _is_answered(line, f"{folder} is the folder of a run: its", capsys)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "command",
     [["--ds", "lib", "--threads", "-1"], ["--ds", "lib", "--threads", "x"], ["bench", "--threads", "0"],

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from kornia_hardnet8.errors import HardNet8Error, UsageError, closest
 
@@ -40,6 +40,8 @@ def run_command(command: Callable[[], int | None], debug: bool = False) -> int:
         if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, HardNet8Error) and isinstance(error, OSError) and error.filename is not None:
+            message = f"cannot read or write {error.filename}: {error.strerror}"
         print(f"error: {message}", file=sys.stderr)
         return error.exit_code if isinstance(error, HardNet8Error) else 1
 
@@ -118,7 +120,7 @@ def run_module(title: str, module_name: str, description: str, argv: Sequence[st
 def command_parser(title: str, module_name: str, description: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """A command module and the parser of its flags."""
     module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     module.configure(parser)
@@ -195,6 +197,35 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return revision.strip() + ("+" if status.strip() else "")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answer wrong usage in one line, an unknown option with the closest one; sub-parsers do too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"error: {self.prog}: {' '.join(message.split())}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what no parser knows is an error."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name!r}: what belongs together stands together")
+            self.error(f"there is no option {name}{closest(name, self._options(values), count=1)}")
+        return values
+
+    def _options(self, values: argparse.Namespace) -> list[str]:
+        """The options of this parser and of the sub-parser that was chosen."""
+        options: list[str] = []
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = action.choices.get(getattr(values, action.dest))
+                options += chosen._options(values) if chosen is not None else []
+            elif action.help != argparse.SUPPRESS:
+                options += action.option_strings
+        return options
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -54,7 +54,7 @@ def load_weights(source: str | Path) -> Weights:
     TorchScript archives (``.jitpt``), whose code is not run.
 
     Raises:
-        UsageError: an unknown name that is no path either (close names given).
+        UsageError: an unknown name that is no path either (close names given), or the folder of a run.
         MissingFileError: no such file.
         DataError: a file that is damaged, of another format, or of shapes that fit no architecture.
     """
@@ -63,6 +63,8 @@ def load_weights(source: str | Path) -> Weights:
     path = Path(source)
     if path.is_file():
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if (path / "last.ckpt").is_file():
+        raise UsageError(f"{path} is the folder of a run: its weights are {path / 'last.ckpt'}")
     if path.suffix or len(path.parts) > 1:
         raise MissingFileError(f"no weight file at {path}")
     known = bundled_names()

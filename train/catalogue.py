@@ -96,7 +96,10 @@ MIXES = {
 }
 
 _SIZES = "Liberty at another size: patches are resampled to what --arch takes, so use lib"
-_PS = "name the files of the folder as paths, e.g. Datasets/PS-Dataset_trans/a.pt+Datasets/PS-Dataset_trans/b.pt"
+_PS = (
+    "every file of Datasets/PS-Dataset_trans: name them as paths, "
+    "Datasets/PS-Dataset_trans/a.pt+Datasets/PS-Dataset_trans/b.pt and so on"
+)
 # tokens that are answered instead of looked up
 _RETIRED = {
     "liberty48": _SIZES,
@@ -105,7 +108,7 @@ _RETIRED = {
     "v4crop": "v4 with another crop: use v4",
     "HPs_illum_all-crop": "HPs_illum_all, of whose patches it took the central 32 pixels: use HPs_illum_all",
     "PS": _PS,
-    "PS+lib": _PS,
+    "PS+lib": f"{_PS}, and lib*W+libh*W with half their number for W",
     "lib+colo+notre_RGB": "the colour versions: networks here take gray patches, use lib+colo+notre",
 }
 

@@ -9,7 +9,7 @@ import torch
 
 from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.checkpoints import CHECKPOINT_FORMAT
-from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
@@ -27,9 +27,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: there is none.
+        UsageError: the folder of a run.
         DataError: damaged, or another kind of file.
     """
     path = Path(path)
+    if (path / "last.ckpt").is_file():
+        raise UsageError(f"{path} is the folder of a run: its checkpoint is {path / 'last.ckpt'}")
     if not path.is_file():
         raise MissingFileError(f"no checkpoint at {path}")
     try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kornia_hardnet8.errors import UsageError, closest
 from train import losses
+from train.flags2020 import CORRELATION
 from train.losses import ITEM_LOSSES, Described, LossOptions
 
 
@@ -56,10 +57,12 @@ LOSSES: dict[str, LossEntry] = {
     "length": LossEntry(losses.LengthDifference, "HyNet's regularised normalisation", regulariser=True),
     "gor": LossEntry(losses.GlobalOrthogonality, "global orthogonality", regulariser=True),
 }
-# Names that the 2020 code took and that never worked there.
+# names of earlier code -> what became of them
 RETIRED = {
-    "face": "its code was never part of the repository",
-    "theirTripletMargin": "its code was never part of the repository",
+    "face": "of the 2020 code is left out: its code was never part of the repository",
+    "theirTripletMargin": "of the 2020 code is left out: its code was never part of the repository",
+    "decor": f"of the 2017 code is left out: {CORRELATION}",
+    "CorrelationPenaltyLoss": f"of the 2017 code is left out: {CORRELATION}",
 }
 
 
@@ -84,7 +87,7 @@ def parse_loss(text: str, npos: int = 2) -> list[LossTerm]:
             raise UsageError(f"loss {text!r}: {part!r} is not of the form name or name*weight")
         name, number = match.groups()
         if name in RETIRED:
-            raise UsageError(f"loss {name} of the 2020 code is left out: {RETIRED[name]}")
+            raise UsageError(f"loss {name} {RETIRED[name]}")
         if name not in LOSSES:
             raise UsageError(f"unknown loss {name!r}{closest(name, LOSSES)}")
         try:

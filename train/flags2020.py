@@ -127,6 +127,14 @@ PATCH_GENERATORS = {
     "oneImg": "never existed, whatever its help said",
     "sumImg": "never existed, whatever its help said",
 }
+CORRELATION = (
+    "the correlation penalty was off by default; gor spreads the descriptors instead, and train pca takes the "
+    "correlation out of the dimensions"
+)
+REGULARISERS_2017 = {
+    "--gor": "is a term of the loss: --loss tripletMargin,gor, with its --alpha as weight: gor*0.5",
+    "--decor": f"is left out: {CORRELATION}",
+}
 OPTIMIZER_2020 = "sgd"  # what --optimizer said unless told otherwise, without effect
 # name of a script (its file without the ending) -> what does its work
 SCRIPTS = {
@@ -158,14 +166,15 @@ class _Refuse(argparse.Action):
         by_value = PATCH_GENERATORS if "--patch_gen" in self.option_strings else {}
         if values in by_value:
             raise UsageError(f"{option_string} {values} of the 2020 code {by_value[values]}")
-        raise UsageError(f"{option_string} of the 2020 code {self.answer}")
+        raise UsageError(f"{option_string} {self.answer}")
 
 
 def add_refusals(parser: argparse.ArgumentParser) -> None:
-    """Let the parser answer every option of the 2020 code that is not taken."""
-    for flag in FLAGS:
-        if flag.answer is not None:
-            parser.add_argument(*flag.names, dest=f"refused_{flag.dest}", action=_Refuse, answer=flag.answer)
+    """Let the parser answer every option of the 2020 code that is not taken, and the regularisers of the 2017 code."""
+    answers = {flag.names: f"of the 2020 code {flag.answer}" for flag in FLAGS if flag.answer is not None}
+    answers |= {(name,): f"of the 2017 code {answer}" for name, answer in REGULARISERS_2017.items()}
+    for names, answer in answers.items():
+        parser.add_argument(*names, dest=f"refused_{names[0][2:]}", action=_Refuse, answer=answer)
 
 
 def answer_script(script: str, argv: Sequence[str]) -> str:

@@ -90,7 +90,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--nested", dest="nested", type=int, metavar="DIM",
         help="take the loss of the descriptor cut to DIM dimensions too, after the projection of --init where it has "
         "one: two thirds of the loss, so that little is lost by the cut")  # fmt: skip
-    add(learn, "--batch_reduce", dest="batch_reduce", choices=REDUCTIONS, help="negatives of the 2020 pair losses")
+    add(
+        learn,
+        "--batch_reduce",
+        dest="batch_reduce",
+        metavar="HOW",
+        help=f"negatives of the 2020 pair losses: {', '.join(REDUCTIONS)}",
+    )
     add(learn, "--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
     add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")
     add(learn, "--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")

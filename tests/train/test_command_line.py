@@ -142,6 +142,21 @@ def test_settings_that_say_what_they_change_change_the_loss() -> None:
         assert [key for key, value in zip(other, changed, strict=True) if value != plain] == [*entry.obeys], name
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [(["--batch_reduce", "random_global"], "but it ended in a failed assertion (there are: min, average, random)"),
+     (["--batch_reduce=L2Net"], "--batch_reduce L2Net of the 2020 code is left out"),
+     (["--batch_reduce", "mean"], "unknown reduction of negatives 'mean'"), (["--batch_reduce", "random"], None),
+     (["--gor", "True"], "--gor of the 2017 code is a term of the loss: --loss tripletMargin,gor"),
+     (["--decor=True"], "--decor of the 2017 code is left out: the correlation penalty"),
+     (["--loss", "tripletMargin,gor*0.5"], None)],
+)  # fmt: skip
+def test_what_earlier_code_offered_is_taken_or_answered_with_the_reason(
+    flags: list[str], reason: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _is_answered(["--ds", "lib", *flags, "--print-config"], reason, capsys)
+
+
 def test_eps_belongs_to_adamw(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--ds", "lib", "--eps", "1e-8", "--print-config"]
     _is_answered([*line, "--optimizer", "sgd2017"], "--eps has no effect with --optimizer sgd2017", capsys)
@@ -217,7 +232,8 @@ LOSS_NAMES = {
         "tripletMargin", "tripletMarginHuberInternal", "tripletMarginHuberExternal", "tripletMarginHuberDouble",
         "tripletMarginRobust", "softmax", "contrastive", "softMargin", "tripletMargin++",
     ]),
-    "face": "left out", "theirTripletMargin": "left out", "Margin": "unknown loss", "anything++": "unknown loss",
+    "face": "left out", "theirTripletMargin": "left out", "decor": "correlation penalty was off by default",
+    "CorrelationPenaltyLoss": "gor spreads", "Margin": "unknown loss", "anything++": "unknown loss",
     "": "not of the form",
 }  # fmt: skip
 
@@ -312,6 +328,15 @@ def test_a_negative_seed_is_refused(command: list[str], capsys: pytest.CaptureFi
         main([*command, "--seed", "-1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("a seed is a whole number of 0 to 2^31 - 1, got '-1'")
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoint(
+    tiny_checkpoint: Path, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(tiny_checkpoint.parent), ["--out", str(tmp_path / "x.ckpt")]
+    for line in (["pca", folder, "--ds", str(tiny_store), *out], ["average", folder, folder, *out]):
+        _is_answered(line, f"{folder} is the folder of a run: its", capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

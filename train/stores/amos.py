@@ -26,7 +26,7 @@ from train.stores.writer import StoreWriter, create_store
 log = logging.getLogger(__name__)
 PATCH_SIZE = 96
 CROP = 1.5  # training takes the central 64 of 96 pixels
-FEW_PLACES = 10  # a view with fewer is warned of
+FEW_PLACES = 50  # a view with fewer is warned of: the 2020 default of --base suits large pictures
 _BAND = 32  # rows of which the median is taken at once
 _KEPT_BYTES = 2**28  # images of a view up to this size stay in memory between the two looks at them
 _CUT_AT_ONCE, _CUT_SAMPLES = 8, 2**25  # images of a view, and pixels of their patches, that are cut together
@@ -106,6 +106,7 @@ def build_amos(
             _append_view(writer, number, first_image, places, (found for found, _ in zip(cuts, steps, strict=False)))
         squares = [np.array(record["squares"]).reshape(-1, 2, 3) for record in writer.records]
         found = {view.name: len(own) for view, own in zip(views, squares, strict=True)}
+        cut_down = {v.name for v, r in zip(views, writer.records, strict=True) if r["threshold"] > threshold}
         if not any(found.values()):
             raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
         writer.set_collisions(*_collisions_of_views(squares, patch_size))
@@ -123,7 +124,7 @@ def build_amos(
                 for view in views for i in view.images
             ],
         }  # fmt: skip
-    _tell_places(views, found, base)
+    _tell_places(views, found, cut_down, base)
     return Built(writer.count, sum(found.values()), found)
 
 
@@ -169,9 +170,9 @@ def _append_view(
     writer.commit({"threshold": places.threshold, "squares": places.squares.tolist()})
 
 
-def _tell_places(views: list[ViewFolder], found: dict[str, int], base: float) -> None:
+def _tell_places(views: list[ViewFolder], found: dict[str, int], cut_down: set[str], base: float) -> None:
     for view in views:
-        few = found[view.name] < FEW_PLACES
+        few = found[view.name] < FEW_PLACES and view.name not in cut_down  # those had more than --max-sets
         hint = f" in {view.images[0].size[0]} x {view.images[0].size[1]} pixels: a --base below {base:g} finds more"
         log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, found[view.name], hint * few)
 

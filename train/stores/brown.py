@@ -144,8 +144,9 @@ def read_pairs(path: Path, labels: np.ndarray) -> np.ndarray:
     """
     rows = _columns(path, [0, 1, 3, 4])
     patches, points = rows[:, [0, 2]], rows[:, [1, 3]]
-    if patches.min() < 0 or patches.max() >= len(labels):
-        raise DataError(f"{path} names patch {patches.max()}, there are {len(labels)}")
+    outside = patches[(patches < 0) | (patches >= len(labels))]
+    if len(outside):
+        raise DataError(f"{path} names patch {outside[0]}, there are 0 … {len(labels) - 1}")
     wrong = np.flatnonzero((labels[patches] != points).any(axis=1))
     if len(wrong):
         raise DataError(f"{path}, pair {wrong[0] + 1}: points {points[wrong[0]].tolist()} are not those of info.txt")

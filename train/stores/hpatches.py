@@ -66,9 +66,12 @@ def build_hpatches(
         raise MissingFileError(f"folder {folder} is not there")
     found = sorted(path for path in folder.iterdir() if (path / "ref.png").is_file())
     chosen = [path for path in found if _among(path.name, sequences) and not _among(path.name, exclude)]
+    if not found:
+        raise DataError(f"{folder} holds no sequence: no folder with ref.png in it")
     if not chosen:
+        left = f" and --exclude {' '.join(exclude)} leaves" if exclude else ""
         raise DataError(
-            f"{folder} holds {len(found)} sequences (folders with ref.png), none is called {' '.join(sequences)}"
+            f"{folder} holds {len(found)} sequences, but none that --sequences {' '.join(sequences)} takes{left}"
         )
     types = ["ref", *(f"{level}{k}" for level in LEVELS if level in levels for k in range(1, NUM_TARGETS + 1))]
     counts = [count_patches(path, types) for path in chosen]

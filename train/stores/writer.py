@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from kornia_hardnet8._files import atomic_dir, atomic_path, write_json
+from kornia_hardnet8._files import atomic_dir, atomic_path, naming, write_json
 from kornia_hardnet8.errors import DataError
 from train.stores.store import FORMAT, ROW_ARRAYS
 
@@ -165,7 +165,8 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
         return
     refuse_existing(path)
     folder = path.with_name(f".{path.name}.building")
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        folder.mkdir(parents=True, exist_ok=True)
     with _only_here(folder, path):
         text = json.dumps([_version(), patch_size, channels, key], sort_keys=True)
         lines = _read_journal(folder, text)

@@ -120,6 +120,21 @@ def test_build_amos(detector: str, side: int, kind: str, textures, tmp_path: Pat
     assert ("base" in store.meta["built"], "mr_size" in store.meta["built"]) == (kind == "views", kind == "tuples")
 
 
+def test_a_view_with_few_places_is_told_of_base(textures, tmp_path: Path, capsys) -> None:
+    (tmp_path / "views" / "1").mkdir(parents=True)
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / "views" / "1" / f"{name}.png"), textures(120, 160, seed=1, finest=1.5))
+    line = ["build", "amos", str(tmp_path / "views"), "--num-workers", "0", "-q", "--out"]
+    for flags, low, high, told in (
+        (["--base", "6"], 50, 500, False), (["--base", "10"], 10, 50, True),
+        (["--base", "6", "--max-sets", "40"], 10, 50, False),
+    ):  # fmt: skip
+        store = tmp_path / "".join(flags)
+        assert main([*line, str(store), *flags]) == 0
+        assert low <= len(np.unique(PatchStore.open(store).labels)) < high
+        assert (f"a --base below {flags[1]} finds more" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("detector", "flags"),
     [("sift", ["--base", "6"]), ("sift", ["--threshold", "1"]), ("sift", ["--reference", "mean"]),

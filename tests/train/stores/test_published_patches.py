@@ -104,7 +104,8 @@ def test_published_counts_are_checked(subset: Path, tmp_path: Path) -> None:
         ("m50_40_40_0.txt", "0 0 0 1 0 0 0 \n", "holds 1 pairs, its name says 40"),
         ("m50_40_40_0.txt", "0 0 0 1 0 0 0 \n" * 40, "40 of 40 pairs match"),
         ("m50_40_40_0.txt", "0 0 0 3 0 0 0 \n", r"pair 1: points \[0, 0\] are not those"),
-        ("m50_40_40_0.txt", "0 0 0 300 200 0 0 \n", "names patch 300"),
+        ("m50_40_40_0.txt", "0 0 0 300 200 0 0 \n", "names patch 300, there are 0 … 299"),
+        ("m50_40_40_0.txt", "7 3 0 -1 0 0 0 \n", "names patch -1, there are 0 … 299"),
         ("patches0001.bmp", "no picture", "does not decode"),
     ],
 )
@@ -181,8 +182,14 @@ def test_levels_and_sequences_are_chosen(release: Path, tmp_path: Path) -> None:
     assert build_hpatches(release, tmp_path / "t", exclude=["v_*"]).labels == 3
     with pytest.raises(UsageError, match="--levels takes e, h, t, got x"):
         build_hpatches(release, tmp_path / "u", levels=["x"])
-    with pytest.raises(DataError, match=r"holds 2 sequences .* none is called z"):
+    with pytest.raises(DataError, match=r"holds 2 sequences, but none that --sequences z takes"):
         build_hpatches(release, tmp_path / "u", sequences=["z"])
+    with pytest.raises(DataError, match=r"holds 2 sequences, .* --sequences \* takes and --exclude i_\* v_\* leaves"):
+        build_hpatches(release, tmp_path / "u", exclude=["i_*", "v_*"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no sequence: no folder with ref\.png"):
+        build_hpatches(tmp_path / "empty", tmp_path / "u")
+    assert not (tmp_path / "u").exists()
 
 
 def test_damaged_strips_are_refused(release: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kornia_hardnet8._files import is_cut_short
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def read_gray(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         MissingFileError: no such file.
-        DataError: not an image that OpenCV decodes.
+        DataError: not an image that OpenCV decodes, or cut short.
     """
     return gray_from_bgr(read_bgr(path))
 
@@ -52,16 +53,15 @@ def read_bgr(path: Path) -> NDArray[np.uint8]:
         import cv2
     except ImportError:
         raise missing_extra("opencv-python-headless", "eval") from None
+    if not path.is_file():
+        raise MissingFileError(f"image {path} is not there")
+    content = path.read_bytes()
+    if is_cut_short(content):
+        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or take it away")
     try:
-        encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    except FileNotFoundError:
-        raise MissingFileError(f"image {path} is not there") from None
-    image = None
-    if len(encoded):
-        try:
-            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            image = None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # an empty file, or more pixels than OpenCV reads
+        image = None
     if image is None:
         raise DataError(f"image {path} does not decode: it is damaged or of an unknown format")
     return np.asarray(image, np.uint8)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kornia_hardnet8._files import atomic_path, read_json, write_json
+from kornia_hardnet8._files import atomic_path, naming, read_json, write_json
 from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
 from train.batches import Batch, Part
@@ -84,7 +84,8 @@ def start_run(config: TrainConfig, out: Path, device: torch.device, world: World
     run = Run(config, out, device, world)
     wait_for_all(run.world)
     if run.world.is_first:
-        out.mkdir(parents=True, exist_ok=True)
+        with naming(out):
+            out.mkdir(parents=True, exist_ok=True)
         about = {"config": config.to_dict(), "precision": run.precision, "mr_size": run.mr_size, "data": run.data}
         write_json(out / "config.json", {**about, "environment": describe_environment()})
     return run
@@ -98,7 +99,11 @@ def read_config(out: Path) -> TrainConfig:
         UsageError: a file of weights instead of a folder.
         DataError: ``config.json`` is damaged.
     """
-    return TrainConfig.from_dict(_read_about(out).get("config", {}))
+    settings = _read_about(out).get("config", {})
+    try:
+        return TrainConfig.from_dict(settings)
+    except DataError as error:
+        raise DataError(f"{out / 'config.json'}: {error}") from None
 
 
 def resume_run(out: Path, device: torch.device, world: World | None = None) -> Run:
@@ -110,7 +115,7 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
         DataError: its files are damaged, or its data are no longer the same.
     """
     about = _read_about(out)
-    run = Run(TrainConfig.from_dict(about.get("config", {})), out, device, world)
+    run = Run(read_config(out), out, device, world)
     _check_data(run.data, about.get("data"), out)
     run.precision = about.get("precision", run.precision)
     if (out / "last.ckpt").exists():  # else the run ended before its first checkpoint: start over

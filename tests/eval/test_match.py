@@ -137,8 +137,14 @@ def test_wrong_usage_is_one_line(
 
 
 def test_bad_photographs_are_one_line(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cut.jpg").write_bytes((yard.images / ONE).read_bytes()[:200])
-    for name, message in (("cut.jpg", "does not decode"), ("none.jpg", "is not there")):
+    photo = (yard.images / ONE).read_bytes()
+    (tmp_path / "head.jpg").write_bytes(photo[:200])
+    (tmp_path / "cut.jpg").write_bytes(photo[: len(photo) // 2])
+    for name, message in (
+        ("head.jpg", "does not decode"),
+        ("cut.jpg", "is cut short"),
+        ("none.jpg", "is not there"),
+    ):
         picture = tmp_path / "m.png"
         assert main(["match", str(yard.images / ONE), str(tmp_path / name), *QUICK, "--out", str(picture)]) == 1
         captured = capsys.readouterr()

@@ -438,7 +438,7 @@ def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         (tmp_path / "config.json").write_text(json.dumps({"config": {"ds": "x", **config}}))
         assert main(["--resume", str(tmp_path)]) == 1
         error = capsys.readouterr().err
-        assert f"not the settings of a training run: {part}" in error
+        assert f"{tmp_path / 'config.json'}: not the settings of a training run: {part}" in error
         assert len(error.strip().splitlines()) == 1
     (tmp_path / "config.json").write_text('{"config": 5}')
     assert main(["--resume", str(tmp_path)]) == 1

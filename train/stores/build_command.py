@@ -64,11 +64,10 @@ def _add_colmap(kinds: _Kinds, form: dict[str, Any]) -> None:
     )
     mapping.add_argument(
         "--descriptor",
-        default="sift",
         metavar="NAME",
-        help="sift, or weights of this library: a bundled name such as h8E512, or a file",
+        help="sift, or weights of this library: a bundled name such as h8E512, or a file (default: sift)",
     )
-    mapping.add_argument("--max-keypoints", type=int, default=4096, metavar="N", help="SIFT keypoints of an image")
+    mapping.add_argument("--max-keypoints", type=int, metavar="N", help="SIFT keypoints of an image (default: 4096)")
 
 
 def _add_photos(kinds: _Kinds, form: dict[str, Any]) -> None:
@@ -154,6 +153,11 @@ def _colmap(args: argparse.Namespace) -> str:
     crop, model, features = parse_crop(args.crop), args.model, args.features
     check_settings(features, crop, args.max_patches, args.dense)
     refuse_existing(args.out)
+    detecting = {"--descriptor": args.descriptor, "--max-keypoints": args.max_keypoints}
+    idle = {} if model is None else detecting if model.is_file() else {"--work": args.work, **detecting}
+    for flag, value in idle.items():
+        if value is not None:
+            raise UsageError(f"{flag} has no effect with --model {model}: leave it away")
     if model is None or model.is_file():
         from train.stores.reconstruct import map_database, reconstruct
 
@@ -163,7 +167,11 @@ def _colmap(args: argparse.Namespace) -> str:
         if model is None:
             threads = max(1, args.num_workers)
             model = reconstruct(
-                args.images, work, descriptor=args.descriptor, max_keypoints=args.max_keypoints, num_threads=threads
+                args.images,
+                work,
+                descriptor=args.descriptor or "sift",
+                max_keypoints=4096 if args.max_keypoints is None else args.max_keypoints,
+                num_threads=threads,
             )
         else:
             model = map_database(args.images, model, work / "sparse")

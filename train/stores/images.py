@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from kornia_hardnet8._files import is_cut_short
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, missing_extra
 
 A = TypeVar("A")
@@ -59,7 +60,7 @@ def read_color(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise MissingFileError(f"image {path} is not there")
     content = path.read_bytes()
-    if _is_cut_short(content):
+    if is_cut_short(content):
         raise DataError(f"image {path} is cut short: its end is missing; fetch it again or take it away")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -68,18 +69,6 @@ def read_color(path: str | Path) -> np.ndarray:
     if image is None:
         raise DataError(f"image {path} does not decode")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def _is_cut_short(content: bytes) -> bool:
-    """Whether a JPEG lacks its end marker: OpenCV fills the rest with gray. Other formats do not decode then."""
-    place = 2
-    while content.startswith(b"\xff\xd8") and content[place : place + 1] == b"\xff":
-        marker = content[place + 1 : place + 2]
-        if marker == b"\xda":  # the first scan
-            return content.find(b"\xff\xd9", place) < 0
-        # an embedded thumbnail has an end marker of its own: segments are skipped whole
-        place += 1 if marker == b"\xff" else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return False
 
 
 def read_gray(path: str | Path) -> np.ndarray:

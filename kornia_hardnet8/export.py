@@ -234,10 +234,6 @@ def _float_chain(graph: _Graph, x: str, steps: Sequence[_engine.Step], module: H
     return x if flat else graph.node("Flatten", x)
 
 
-# Without VNNI, x86 adds two products of 8 bits in a signed sum of 16: 2 * 255 * 64 is the most that fits.
-_LARGEST_WEIGHT = 64
-
-
 def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges: _engine.Ranges | None) -> str:
     """Quantise and dequantise around each layer: unsigned activations, signed weights, a scale for each channel."""
     if ranges is None or len(ranges.outputs) != len(convs) - 1:
@@ -246,7 +242,9 @@ def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges
     x = graph.node("Add", x, graph.constant(scale * _engine.plane_offsets()))
     for index, conv in enumerate(convs):
         x = _through_8_bits(graph, x, scale, zero)
-        weight, weight_scale = (_engine.quantised if index else _engine.quantised_planes)(conv.weight, _LARGEST_WEIGHT)
+        weight, weight_scale = (_engine.quantised if index else _engine.quantised_planes)(
+            conv.weight, _engine.LARGEST_ANYWHERE
+        )
         side = (side + 2 * conv.padding[0] - conv.weight.shape[2]) // conv.stride[0] + 1
         whole = side == 1 and conv.padding == (0, 0)
         stored = graph.constant(weight.flatten(1) if whole else weight)

@@ -64,7 +64,7 @@ needs_bf16 = pytest.mark.skipif(
     not (_engine.has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="this CPU has no AVX-512"
 )
 needs_int8 = pytest.mark.skipif(
-    not (torch.cpu._is_vnni_supported() and _engine.has_onednn_int8()), reason="this CPU has no VNNI instructions"
+    not (torch.cpu._is_avx2_supported() and _engine.has_onednn_int8()), reason="this CPU has no AVX2 instructions"
 )
 
 
@@ -301,17 +301,20 @@ def test_int8_is_refused_for_other_layers(arch: str) -> None:
 
 @needs_int8
 def test_the_best_precision_of_a_cpu(seven: HardNet8, monkeypatch: pytest.MonkeyPatch) -> None:
-    for units, expected in ((True, "bf16"), (False, "int8")):
+    for units, vnni, expected in ((True, True, "bf16"), (False, True, "int8"), (False, False, "fp32")):
         monkeypatch.setattr(inference, "_has_bf16_units", lambda units=units: units)
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
         assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == expected
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == "fp32"
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
+    with pytest.raises(UsageError, match="neither VNNI nor AVX2"):
+        prepare_for_inference(seven, "int8")
 
 
 def test_the_planes_of_the_first_layer_sum_to_its_weights_and_input() -> None:
     """Together they resolve an eighth of what 8 bits do."""
     weight = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    planes, scale = _engine.quantised_planes(weight)
+    planes, scale = _engine.quantised_planes(weight, 127)
     assert (planes.dtype, planes.shape) == (torch.int8, (5, 8, 3, 3))
     step = weight.flatten(1).abs().amax(dim=1) / 127 / 8
     torch.testing.assert_close(scale, step)

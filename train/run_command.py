@@ -179,6 +179,8 @@ def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:
             beside = f"--loss {config.loss}"
         elif name == "eps" and config.optimizer != "adamw":
             beside = f"--optimizer {config.optimizer}"
+        elif name == "epochs" and config.steps is not None:
+            beside = f"--steps {config.steps}"
         if beside:
             raise UsageError(f"{flag} has no effect with {beside}: leave it away")
 

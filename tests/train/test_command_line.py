@@ -157,9 +157,10 @@ def test_what_earlier_code_offered_is_taken_or_answered_with_the_reason(
     _is_answered(["--ds", "lib", *flags, "--print-config"], reason, capsys)
 
 
-def test_eps_belongs_to_adamw(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_others_overrule_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--ds", "lib", "--eps", "1e-8", "--print-config"]
     _is_answered([*line, "--optimizer", "sgd2017"], "--eps has no effect with --optimizer sgd2017", capsys)
+    _is_answered(["--ds", "x", "--epochs", "2", "--steps", "9"], "--epochs has no effect with --steps 9", capsys)
     _is_answered([*line, "--optimizer", "adamw"], None, capsys)
 
 

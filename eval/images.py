@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kornia_hardnet8._files import is_cut_short
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8 import _images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,22 +48,7 @@ def rgb_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:
     """Colour image (H, W, 3) uint8 in OpenCV's order; see :func:`read_gray`."""
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "eval") from None
-    if not path.is_file():
-        raise MissingFileError(f"image {path} is not there")
-    content = path.read_bytes()
-    if is_cut_short(content):
-        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or take it away")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # an empty file, or more pixels than OpenCV reads
-        image = None
-    if image is None:
-        raise DataError(f"image {path} does not decode: it is damaged or of an unknown format")
-    return np.asarray(image, np.uint8)
+    return _images.read_bgr(path, extra="eval")
 
 
 def reduce_image(image: NDArray[np.uint8], max_side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:

@@ -97,15 +97,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def is_cut_short(content: bytes) -> bool:
-    """Whether a JPEG lacks its end marker: OpenCV fills the rest with gray. Other formats do not decode then."""
-    place = 2
-    while content.startswith(b"\xff\xd8") and content[place : place + 1] == b"\xff":
-        marker = content[place + 1 : place + 2]
-        if marker == b"\xda":  # the first scan
-            return content.find(b"\xff\xd9", place) < 0
-        # an embedded thumbnail has an end marker of its own: segments are skipped whole
-        place += 1 if marker == b"\xff" else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return False

@@ -194,7 +194,7 @@ def run_to_end(run: Run) -> None:
             _save_first(run)
         elif run.step % every:
             _save_and_validate(run, held_out, metrics, signals)
-        if not run.step:
+        if not (run.step or stopped):
             log.warning("the time of --max-minutes was over before the first step: the weights are the first ones")
     if stopped:
         raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}")

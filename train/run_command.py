@@ -80,7 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
     add(data, "--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
     add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
-    add(data, "--val", dest="val", help="data sets to validate on, instead of a share of the labels of --ds")
+    add(
+        data,
+        "--val",
+        dest="val",
+        help="data sets to validate on, at most 2000 labels of each, instead of a share of the labels of --ds",
+    )
 
     learn = parser.add_argument_group("learning")
     add(learn, "--arch", "--model_arch", dest="arch", help="architecture; as in 2020 a run without it trains h8")
@@ -130,8 +135,6 @@ def run(args: argparse.Namespace) -> int | None:
             f"--optimizer {OPTIMIZER_2020} of the 2020 code had no effect, it ran AdamW: leave it away for that; "
             "sgd2017 is the optimiser of the 2017 code"
         )
-    if "val" in given and "holdout" in given:
-        raise UsageError("--val and --holdout exclude each other: nothing of --ds is held out with --val")
     if args.resume is None:
         if "ds" not in given:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
@@ -181,6 +184,8 @@ def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:
             beside = f"--optimizer {config.optimizer}"
         elif name == "epochs" and config.steps is not None:
             beside = f"--steps {config.steps}"
+        elif name == "holdout" and config.val is not None:
+            beside = f"--val {config.val}"
         if beside:
             raise UsageError(f"{flag} has no effect with {beside}: leave it away")
 

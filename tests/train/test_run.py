@@ -387,7 +387,7 @@ def test_a_run_validates_on_sets_of_its_own(
     assert [len(part.patches) for part in run.source.validation()] == [2 * 30]
     assert len(run.source.indices[0].labels) == 60
     assert main(["--ds", "a", "--val", "b", "--holdout", "0.1"]) == 2
-    assert "--val and --holdout exclude each other" in capsys.readouterr().err
+    assert "--holdout has no effect with --val b" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(

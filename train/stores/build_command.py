@@ -153,11 +153,9 @@ def _colmap(args: argparse.Namespace) -> str:
     crop, model, features = parse_crop(args.crop), args.model, args.features
     check_settings(features, crop, args.max_patches, args.dense)
     refuse_existing(args.out)
-    detecting = {"--descriptor": args.descriptor, "--max-keypoints": args.max_keypoints}
-    idle = {} if model is None else detecting if model.is_file() else {"--work": args.work, **detecting}
-    for flag, value in idle.items():
-        if value is not None:
-            raise UsageError(f"{flag} has no effect with --model {model}: leave it away")
+    detecting = {"descriptor": args.descriptor, "max_keypoints": args.max_keypoints}
+    if model is not None:
+        _refuse_idle(detecting if model.is_file() else {"work": args.work, **detecting}, f"--model {model}")
     if model is None or model.is_file():
         from train.stores.reconstruct import map_database, reconstruct
 
@@ -169,9 +167,8 @@ def _colmap(args: argparse.Namespace) -> str:
             model = reconstruct(
                 args.images,
                 work,
-                descriptor=args.descriptor or "sift",
-                max_keypoints=4096 if args.max_keypoints is None else args.max_keypoints,
                 num_threads=threads,
+                **{name: value for name, value in detecting.items() if value is not None},
             )
         else:
             model = map_database(args.images, model, work / "sparse")
@@ -209,14 +206,20 @@ def _photos(args: argparse.Namespace) -> str:
 def _settle_detector(args: argparse.Namespace) -> None:
     """Fill in the defaults of the detector, and refuse settings of the other one."""
     for detector, settings in _OF_DETECTOR.items():
+        given = {name: getattr(args, name) for name in settings}
+        if detector != args.detector:
+            _refuse_idle(given, f"--detector {args.detector}")
+            continue
         for name, default in settings.items():
-            if detector == args.detector:
-                setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
-            elif getattr(args, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    f"{flag} has no effect with --detector {args.detector}: it is of --detector {detector}"
-                )
+            if given[name] is None:
+                setattr(args, name, default)
+
+
+def _refuse_idle(settings: dict[str, Any], beside: str) -> None:
+    """Refuse settings that were given where they change nothing."""
+    for name, value in settings.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with {beside}: leave it away")
 
 
 def _amos(args: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from kornia_hardnet8._files import is_cut_short
+from kornia_hardnet8 import _images
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, missing_extra
 
 A = TypeVar("A")
@@ -25,11 +25,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", 
 
 def load_cv2() -> Any:
     """OpenCV, or the error with the line that installs it."""
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "train") from None
-    return cv2
+    return _images.load_cv2(extra="train")
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -55,20 +51,8 @@ def read_color(path: str | Path) -> np.ndarray:
         MissingFileError: the file is not there.
         DataError: it does not decode, or is cut short.
     """
-    cv2 = load_cv2()
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"image {path} is not there")
-    content = path.read_bytes()
-    if is_cut_short(content):
-        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or take it away")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # an empty file, or more pixels than OpenCV reads
-        image = None
-    if image is None:
-        raise DataError(f"image {path} does not decode")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    bgr = _images.read_bgr(Path(path), extra="train")
+    return np.ascontiguousarray(bgr[..., ::-1])
 
 
 def read_gray(path: str | Path) -> np.ndarray:

@@ -62,7 +62,7 @@ $(OLDEST)/.installed: setup.cfg constraints-oldest.txt
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find kornia_hardnet8 train eval tests -name __pycache__ -prune -exec rm -rf {} +
+	find kornia_hardnet8 common train eval benchmarks rendered tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV) $(OLDEST)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.command_line import format_table
-from eval.metrics import maa_per_pair
-from eval.results import Score, mean_over_scenes, nested_mean, read_results, strict
-from kornia_hardnet8._files import write_json
-from kornia_hardnet8._shell import seed_number
+from common.metrics import maa_per_pair
+from common.shell import seed_number
+from eval.core.options import format_table
+from eval.core.results import Score, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8.errors import DataError, UsageError, closest
+from kornia_hardnet8.files import write_json
 
 Entry = dict[str, Any]
 # Benchmarks whose numbers are means over scenes of the mean over pairs (of the mean over bags of one size); the others

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kornia_hardnet8 import _images
+from common import images as _images
 
 if TYPE_CHECKING:
     from torch import Tensor

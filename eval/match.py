@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
-from eval.estimators import EstimatorSettings, estimate_fundamental
+from common.cache import Cache
+from common.shell import choose_device, seed_number
+from eval.core.estimators import EstimatorSettings, estimate_fundamental
+from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.matchers import ImageFeatures, Matcher, match_images
+from eval.core.results import strict
+from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
-from eval.homography_estimators import HomographySettings, estimate_homography
 from eval.images import read_bgr, reduce_image
 from eval.imw.flags import (
     add_keypoint_flags,
@@ -28,11 +32,7 @@ from eval.imw.flags import (
     estimator_from,
     methods_from,
 )
-from eval.matchers import ImageFeatures, Matcher, match_images
 from eval.photos import enlarging, exif_orientation, turn_upright
-from eval.results import strict
-from eval.viz import draw_matches
-from kornia_hardnet8._shell import choose_device, seed_number
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8._torch_files import projection_of_pca, read_torch_file
 from kornia_hardnet8.arch import ARCHS, Arch, empty_features, get_arch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
+from kornia_hardnet8.files import atomic_path
 from kornia_hardnet8.projection import Projection
 
 FORMAT = "kornia-hardnet8/1"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from kornia_hardnet8 import _engine
 from kornia_hardnet8._engine import FusedConv
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, UsageError, closest, missing_extra
+from kornia_hardnet8.files import atomic_path
 from kornia_hardnet8.hardnet8 import HardNet8
 
 Format = Literal["onnx", "torchscript", "openvino"]

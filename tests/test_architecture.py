@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import graphlib
 import importlib.util
 import json
 import re
@@ -18,7 +19,16 @@ import eval.cli
 import train.cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("kornia_hardnet8", "train", "eval")
+# What a package may import of the others. The benches are reached by the command lines alone, which name them as text.
+MAY_IMPORT: dict[str, set[str]] = {
+    "kornia_hardnet8": set(),
+    "common": {"kornia_hardnet8"},
+    "rendered": {"kornia_hardnet8", "common"},
+    "train": {"kornia_hardnet8", "common"},
+    "eval": {"kornia_hardnet8", "common", "rendered"},
+    "benchmarks": {"kornia_hardnet8", "common", "rendered", "train", "eval"},
+}
+PACKAGES = tuple(MAY_IMPORT)
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "PIL": "pillow"}
 
@@ -63,23 +73,19 @@ def package_of(path: Path) -> str:
 def breaks_the_rules(importer: str, imported: str) -> bool:
     """Whether a module of the package ``importer`` may not import the dotted name ``imported``."""
     top = imported.split(".")[0]
-    if top not in PACKAGES or top == importer:
-        return False
-    if importer == "train":
-        return top == "eval" and imported.split(".")[:2] != ["eval", "metrics"]
-    return importer == "kornia_hardnet8" or top == "train"
+    return top in PACKAGES and top != importer and top not in MAY_IMPORT[importer]
 
 
 def test_the_rules_themselves() -> None:
-    assert breaks_the_rules("kornia_hardnet8", "eval.metrics")
-    assert breaks_the_rules("kornia_hardnet8", "train")
+    assert breaks_the_rules("kornia_hardnet8", "common.metrics")
+    assert breaks_the_rules("common", "train")
     assert breaks_the_rules("eval", "train.losses")
-    assert breaks_the_rules("train", "eval.matching.match_nn")
-    assert breaks_the_rules("train", "eval.metrics_of_others")
-    assert not breaks_the_rules("train", "eval.metrics.fpr95")
+    assert breaks_the_rules("train", "eval.core.matching.match_nn")
+    assert breaks_the_rules("eval", "benchmarks.speed")
+    assert not breaks_the_rules("train", "common.metrics.fpr95")
     assert not breaks_the_rules("eval", "kornia_hardnet8.HardNet8")
-    found = imports(ast.parse("from . import a\nfrom ..b import c\nimport d.e\nimport_module('f.g')"), "train.stores")
-    assert set(found) == {"train.stores.a", "train.b.c", "d.e", "f.g"}
+    names = imports(ast.parse("from . import a\nfrom ..b import c\nimport d.e\nimport_module('f.g')"), "train.stores")
+    assert set(names) == {"train.stores.a", "train.b.c", "d.e", "f.g"}
     source = "import a\ndef f(): import b\ntry:\n import c\nexcept ImportError:\n import d\nif TYPE_CHECKING: import e"
     assert {name for node in on_import(ast.parse(source)) for name in imports(node, "")} == {"a", "c", "d"}
 
@@ -89,6 +95,28 @@ def test_imports_keep_to_the_rules(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = package_of(path)
     assert [name for name in imports(tree, package) if breaks_the_rules(package.split(".")[0], name)] == []
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, modules: frozenset[str]) -> set[str]:
+    """The modules of this repository that a module imports when it is imported itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {name for node in on_import(tree) for name in imports(node, package_of(path))}
+    return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = frozenset(module_of(path) for path in SOURCES)
+    waits_for = {module_of(path): imported_modules(path, modules) - {module_of(path)} for path in SOURCES}
+    assert waits_for["eval.core.matching"] >= {"eval.core.nearest"}
+    try:
+        tuple(graphlib.TopologicalSorter(waits_for).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 def required(extra: str | None) -> set[str]:
@@ -104,7 +132,14 @@ def third_party(tree: ast.AST) -> set[str]:
     return {DISTRIBUTION_OF.get(top, top.lower()) for top in tops - {""}}
 
 
-@pytest.mark.parametrize(("package", "extra"), [("kornia_hardnet8", None), ("train", "train"), ("eval", "eval")])
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("kornia_hardnet8", None),
+        *((p, "train") for p in ("common", "train")),
+        *((p, "eval") for p in ("common", "rendered", "eval", "benchmarks")),
+    ],
+)
 def test_what_a_package_imports_is_what_its_extra_installs(package: str, extra: str | None) -> None:
     allowed = required(None) | (required(extra) if extra else set())
     optional = {name for other in ("eval", "train", "dask", "onnx", "openvino", "poselib") for name in required(other)}

@@ -48,7 +48,9 @@ json.dump({
     "file": kornia_hardnet8.__file__,
     "version": kornia_hardnet8.__version__,
     "descs": descs.tolist(),
-    "others": [name for name in ("train", "eval") if importlib.util.find_spec(name)],
+    "others": [
+        name for name in ("common", "train", "eval", "benchmarks", "rendered") if importlib.util.find_spec(name)
+    ],
 }, sys.stdout)
 """
 
@@ -67,7 +69,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("kornia_hardnet8", "train", "eval"):
+    for name in ("kornia_hardnet8", "common", "train", "eval", "benchmarks", "rendered"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", folder]
     run(*pip, source, cwd=folder)

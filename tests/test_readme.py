@@ -16,7 +16,7 @@ import pytest
 import eval.cli
 import kornia_hardnet8
 import train.cli
-from kornia_hardnet8._shell import command_parser
+from common.shell import command_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = (".", "docs", "eval/imw", "kornia_hardnet8/weights", "third_party", "train")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from common.precision import autocast
 from kornia_hardnet8.errors import DataError, UsageError
-from train.precision import autocast
 from train.run import Run
 
 

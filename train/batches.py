@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError
 from train.config import TrainConfig
 from train.sampling import (
@@ -22,7 +23,6 @@ from train.sampling import (
     plan_batch,
     plan_view_batch,
 )
-from train.stores.store import PatchStore
 
 log = logging.getLogger(__name__)
 

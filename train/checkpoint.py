@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.checkpoints import CHECKPOINT_FORMAT
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import atomic_path
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from kornia_hardnet8._shell import dispatch, run_module
+from common.shell import dispatch, run_module
 from train.flags2020 import SCRIPTS, answer_script
 
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "average": ("train.average_command", "average the weights of runs that started from the same ones"),
     "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
     "plot": ("train.plot_command", "the curves of runs as a picture"),
-    "bench": ("train.bench_command", "patches per second, stage by stage"),
+    "bench": ("benchmarks.training_command", "patches per second, stage by stage"),
     "bundle": ("train.bundle_command", "write a checkpoint as weights that ship with the library"),
     "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
     "export": ("train.export_command", "write weights as ONNX, TorchScript or OpenVINO"),

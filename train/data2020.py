@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError
-from train.stores.store import PatchStore
 
 # HardNets trained on patches of keypoints are used with patches of 12 sigma to the side's half.
 MR_SIZE = 12.0

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import MissingFileError, UsageError, closest
 from train.catalogue import ALIASES, MIXES, TOKENS, expand_mix, known_file
 from train.flags2020 import names_2020
-from train.stores.store import PatchStore
 
 DEMO = "demo"
 DATA_ROOT = "Datasets"  # the default of every --data-root

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from kornia_hardnet8._files import atomic_dir
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, closest
+from kornia_hardnet8.files import atomic_dir
 from train.download import DownloadError, check_checksums, check_url, download, file_name, is_accepted
 
 log = logging.getLogger(__name__)

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from kornia_hardnet8._files import atomic_path, naming, read_json, write_json
-from kornia_hardnet8._shell import progress
+from common.environment import describe_environment
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
+from kornia_hardnet8.files import atomic_path, naming, read_json, write_json
 from train.batches import Batch, Part
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
 from train.distributed import World, wait_for_all
-from train.environment import describe_environment
 from train.run import NotFiniteError, Run
 from train.validate import validate
 

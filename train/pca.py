@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.patchstore import PatchStore
+from common.shell import progress
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.inference import calibrate
 from kornia_hardnet8.projection import PCAFitter, Projection
 from train.augment import center_crop
 from train.batches import read_patches
-from train.stores.store import PatchStore
 from train.validate import describe_batch
 
 ROWS = 4096  # stored patches read at once: 17 MB

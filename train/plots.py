@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
+from kornia_hardnet8.files import atomic_path
 
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (

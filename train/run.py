@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.precision import autocast, resolve_precision
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import DataError, UsageError
@@ -29,7 +30,6 @@ from train.mining import hardest_pairs, row_distances
 from train.nested import SHARE, NestedLoss
 from train.network import frozen_statistics, raw_descriptors
 from train.optim import SCHEDULES, build_optimizer, set_rate
-from train.precision import autocast, resolve_precision
 
 log = logging.getLogger(__name__)
 

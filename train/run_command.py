@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kornia_hardnet8._shell import choose_device, positive_number, seed_number
+from common.shell import choose_device, positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.print_config:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
-    from train.allocator import keep_freed_memory
+    from common.allocator import keep_freed_memory
     from train.distributed import join_world, leave_world
 
     if args.threads:

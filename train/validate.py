@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval.metrics import average_precision, fpr_at_recall
+from common.metrics import average_precision, fpr_at_recall
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError
 from train.augment import center_crop

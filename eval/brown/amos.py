@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from common.metrics import average_precision
 from eval.brown.data import PatchSet
-from eval.metrics import average_precision
-from eval.nearest import nearest
+from eval.core.nearest import nearest
 from kornia_hardnet8.errors import DataError
 
 IMAGES_PER_VIEW = 10

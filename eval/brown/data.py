@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from kornia_hardnet8._files import read_json
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import read_json
 
 SUBSETS = ("liberty", "notredame", "yosemite")
 DETECTORS = ("", "_harris")

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.metrics import average_precision_merged
+from common.metrics import average_precision_merged
 from kornia_hardnet8.errors import UsageError
 
 Mode = Literal["fixed", "v0.3.0"]

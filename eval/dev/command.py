@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.cache import Cache
-from eval.command_line import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
+from common.cache import Cache
+from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
+from eval.core.results import Result, run_folder
 from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, evaluate
 from eval.dev.settings import DevSettings
 from eval.features.detect import DogSettings
-from eval.results import Result, run_folder
 
 COLUMNS = (
     SUMMARY,

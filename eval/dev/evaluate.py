@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.cache import Cache, canonical_json
+from common.cache import Cache, canonical_json
+from common.metrics import maa_per_pair
+from common.shell import progress
+from eval.core.results import Result, Score, environment, mean_over_scenes, mean_score
 from eval.dev.data import DevData, find_data, open_pose_scene
 from eval.dev.planes import (
     HA_THRESHOLDS_PX,
@@ -25,11 +28,8 @@ from eval.dev.poses import PreparedScene, choose_ratios, held_out, judge_scene, 
 from eval.dev.settings import DevSettings
 from eval.features import Method, WholeFeature
 from eval.features.extract import detector_of
-from eval.metrics import maa_per_pair
-from eval.results import Result, Score, environment, mean_over_scenes, mean_score
 from eval.sequences.protocols import MMA_THRESHOLDS_PX
-from kornia_hardnet8._files import sha256_file
-from kornia_hardnet8._shell import progress
+from kornia_hardnet8.files import sha256_file
 
 MAA_DEGREES = (5, 10)
 MEAN_MAA = "mAA@10_mean"

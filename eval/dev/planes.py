@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.homography import corner_error
+from eval.core.homography_estimators import estimate_homography
+from eval.core.matching import mutual_nn
 from eval.dev.data import resize_matrix
 from eval.dev.poses import own_features
 from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints, Method, WholeFeature
 from eval.features.extract import detect
-from eval.homography import corner_error
-from eval.homography_estimators import estimate_homography
 from eval.hpatches.matching import identity_matching
 from eval.images import read_gray, reduce_image
-from eval.matching import mutual_nn
 from eval.sequences.data import ImageSequence
 from eval.sequences.protocols import LocalFeatures, match_pair
-from eval.webcam import choose_pairs, spread_places
+from eval.webcam.command import choose_pairs, spread_places
 from kornia_hardnet8.errors import DataError
 
 HA_THRESHOLDS_PX = (1, 3, 5)

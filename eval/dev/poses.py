@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.geometry import epipolar_distances, essential_from_pose, relative_pose
+from common.metrics import average_precision, maa_per_pair
+from eval.core.matching import Matches, mutual_nn
+from eval.core.poses import score_pair
 from eval.dev.data import PoseScene
 from eval.dev.settings import DevSettings
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.extract import Features, detect, extract
-from eval.geometry import epipolar_distances, essential_from_pose, relative_pose
 from eval.images import read_bgr, reduce_image
 from eval.imw.scene import Camera
-from eval.matching import Matches, mutual_nn
-from eval.metrics import average_precision, maa_per_pair
-from eval.poses import score_pair
 
 Floats = NDArray[np.float64]
 # A match is taken as correct when it lies this near to the true epipolar lines of both images.

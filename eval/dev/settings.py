@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.estimators import EstimatorSettings
+from eval.core.estimators import EstimatorSettings
+from eval.core.homography_estimators import HomographySettings
 from eval.features.detect import DogSettings
-from eval.homography_estimators import HomographySettings
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

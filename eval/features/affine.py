@@ -13,9 +13,9 @@ from torch import nn
 
 from eval.features.keypoints import Keypoints
 from eval.features.weights import find_file
-from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8.detectors import DETECTION_MR_SIZE, load_kornia_weights
 from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.files import sha256_file
 
 # Keypoints in one forward: bounds memory.
 _CHUNK = 4096

@@ -16,7 +16,7 @@ from eval.features.baseline_patches import extract_baseline_patches
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token
 from kornia_hardnet8._engine import PLANES
-from kornia_hardnet8._files import sha256_file
+from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from kornia_hardnet8.patches import extract_patches
 

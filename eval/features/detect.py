@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.features.keypoints import Keypoints
-from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.files import sha256_file
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.detect import DogSettings, detect_dog
 from eval.features.keypoints import Keypoints

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.h5files import Arrays, read_h5, write_h5
 from eval.features.base import WholeFeature
 from eval.features.keypoints import FIELDS, Keypoints
 from eval.features.tokens import Token
-from eval.h5files import Arrays, read_h5, write_h5
 from eval.images import gray_from_bgr
 from kornia_hardnet8.errors import DataError, UsageError
 

@@ -17,10 +17,10 @@ from eval.features.base import WholeFeature
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
 from eval.images import gray_from_bgr
-from kornia_hardnet8._files import sha256_file
 from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.detectors import KorniaDetector, load_kornia_weights
 from kornia_hardnet8.feature import HardNet8Feature
+from kornia_hardnet8.files import sha256_file
 
 
 def keynet(token: Token, weights: Path | None) -> WholeFeature:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.homography import warp_points
+from common.homography import warp_points
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES
 from kornia_hardnet8.errors import DataError, UsageError
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.command_line import format_table
+from common.shell import progress
+from eval.core.options import format_table
 from eval.hpatches.build import CALIBRATED_OVERLAP, BuildSettings, BuiltSequence, build_sequence, side_files
 from eval.hpatches.strips import LEVEL_NAMES, NUM_TARGETS, write_strip
 from eval.images import read_gray
 from eval.sequences.data import ImageSequence, find_sequences
-from kornia_hardnet8._files import atomic_dir, write_json
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.files import atomic_dir, write_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

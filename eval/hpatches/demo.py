@@ -8,11 +8,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from eval.demo import planes, textures
 from eval.hpatches import build, build_command
 from eval.sequences.data import find_sequences
-from kornia_hardnet8._files import atomic_dir
 from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.files import atomic_dir
+from rendered import planes, textures
 
 PATCHES = 150  # a sequence
 

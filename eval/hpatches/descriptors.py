@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from eval.features.base import Descriptor
 from eval.hpatches.strips import TYPES, count_patches, read_strip
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import atomic_path
 
 Floats32 = NDArray[np.float32]
 

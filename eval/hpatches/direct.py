@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from common.metrics import trapezoid
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import PatchPairs, RetrievalTask, VerificationTask
-from eval.metrics import trapezoid
 
 
 def curve_area(scores: NDArray[np.floating], labels: NDArray[np.bool_], num_positives: int | None = None) -> float:

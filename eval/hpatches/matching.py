@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from common.metrics import average_precision, average_precision_vlfeat
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.distances import Floats32, apply_mask, check_metric, nearest
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
-from eval.metrics import average_precision, average_precision_vlfeat
 
 MatchingScores = dict[str, dict[str, dict[str, list[float]]]]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval.hpatches.splits import official_test
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, MissingFileError, closest
+from kornia_hardnet8.files import atomic_path
 
 PATCH_SIDE = 65
 LEVELS = ("e", "h", "t")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import atomic_path
 
 Ints = NDArray[np.int64]
 

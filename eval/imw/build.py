@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.h5files import write_h5
+from common.h5files import write_h5
+from common.shell import progress
 from eval.images import read_bgr
 from eval.imw.bags import connected_bags
 from eval.imw.dense import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
-from kornia_hardnet8._files import atomic_dir, write_json
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8.files import atomic_dir, write_json
 
 log = logging.getLogger(__name__)
 

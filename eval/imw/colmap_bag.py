@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.multiview_metrics import best_model
+from eval.core.multiview_metrics import best_model
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
 FOCAL_LENGTH_FACTOR = 1.2

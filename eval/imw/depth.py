@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.geometry import relative_pose
+from common.h5files import Arrays
+from common.jobs import compute_all
+from eval.core.reprojection import matching_distances, score_depth
 from eval.features import Keypoints
-from eval.geometry import relative_pose
-from eval.h5files import Arrays
 from eval.imw.pairs import BLOCK, MatchedPairs, split_rows
 from eval.imw.scene import Camera, Pair, Scene, camera_hash, read_depth
-from eval.jobs import compute_all
-from eval.reprojection import matching_distances, score_depth
 
 _NO_DEPTH = -1.0
 

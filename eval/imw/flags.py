@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Literal
 
-from eval.command_line import load_methods
-from eval.estimators import METHODS, EstimatorSettings
+from eval.core.estimators import METHODS, EstimatorSettings
+from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
+from eval.core.matching import Filter, MatcherSettings
+from eval.core.options import load_methods
 from eval.features import Method, WholeFeature
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
-from eval.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
-from eval.matching import Filter, MatcherSettings
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 # Field's name of a rule -> filter and symmetric step of the benchmark's matcher.

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.h5files import Arrays
+from common.jobs import compute_all
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings
+from eval.core.multiview_metrics import BagCounts, bag_pose_errors, covisible_pairs
+from eval.core.trajectory import camera_centre, trajectory_error
 from eval.features.extract import Features
-from eval.h5files import Arrays
 from eval.imw import colmap_bag
 from eval.imw.pairs import match_pairs
 from eval.imw.scene import Pair, Scene, all_pairs
-from eval.jobs import compute_all
-from eval.matchers import Matcher
-from eval.matching import MatcherSettings
-from eval.multiview_metrics import BagCounts, bag_pose_errors, covisible_pairs
-from eval.trajectory import camera_centre, trajectory_error
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
 
 OK = "ok"
@@ -100,7 +100,7 @@ class Bag(NamedTuple):
 
     @property
     def counts(self) -> BagCounts | None:
-        """For :func:`eval.multiview_metrics.bag_statistics`; None when it failed."""
+        """For :func:`eval.core.multiview_metrics.bag_statistics`; None when it failed."""
         return BagCounts(len(self.poses), self.track_lengths.tolist()) if self.status == OK else None
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from common.metrics import bag_accuracy_histogram, maa_from_histogram, max_error_deg
+from eval.core.multiview_metrics import bag_statistics
+from eval.core.results import Score, nested_mean
 from eval.imw.multiview import OK, Bag, MultiviewScene
 from eval.imw.stereo_results import MAA_DEGREES
-from eval.metrics import bag_accuracy_histogram, maa_from_histogram, max_error_deg
-from eval.multiview_metrics import bag_statistics
-from eval.results import Score, nested_mean
 
 # name -> value of one bag; None where a bag has none (a failed bag has no points, few cameras no trajectory error)
 _VALUES: dict[str, Callable[[Bag], float | None]] = {

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.metrics import accuracy_histogram, bag_accuracy_histogram, maa_from_histogram, max_error_deg
+from eval.core.multiview_metrics import bag_statistics, covisible_pairs
 from eval.imw.multiview import OK, Bag, MultiviewScene
 from eval.imw.scene import Scene, pair_key
 from eval.imw.stereo import StereoPair, StereoScene
 from eval.imw.stereo_results import depth_curves
-from eval.metrics import accuracy_histogram, bag_accuracy_histogram, maa_from_histogram, max_error_deg
-from eval.multiview_metrics import bag_statistics, covisible_pairs
 from kornia_hardnet8.errors import DataError
 
 Values = dict[str, Any]

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.h5files import Arrays, read_h5
+from common.jobs import compute_all
+from eval.core.matchers import ImageFeatures, Matcher, match_images
 from eval.features.extract import Features
-from eval.h5files import Arrays, read_h5
 from eval.imw.scene import Pair
-from eval.jobs import compute_all
-from eval.matchers import ImageFeatures, Matcher, match_images
 
 # Pairs in one cached file: what an interrupted run loses at most.
 BLOCK = 32

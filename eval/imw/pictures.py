@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.geometry import epipolar_squared, essential_from_pose, relative_pose
+from common.geometry import epipolar_squared, essential_from_pose, relative_pose
+from eval.core.trajectory import MIN_CAMERAS, Alignment, align, camera_centre, spread
+from eval.core.viz import PALETTE, VERMILION, draw_accuracy_curves, draw_judged_matches
 from eval.images import read_bgr
 from eval.imw.multiview import MultiviewScene
 from eval.imw.scene import Camera, Pair, pair_key
 from eval.imw.stereo import StereoScene
 from eval.imw.stereo_results import headline_pairs
 from eval.reconstruct.pictures import Cameras, draw_cameras
-from eval.trajectory import MIN_CAMERAS, Alignment, align, camera_centre, spread
-from eval.viz import PALETTE, VERMILION, draw_accuracy_curves, draw_judged_matches
 
 
 def draw_pairs(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene], count: int) -> list[Path]:

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.cache import Cache, canonical_json
-from eval.estimators import EstimatorSettings
+from common.cache import Cache, canonical_json
+from eval.core.estimators import EstimatorSettings
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings
+from eval.core.results import Result
 from eval.features import Method
 from eval.features.extract import detector_of
 from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
@@ -23,9 +26,6 @@ from eval.imw.scene import HEADLINE, Scene
 from eval.imw.stereo import StereoScene, StereoSettings, describe_scene, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
 from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
-from eval.matchers import Matcher
-from eval.matching import MatcherSettings
-from eval.results import Result
 from kornia_hardnet8.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)

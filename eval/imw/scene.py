@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.h5files import read_h5
+from common.h5files import read_h5
 from eval.images import SUFFIXES, read_gray
-from kornia_hardnet8._files import read_json, sha256_file
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import read_json, sha256_file
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 # Co-visibility of the pairs that the headline numbers are about.

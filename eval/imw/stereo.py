@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
-from eval.estimators import EstimatorSettings
+from common.cache import Cache
+from common.geometry import relative_pose
+from common.h5files import Arrays
+from common.jobs import compute_all
+from common.shell import progress
+from eval.core.estimators import EstimatorSettings
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings
+from eval.core.poses import score_pair
 from eval.features import Keypoints, Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.geometry import relative_pose
-from eval.h5files import Arrays
 from eval.images import read_bgr
 from eval.imw.depth import PairDepth, judge_depth
 from eval.imw.pairs import BLOCK, MatchedPairs, match_pairs, split_rows
 from eval.imw.scene import Camera, Pair, Scene, camera_hash
-from eval.jobs import compute_all
-from eval.matchers import Matcher
-from eval.matching import MatcherSettings
-from eval.poses import score_pair
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

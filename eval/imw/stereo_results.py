@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.metrics import accuracy_curve, maa, maa_per_pair
+from eval.core.reprojection import matching_score, mean_repeatability
+from eval.core.results import Score, mean_over_scenes
 from eval.imw.scene import HEADLINE, THRESHOLDS, Pair
 from eval.imw.stereo import StereoPair, StereoScene
-from eval.metrics import accuracy_curve, maa, maa_per_pair
-from eval.reprojection import matching_score, mean_repeatability
-from eval.results import Score, mean_over_scenes
 
 MAA_DEGREES = (5, 10)
 # Pixels of the repeatability and matching score that stand in the tables.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.command_line import format_table
+from eval.core.options import format_table
+from eval.core.results import Result, Score
 from eval.imw.stereo_results import MAA_DEGREES
-from eval.results import Result, Score
 
 
 def tables(results: Sequence[Result]) -> str:

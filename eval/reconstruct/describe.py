@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.shell import progress
 from eval.features.base import Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.images import read_bgr, reduce_image
 from eval.photos import MIRRORED, Photo, compose, enlarging, stored_from_upright, turn_upright
 from eval.reconstruct.settings import ReconstructSettings
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError
 
 log = logging.getLogger(__name__)

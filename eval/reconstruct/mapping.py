@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from common.shell import progress
 from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.settings import ReconstructSettings
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError
 
 # Smaller models than COLMAP's default of 10 are kept beside the first one.

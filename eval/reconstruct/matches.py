@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.shell import available_cores, progress
 from eval.imw.pairs import BLOCK, match_pairs, split_rows
 from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.describe import Described
 from eval.reconstruct.pairs import Pair
 from eval.reconstruct.settings import ReconstructSettings
-from kornia_hardnet8._shell import available_cores, progress
 from kornia_hardnet8.lafs import colmap_from_lafs
 
 _MATRICES = ("E", "F", "H")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.viz import VERMILION, new_figure, save_figure
+from eval.core.viz import VERMILION, new_figure, save_figure
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from eval.cache import Cache
+from common.cache import Cache
+from eval.core.results import environment, strict
 from eval.features.base import Method
 from eval.photos import find_photos
 from eval.reconstruct.database import make_database, pycolmap_module, quiet_colmap, write_pair
@@ -23,9 +24,8 @@ from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
 from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
 from eval.reconstruct.settings import ReconstructSettings
-from eval.results import environment, strict
-from kornia_hardnet8._files import atomic_path, read_json, write_json
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import atomic_path, read_json, write_json
 
 log = logging.getLogger(__name__)
 

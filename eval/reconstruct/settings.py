@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings
 from eval.features.detect import DogSettings
-from eval.matchers import Matcher
-from eval.matching import MatcherSettings
 from kornia_hardnet8.errors import UsageError, closest
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.homography import check_homography
+from common.homography import check_homography
 from eval.hpatches.splits import excluded_large, official_test
 from eval.images import SUFFIXES
 from kornia_hardnet8.errors import DataError, MissingFileError

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.homography import crop_geometry, short_side_size
 from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
-from eval.homography import crop_geometry, short_side_size
 from eval.sequences.protocols import LocalFeatures
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE

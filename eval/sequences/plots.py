@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.results import Result
+from eval.core.results import Result
+from eval.core.viz import PALETTE
 from eval.sequences.data import CLASSES
 from eval.sequences.protocols import MMA_THRESHOLDS_PX
-from eval.viz import PALETTE
-from kornia_hardnet8._files import atomic_path
 from kornia_hardnet8.errors import missing_extra
+from kornia_hardnet8.files import atomic_path
 
 MARKERS = "osD^vPX"
 

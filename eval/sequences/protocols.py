@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from eval.homography import (
+from common.homography import (
     corner_error,
     correct_nearest,
     repeatability,
@@ -16,10 +16,10 @@ from eval.homography import (
     shared_points,
     symmetric_errors,
 )
-from eval.homography_estimators import HomographySettings, estimate_homography
-from eval.matching import mutual_nn
-from eval.metrics import auc, mma
-from eval.nearest import nearest
+from common.metrics import auc, mma
+from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.matching import mutual_nn
+from eval.core.nearest import nearest
 
 Floats = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.demo.render import Development, Light, ShadowMap, View, develop, radiance
-from eval.demo.solids import Box, Sheet
-from eval.demo.textures import Painter, f32
+from rendered.render import Development, Light, ShadowMap, View, develop, radiance
+from rendered.solids import Box, Sheet
+from rendered.textures import Painter, f32
 
 SIZE = (384, 288)
 FOCAL = 400.0

@@ -10,14 +10,14 @@ from PIL import Image
 
 from eval.brown.amos import match_views, score_store
 from eval.brown.combinations import HEADS, combinations_table
-from eval.brown.commands import describe_patches
+from eval.brown.command import describe_patches
 from eval.brown.data import PatchSet, find_sets, read_brown, read_store
 from eval.brown.revisited import revisited_aps
 from eval.cli import main
+from eval.core.results import read_results
 from eval.features import load
-from eval.results import read_results
-from kornia_hardnet8._files import write_json
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import write_json
 
 
 def views_of(count: int, noise: float, seed: int, side: int = 64) -> np.ndarray:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from common.metrics import average_precision, average_precision_merged, fpr95, fpr_at_recall, precision_recall
 from eval.brown.amos import match_views
 from eval.brown.data import parse_first_column, parse_matches, read_brown
 from eval.brown.revisited import distance_ratio_ap, revisited_aps, revisited_map
-from eval.metrics import average_precision, average_precision_merged, fpr95, fpr_at_recall, precision_recall
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 BROWN = {

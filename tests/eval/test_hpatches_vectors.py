@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.features.sift import root_normalise
-from eval.homography import (
+from common.homography import (
     corner_error,
     crop_homography,
     reprojection_errors,
@@ -23,17 +22,7 @@ from eval.homography import (
     symmetric_errors,
     top_k,
 )
-from eval.homography_estimators import HomographySettings, estimate_homography
-from eval.hpatches import tasks, verification, whitening
-from eval.hpatches.descriptors import DescriptorSet, from_arrays
-from eval.hpatches.distances import nearest
-from eval.hpatches.matching import headline as matching_headline
-from eval.hpatches.matching import level_means, score_matching
-from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
-from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
-from eval.hpatches.strips import LEVELS, TYPES
-from eval.matching import mutual_nn
-from eval.metrics import (
+from common.metrics import (
     auc,
     average_precision,
     average_precision_vlfeat,
@@ -43,6 +32,17 @@ from eval.metrics import (
     precision_recall,
     roc_auc,
 )
+from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.matching import mutual_nn
+from eval.features.sift import root_normalise
+from eval.hpatches import tasks, verification, whitening
+from eval.hpatches.descriptors import DescriptorSet, from_arrays
+from eval.hpatches.distances import nearest
+from eval.hpatches.matching import headline as matching_headline
+from eval.hpatches.matching import level_means, score_matching
+from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
+from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
+from eval.hpatches.strips import LEVELS, TYPES
 from eval.sequences.data import read_homography
 from eval.sequences.protocols import LocalFeatures, superpoint_homography, superpoint_repeatability
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.estimators import EstimatorSettings, affine_frames, matched_points
-from eval.geometry import (
+from common.geometry import (
     eval_essential,
     normalize_keypoints,
     relative_pose,
@@ -21,10 +20,7 @@ from eval.geometry import (
     symmetric_epipolar_squared,
     unnormalize_keypoints,
 )
-from eval.imw.build import covisibility
-from eval.imw.scene import read_keys
-from eval.matching import MatcherSettings, deduplicate_matches, official_match
-from eval.metrics import (
+from common.metrics import (
     FAILED_POSE,
     accuracy_histogram,
     bag_accuracy_histogram,
@@ -34,15 +30,17 @@ from eval.metrics import (
     max_error_deg,
     quaternion_from_matrix,
 )
-from eval.multiview_metrics import (
+from eval.core.estimators import EstimatorSettings, affine_frames, matched_points
+from eval.core.matching import MatcherSettings, deduplicate_matches, official_match
+from eval.core.multiview_metrics import (
     BagCounts,
     bag_statistics,
     best_model,
     covisible_pairs,
     pair_pose_error,
 )
-from eval.poses import score_pair
-from eval.reprojection import (
+from eval.core.poses import score_pair
+from eval.core.reprojection import (
     DepthScores,
     matching_distances,
     matching_score,
@@ -51,7 +49,9 @@ from eval.reprojection import (
     repeatability_curve,
     score_depth,
 )
-from eval.trajectory import Alignment, align, align_ransac, half_diagonal, mean_trajectory_error, spread
+from eval.core.trajectory import Alignment, align, align_ransac, half_diagonal, mean_trajectory_error, spread
+from eval.imw.build import covisibility
+from eval.imw.scene import read_keys
 from kornia_hardnet8.errors import UsageError
 from tests.eval.imw_vector_cases import CASES, ELSEWHERE, NOT_REPRODUCED, ROOT
 

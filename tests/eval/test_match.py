@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.geometry import epipolar_squared, essential_from_pose, relative_pose
 from eval.cli import main
-from eval.geometry import epipolar_squared, essential_from_pose, relative_pose
 
 ROOT = Path(__file__).parents[2]
 K = np.array([[400.0, 0, 191.5], [0, 400.0, 143.5], [0, 0, 1]])

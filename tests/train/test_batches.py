@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from train.batches import BatchSource
 from train.config import TrainConfig
 from train.stores.merge import merge_stores
-from train.stores.store import PatchStore
 from train.stores.writer import create_store
 
 

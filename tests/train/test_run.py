@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.patchstore import PatchStore
 from kornia_hardnet8 import HardNet8
 from train.batches import BatchSource
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -30,7 +31,6 @@ from train.loop import resume_run, run_to_end, start_run
 from train.network import dropout, raw_descriptors
 from train.optim import cosine
 from train.run import Run
-from train.stores.store import PatchStore
 
 ROOT = Path(__file__).parents[2]
 

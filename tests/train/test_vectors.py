@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eval.metrics import average_precision, average_precision_merged, fpr_at_recall, precision_recall
+from common.metrics import average_precision, average_precision_merged, fpr_at_recall, precision_recall
 from kornia_hardnet8 import HardNet8
 from train.augment import PRESETS, augment
 from train.config import TrainConfig

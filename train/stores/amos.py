@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.spatial import cKDTree
 
-from kornia_hardnet8._files import sha256_file
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import sha256_file
 from train.stores.frames import cut_alike, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
 from train.stores.images import Map, worker_map

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kornia_hardnet8._shell import add_message_flags, available_cores, seed_number
+from common.shell import add_message_flags, available_cores, seed_number
 from kornia_hardnet8.errors import UsageError
 
 # Settings of one detector of build amos, and their defaults: the parser has none, to tell which were given.

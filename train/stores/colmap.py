@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kornia_hardnet8._files import sha256_file
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import sha256_file
 from train.stores.colmap_model import Observations, load_observations
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
 from train.stores.images import ordered_map, read_gray

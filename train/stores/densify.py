@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError
 from train.stores.colmap_model import Observations, load_pycolmap
 from train.stores.frames import cut, similarity_frames

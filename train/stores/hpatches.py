@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kornia_hardnet8._files import sha256_file
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import sha256_file
 from train.stores.images import image_size, ordered_map, read_gray
 from train.stores.writer import create_store, source_key
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from kornia_hardnet8 import _images
+from common import images as _images
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, missing_extra
 
 A = TypeVar("A")

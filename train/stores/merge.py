@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kornia_hardnet8._shell import progress
+from common.patchstore import PatchStore
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.store import PatchStore
 from train.stores.writer import create_store
 
 _BLOCK = 8192  # patches copied at once

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kornia_hardnet8._files import sha256_file
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import sha256_file
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
 from train.stores.images import list_images, ordered_map, read_color
 from train.stores.linking import Keypoints, carry, group, turn_between

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kornia_hardnet8._files import atomic_dir, atomic_path, read_json, write_json
-from kornia_hardnet8._shell import progress
+from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
 from train.stores.colmap_model import load_pycolmap
 from train.stores.images import list_images, read_gray
 from train.stores.writer import source_key

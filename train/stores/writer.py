@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from kornia_hardnet8._files import atomic_dir, atomic_path, naming, write_json
+from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from train.stores.store import FORMAT, ROW_ARRAYS
+from kornia_hardnet8.files import atomic_dir, atomic_path, naming, write_json
 
 try:
     import fcntl

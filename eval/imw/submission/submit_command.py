@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.jobs import open_executor
 from eval.features import known_names
 from eval.imw.flags import (
     add_keypoint_flags,
@@ -21,9 +22,8 @@ from eval.imw.flags import (
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.submission.scenes import find_raw_scenes
 from eval.imw.submission.write import PLACEHOLDERS, TRACKS, SubmissionSettings, write_submission
-from eval.jobs import open_executor
-from kornia_hardnet8._files import read_json
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.cache import Cache
-from eval.estimators import OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental
+from common.cache import Cache
+from common.h5files import Arrays, write_h5
+from common.jobs import compute_all
+from common.shell import progress
+from eval.core.estimators import OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings
 from eval.features import Method, WholeFeature
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.h5files import Arrays, write_h5
 from eval.images import read_bgr
 from eval.imw.flags import ESTIMATOR
 from eval.imw.multiview import MULTIVIEW_RATIO
@@ -32,12 +36,8 @@ from eval.imw.scene import Pair, all_pairs, pair_key
 from eval.imw.submission.config import CONFIG_FILE, GEOM_PARAMETERS, check_method
 from eval.imw.submission.findings import Findings
 from eval.imw.submission.scenes import RawScene
-from eval.jobs import compute_all
-from eval.matchers import Matcher
-from eval.matching import MatcherSettings
-from kornia_hardnet8._files import atomic_path
-from kornia_hardnet8._shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import atomic_path
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.demo.render import Development, Light, ShadowMap, View, depth_map, develop, radiance
-from eval.demo.scene import observations
-from eval.demo.solids import Box, Sheet
-from eval.demo.textures import Painter, f32
+from eval.imw.demo_scene import observations
+from rendered.render import Development, Light, ShadowMap, View, depth_map, develop, radiance
+from rendered.solids import Box, Sheet
+from rendered.textures import Painter, f32
 
 PLAIN = Development(0.0, (1.0, 1.0, 1.0), 1.0, 0.8, 0.4, (0.0, 0.0), 0.005, 0.1)
 DAY = Light((-0.4, -0.6, 0.8), (2.5, 2.4, 2.2), (0.4, 0.5, 0.6), (0.8, 0.9, 1.0), 0.3)

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.metrics import maa_per_pair
+from eval.core.matching import Matches
 from eval.dev import DevSettings, evaluate
 from eval.dev.command import table
 from eval.dev.evaluate import scores_of
@@ -21,8 +23,6 @@ from eval.features import Descriptor, Keypoints, Token, WholeFeature, load
 from eval.features.detect import DogSettings, detect_dog
 from eval.images import gray_from_bgr
 from eval.imw.scene import Camera
-from eval.matching import Matches
-from eval.metrics import maa_per_pair
 from kornia_hardnet8.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.features import load
 from eval.features.affine import affine_shapes, affine_weights
 from eval.features.detect import DogSettings, detect_dog, first_orientations

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.features import Keypoints, Token, WholeFeature, load, load_method, registry
 from eval.features.detect import DogSettings
 from eval.features.extract import detector_of, extract, image_digest

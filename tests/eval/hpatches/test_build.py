@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.homography import warp_points
+from common.homography import warp_points
 from eval.hpatches.build import (
     CALIBRATED_OVERLAP,
     JITTER,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from common.metrics import average_precision, average_precision_vlfeat, roc_auc
 from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import from_arrays
 from eval.hpatches.distances import METRICS, apply_mask, exact_pair_distances, nearest, pair_distances
@@ -17,7 +18,6 @@ from eval.hpatches.tasks import PatchList, RetrievalTask, draw_retrieval, draw_v
 from eval.hpatches.verification import headline as verification_headline
 from eval.hpatches.verification import score_verification, verification_scores
 from eval.hpatches.whitening import article_plus, energy_clipped_zca, pcapl
-from eval.metrics import average_precision, average_precision_vlfeat, roc_auc
 from kornia_hardnet8.errors import DataError, UsageError
 
 SCIPY = {"L2": "euclidean", "L1": "cityblock"}

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.metrics import maa
 from eval.cli import main
 from eval.compare import values_by_pair
-from eval.estimators import EstimatorSettings
+from eval.core.estimators import EstimatorSettings
+from eval.core.results import read_results
 from eval.features import load
 from eval.features.detect import DogSettings
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
-from eval.metrics import maa
-from eval.results import read_results
 
 QUICK = ["--desc", "rootsift", "--keypoints", "500", "--max-iters", "5000", "--jobs", "1"]
 

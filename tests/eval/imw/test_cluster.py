@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.cache import Cache
-from eval.estimators import EstimatorSettings
+from common.cache import Cache
+from common.jobs import open_executor
+from eval.core.estimators import EstimatorSettings
+from eval.core.results import read_results
 from eval.features import load
 from eval.features.detect import DogSettings
 from eval.imw.multiview import MultiviewSettings
 from eval.imw.run import ImwSettings, run_method
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings
-from eval.jobs import open_executor
-from eval.results import read_results
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.cli import main
+from eval.core.matching import MatcherSettings
 from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
@@ -21,7 +22,6 @@ from eval.imw.import_features import import_hloc, import_submission
 from eval.imw.pairs import match_pairs
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, describe_scene
-from eval.matching import MatcherSettings
 from kornia_hardnet8.errors import DataError
 
 NUM = 150

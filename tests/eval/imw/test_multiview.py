@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
+from common.cache import Cache
+from common.h5files import write_h5
+from common.metrics import max_error_deg
 from eval.features import Keypoints
 from eval.features.extract import Features
-from eval.h5files import write_h5
 from eval.imw import colmap_bag
 from eval.imw.build import write_lines, write_pair_lists
 from eval.imw.multiview import NO_MODEL, OK, Bag, MultiviewScene, MultiviewSettings, bag_pairs, run_multiview
 from eval.imw.multiview_results import bag_maa, multiview_bags, multiview_scene, multiview_scores
 from eval.imw.scene import Scene, all_pairs, open_scene
-from eval.metrics import max_error_deg
 from kornia_hardnet8.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[3]

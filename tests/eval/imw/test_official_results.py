@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
-from eval.estimators import EstimatorSettings
+from common.cache import Cache
+from common.h5files import write_h5
+from eval.core.estimators import EstimatorSettings
+from eval.core.matching import MatcherSettings
+from eval.core.results import strict
 from eval.features import Keypoints
 from eval.features.extract import Features
-from eval.h5files import write_h5
 from eval.imw import stereo as stereo_task
 from eval.imw.build import write_lines
 from eval.imw.multiview import Bag, MultiviewScene
@@ -31,8 +33,6 @@ from eval.imw.official_results import (
 )
 from eval.imw.scene import open_scene, without_deprecated
 from eval.imw.stereo import StereoScene, StereoSettings
-from eval.matching import MatcherSettings
-from eval.results import strict
 from kornia_hardnet8.errors import DataError
 from tests.eval.imw_vector_cases import CASES
 

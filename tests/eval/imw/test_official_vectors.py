@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.features import load
 from eval.features.baseline_patches import extract_baseline_patches, patch_matrices
 from eval.features.detect import DogSettings, select

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import Cache
-from eval.estimators import EstimatorSettings
+from common.cache import Cache
+from common.geometry import relative_pose
+from common.metrics import maa, maa_per_pair
+from eval.core.estimators import EstimatorSettings
+from eval.core.matching import MatcherSettings, official_match
+from eval.core.poses import score_pair
+from eval.core.results import mean_score
 from eval.features import load
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
-from eval.geometry import relative_pose
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoPair, StereoScene, StereoSettings, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
-from eval.matching import MatcherSettings, official_match
-from eval.metrics import maa, maa_per_pair
-from eval.poses import score_pair
-from eval.results import mean_score
 
 SETTINGS = StereoSettings(
     detector=DogSettings(num=300), estimator=EstimatorSettings(threshold_px=0.5, confidence=0.9999, max_iters=5000)

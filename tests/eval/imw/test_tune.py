@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.cache import Cache
+from common.cache import Cache
 from eval.cli import main
-from eval.estimators import EstimatorSettings
+from eval.core.estimators import EstimatorSettings
+from eval.core.matchers import AdalamSettings
 from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.imw import tune as module
@@ -16,7 +17,6 @@ from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, run_stereo
 from eval.imw.stereo_results import stereo_scores
 from eval.imw.tune import METRIC, tune
-from eval.matchers import AdalamSettings
 from kornia_hardnet8.errors import UsageError
 
 SMALL = StereoSettings(

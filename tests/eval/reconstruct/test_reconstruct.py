@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from eval.cli import main
+from eval.core.multiview_metrics import bag_pose_errors
+from eval.core.trajectory import align, camera_centre
 from eval.features.detect import DogSettings, detect_dog
 from eval.images import read_gray
-from eval.multiview_metrics import bag_pose_errors
 from eval.photos import compose, enlarging
 from eval.reconstruct.describe import move_lafs
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
-from eval.trajectory import align, camera_centre
 from kornia_hardnet8.errors import UsageError
 
 ROOT = Path(__file__).parents[3]

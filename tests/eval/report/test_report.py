@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from eval.cli import main
+from eval.core.results import Result, Score, write_results
 from eval.report.page import _CURVES, build_sections, mma_curves
 from eval.report.published import PUBLISHED
-from eval.results import Result, Score, write_results
 
 VOID = {"meta", "link", "img", "wbr", "line", "polyline", "br"}
 
@@ -224,7 +224,7 @@ def test_equal_tokens_of_two_runs_are_told_apart(tmp_path):
     paths = [tmp_path / n / "results.json" for n in ("run_a", "run_b")]
     for path in paths:
         write_results(path, [entry("rootsift", 0.3)])
-    from eval.results import read_results
+    from eval.core.results import read_results
 
     section = build_sections([(p, read_results(p)) for p in paths])[0]
     assert [row.name for row in section.rows] == ["rootsift (run_a)", "rootsift (run_b)"]

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from eval.cli import main
-from eval.demo.planes import write_planes
+from eval.core.results import read_results
 from eval.features import WholeFeature, load_method, parse_token
 from eval.features.detect import DogSettings, detect_dog
-from eval.results import read_results
-from eval.sequences.commands import pair_scores
+from eval.sequences.command import pair_scores
 from eval.sequences.data import find_sequences, missing_official, read_homography, without_large
 from eval.sequences.features import on_pixels, resize_image
 from eval.sequences.protocols import LocalFeatures, glue_factory_pair, match_pair, superpoint_homography
 from kornia_hardnet8.errors import DataError, MissingFileError
+from rendered.planes import write_planes
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,7 +84,7 @@ class _Corners(WholeFeature):
 
 def test_whole_local_features_bring_their_own_keypoints(walls, tmp_path, monkeypatch, capsys):
     own = _Corners(parse_token("corners"))
-    monkeypatch.setattr("eval.command_line.load_method", lambda text: own if text == "corners" else load_method(text))
+    monkeypatch.setattr("eval.core.options.load_method", lambda text: own if text == "corners" else load_method(text))
     args = ["sequences", "--data", walls / "v_hall", "--desc", "corners", "sift", "--keypoints", 200]
     assert main([*map(str, args), "--out", str(tmp_path)]) == 0
     whole, sift = read_results(tmp_path / "results.json")
@@ -176,7 +176,7 @@ def test_perfect_and_empty_pairs():
 
 
 def robust():
-    from eval.homography_estimators import HomographySettings
+    from eval.core.homography_estimators import HomographySettings
 
     return HomographySettings("opencv", 3.0)
 

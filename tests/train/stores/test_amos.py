@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d, maximum_filter
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.amos import (
     CROP,
@@ -33,7 +34,6 @@ from train.stores.hessian import (
     window_maximum,
 )
 from train.stores.redetected import build_redetected
-from train.stores.store import PatchStore
 from train.stores.view_folders import list_views, read_homography, warp_to_reference
 
 VECTOR_TESTS = {

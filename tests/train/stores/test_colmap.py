@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.colmap import build_colmap, cut_fixed, fixed_windows, parse_crop
 from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
-from train.stores.store import PatchStore
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, UsageError
 from train.cli import main
 from train.stores.info_command import correlations, describe, write_sheet
-from train.stores.store import PatchStore
 from train.stores.writer import create_store
 
 ROOT = Path(__file__).parents[3]

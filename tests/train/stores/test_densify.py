@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.colmap import build_colmap
 from train.stores.densify import carry_by_depth, densify, epipolar_px, open_views
 from train.stores.linking import Keypoints, carry, turn_between
-from train.stores.store import PatchStore
 
 REPOSITORY = Path(__file__).parents[3]
 FOCAL, WIDTH, HEIGHT = 320.0, 320, 240

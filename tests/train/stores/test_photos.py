@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.images import read_color
 from train.stores.linking import Keypoints, carry, group, mutual_links, turn_between
 from train.stores.photos import build_photos, select
-from train.stores.store import PatchStore
 from train.stores.views import jacobians, photometric, random_homography, render_view, transfer, warp
 
 

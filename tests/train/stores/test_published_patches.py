@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.batches import BatchSource
 from train.cli import main
@@ -18,7 +19,6 @@ from train.config import TrainConfig
 from train.stores import brown
 from train.stores.brown import build_brown, read_first_column, read_mosaic, read_pairs
 from train.stores.hpatches import build_hpatches
-from train.stores.store import PatchStore
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "vectors_hpatches.json"
 NUM_PATCHES = 300

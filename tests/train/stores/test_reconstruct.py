@@ -11,13 +11,13 @@ import pycolmap
 import pytest
 import torch
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
 from train.cli import main
 from train.stores.colmap import build_colmap, some_points
 from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
 from train.stores.reconstruct import map_database, match_mutual, reconstruct
-from train.stores.store import PatchStore
 
 WIDTH, HEIGHT, FOCAL = 400, 300, 380.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
-from train.stores.store import PatchStore
 from train.stores.writer import create_store
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from eval.cli import main
-from eval.estimators import EstimatorSettings
+from eval.core.estimators import EstimatorSettings
+from eval.core.matchers import AdalamSettings
+from eval.core.matching import MatcherSettings
 from eval.features import load_method
 from eval.features.detect import DogSettings, detect_dog
 from eval.images import read_gray
 from eval.imw.submission.validate import validate
 from eval.imw.submission.write import PLACEHOLDERS, keypoint_name, official_geom, official_matcher, official_name
-from eval.matchers import AdalamSettings
-from eval.matching import MatcherSettings
 from kornia_hardnet8.errors import UsageError
 
 ROOT = Path(__file__).parents[4]

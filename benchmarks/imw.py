@@ -1,0 +1,164 @@
+"""How many pairs a second the stereo task judges, where the time goes, and the same by plain loops."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.cache import Cache
+from common.geometry import relative_pose
+from common.jobs import open_executor
+from common.shell import available_cores
+from eval.core.estimators import estimate_fundamental
+from eval.core.matching import MatcherSettings, official_match
+from eval.core.poses import score_pair
+from eval.features import load_method
+from eval.features.detect import DogSettings
+from eval.features.extract import Features
+from eval.imw.demo import cached_scene
+from eval.imw.scene import HEADLINE, Pair, Scene, find_scenes
+from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
+
+
+class PlainPair(NamedTuple):
+    """What the plain loop says about one pair."""
+
+    matches: NDArray[np.int64]
+    error_deg: float
+
+
+def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]:
+    """Time the stereo task on pairs of the built-in scene, with RootSIFT, both ways.
+
+    Ours runs as ``eval imw`` runs it: jobs on all cores with their caches, started before. The plain loop does one pair
+    after the other, OpenCV's matcher with all cores.
+
+    Returns:
+        ``ours`` and ``plain``: pairs a second and processor seconds a pair, ours with the share of each stage;
+        ``ratio`` of the pairs a second; how many pairs have other matches, and the largest difference of pose errors.
+    """
+    scene = find_scenes(cached_scene())[0]
+    matcher = MatcherSettings()
+    settings = StereoSettings(detector=DogSettings(num=num_keypoints), matcher=matcher, seed=seed)
+    listed = scene.pairs(HEADLINE)
+    rows = np.linspace(0, len(listed) - 1, min(num_pairs, len(listed))).round().astype(int)
+    pairs = [listed[row] for row in rows.tolist()]
+    with tempfile.TemporaryDirectory() as folder, open_executor() as executor:
+        cache = Cache(Path(folder))
+        features = describe_scene(scene, load_method("rootsift"), settings, cache)
+        if executor is not None:  # start the workers, and let them import what they need
+            list(executor.map(_warm, range(2 * available_cores())))
+        start = time.perf_counter()
+        found = judge_pairs(scene, pairs, features, settings, cache, executor)
+        ours_s = time.perf_counter() - start
+    clock, processor = time.perf_counter(), time.process_time()
+    plain = [plain_pair(scene, pair, features, settings, matcher) for pair in pairs]
+    plain_s, plain_cpu_s = time.perf_counter() - clock, time.process_time() - processor
+    stages = _stages(scene, pairs, features, settings, matcher)
+    cpu_s = sum(stages.values())
+    return {
+        "scene": scene.name,
+        "keypoints": float(np.mean([len(f.keypoints) for f in features.values()])),
+        "pairs": len(pairs),
+        "cores": available_cores(),
+        "ours": {
+            "pairs_s": len(pairs) / ours_s,
+            "cpu_s_a_pair": cpu_s / len(pairs),
+            "share": {name: seconds / cpu_s for name, seconds in stages.items()},
+        },
+        "plain": {"pairs_s": len(pairs) / plain_s, "cpu_s_a_pair": plain_cpu_s / len(pairs)},
+        "ratio": plain_s / ours_s,
+        "cpu_ratio": plain_cpu_s / cpu_s,
+        **compare(found, plain),
+    }
+
+
+def compare(found: Sequence[StereoPair], plain: Sequence[PlainPair]) -> dict[str, Any]:
+    """Pairs with other matches, and the largest difference of the pose errors that both have, degrees."""
+    differing, largest = 0, 0.0
+    for ours, theirs in zip(found, plain, strict=True):
+        differing += not np.array_equal(ours.matches, theirs.matches)
+        if np.isfinite(ours.error_deg) or np.isfinite(theirs.error_deg):
+            largest = max(largest, abs(ours.error_deg - theirs.error_deg))
+    return {"pairs_with_other_matches": differing, "largest_difference_deg": largest}
+
+
+def plain_pair(
+    scene: Scene, pair: Pair, features: Mapping[str, Features], settings: StereoSettings, matcher: MatcherSettings
+) -> PlainPair:
+    """One pair the plain way: OpenCV's brute force in both directions, a loop for every rule, the same estimator."""
+    one, two = (features[name] for name in pair)
+    assert matcher.threshold is not None
+    forward = _one_way(one, two, matcher.threshold)
+    backward = dict(_one_way(two, one, matcher.threshold))
+    mutual = [(i, j) for i, j in forward if backward.get(j) == i]
+    unique: dict[tuple[float, ...], tuple[int, int]] = {}
+    for i, j in mutual:
+        unique.setdefault((*one.keypoints.xy[i].tolist(), *two.keypoints.xy[j].tolist()), (i, j))
+    matches = np.array([unique[place] for place in sorted(unique)], np.int64).reshape(-1, 2)
+    camera0, camera1 = (scene.cameras[name] for name in pair)
+    dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
+    score = score_pair(
+        one.keypoints.xy, two.keypoints.xy, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed
+    )
+    return PlainPair(matches, score.error_deg)
+
+
+def _one_way(queries: Features, database: Features, max_ratio: float) -> list[tuple[int, int]]:
+    import cv2
+
+    found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries.descs.numpy(), database.descs.numpy(), k=2)
+    return [(best.queryIdx, best.trainIdx) for best, second in found if best.distance <= max_ratio * second.distance]
+
+
+def _warm(_: int) -> None:
+    """Let a worker import what it needs, long enough for the others to get their turn."""
+    import cv2
+    import pydegensac  # noqa: F401
+
+    cv2.setNumThreads(1)
+    torch.ones(8, 8) @ torch.ones(8, 8)
+    time.sleep(0.2)
+
+
+def _stages(
+    scene: Scene,
+    pairs: Sequence[Pair],
+    features: Mapping[str, Features],
+    settings: StereoSettings,
+    matcher: MatcherSettings,
+) -> dict[str, float]:
+    """Processor seconds of each stage with one thread, in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = {"match": 0.0, "RANSAC": 0.0, "scoring": 0.0}
+    try:
+        for pair in pairs:
+            one, two = (features[name] for name in pair)
+            kpts0, kpts1 = one.keypoints.xy, two.keypoints.xy
+            marks = [time.process_time()]
+            matches = official_match(
+                one.descs, two.descs, torch.from_numpy(kpts0), torch.from_numpy(kpts1), matcher
+            ).numpy()
+            marks.append(time.process_time())
+            points0, points1 = (k[matches[:, c]].astype(np.float64) for c, k in enumerate((kpts0, kpts1)))
+            estimate_fundamental(points0, points1, settings.estimator, settings.seed)
+            marks.append(time.process_time())
+            camera0, camera1 = (scene.cameras[name] for name in pair)
+            dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
+            score_pair(kpts0, kpts1, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed)
+            marks.append(time.process_time())
+            match, ransac, both = np.diff(marks).tolist()
+            seconds["match"] += match
+            seconds["RANSAC"] += ransac
+            seconds["scoring"] += max(0.0, both - ransac)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds

@@ -1,0 +1,1 @@
+"""What train and eval share: files, images, formats, metrics, and the machine."""

@@ -1,0 +1,66 @@
+"""HDF5 files of named arrays: written whole or not at all, read with errors of one line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8.files import atomic_path
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write_h5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, str] | None = None) -> None:
+    """Write arrays and text attributes to ``path``, whole or not at all; ``/`` in a name makes groups."""
+    h5py = _h5py()
+    # Built in memory: the HDF5 library reports a full disk late, and then cannot close its file.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values)
+        for name, text in (attributes or {}).items():
+            file.attrs[name] = text
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dict[str, str]]:
+    """Read the named arrays (all when None) and the text attributes.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: damaged, or a name that is not there.
+    """
+    h5py = _h5py()
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not there")
+    try:
+        with h5py.File(path, "r") as file:
+            if names is None:
+                found: list[str] = []
+                file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+                names = found
+            arrays = {}
+            for name in names:
+                if not isinstance(file.get(name), h5py.Dataset):
+                    raise DataError(f"{path} has no dataset {name!r}")
+                arrays[name] = np.asarray(file[name][()])
+            return arrays, {key: str(value) for key, value in file.attrs.items()}
+    except DataError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
+        raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise missing_extra("h5py", "eval") from None
+    return h5py

@@ -1,0 +1,240 @@
+"""What the command lines share: one-line errors, exit codes, progress, flags, and what they ask of the machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from kornia_hardnet8.errors import HardNet8Error, UsageError, closest
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+PLAIN_PROGRESS_S = 30.0
+
+
+def run_command(command: Callable[[], int | None], debug: bool = False) -> int:
+    """Run ``command`` and return its exit code: errors become one line on stderr, a traceback only with ``debug``.
+
+    0 when it returns None; 1 for bad data or a failed run, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (HardNet8Error, OSError, MemoryError) as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, HardNet8Error) and isinstance(error, OSError) and error.filename is not None:
+            message = f"cannot read or write {error.filename}: {error.strerror}"
+        print(f"error: {message}", file=sys.stderr)
+        return error.exit_code if isinstance(error, HardNet8Error) else 1
+
+
+def set_up_logging(verbosity: int) -> None:
+    """Log to stderr: warnings with -1 (quiet), information with 0, debugging with 1 and more."""
+    level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for name in ("kornia_hardnet8", "common", "train", "eval", "benchmarks"):
+        logging.getLogger(name).setLevel(level)
+
+
+def progress(
+    items: Iterable[T],
+    total: int | None = None,
+    what: str = "",
+    unit: str = "it",
+    status: Callable[[], str] = str,
+) -> Iterator[T]:
+    """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s; ``status()`` ends it."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar = tqdm(items, total=total, desc=what, unit=unit, file=sys.stderr)
+        for item in bar:
+            yield item
+            bar.set_postfix_str(status(), refresh=False)
+        return
+    log = logging.getLogger("kornia_hardnet8.progress")
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_PROGRESS_S:
+            last = now
+            rate = done / (now - start)
+            left = f"about {(total - done) / rate:.0f} s left" if total else ""
+            parts = filter(None, (f"{rate:.3g} {unit}/s", left, status()))
+            log.info("%s: %d%s %s, %s", what, done, f"/{total}" if total else "", unit, ", ".join(parts))
+
+
+def dispatch(program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str]) -> int:
+    """Run the sub-command that ``argv`` names.
+
+    ``commands`` maps a name to (module, one line of help). The module is imported only when its command is asked
+    for; it offers ``configure(parser)`` and ``run(args) -> int | None``.
+    """
+    width = max(map(len, commands))
+    lines = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in commands.items())
+    usage = f"usage: python -m {program} COMMAND …\n\n{description}\n\ncommands:\n{lines}\n"
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage, file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    name, rest = argv[0], list(argv[1:])
+    if name not in commands:
+        print(f"error: {program} has no command {name!r}{closest(name, commands)}", file=sys.stderr)
+        return 2
+    return run_module(f"{program} {name}", *commands[name], rest)
+
+
+def run_module(title: str, module_name: str, description: str, argv: Sequence[str]) -> int:
+    """Parse ``argv`` for one command module and run it, with the flags that every command shares."""
+
+    def command() -> int | None:
+        module, parser = command_parser(title, module_name, description)
+        args = parser.parse_args(argv)
+        set_up_logging(-1 if args.quiet else args.verbose)
+        result: int | None = module.run(args)
+        return result
+
+    return run_command(command, debug="--debug" in argv)
+
+
+def command_parser(title: str, module_name: str, description: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """A command module and the parser of its flags."""
+    module = importlib.import_module(module_name)
+    parser = _Parser(
+        prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    module.configure(parser)
+    parser.set_defaults(verbose=0, quiet=False, debug=False)
+    add_message_flags(parser)
+    return module, parser
+
+
+def add_message_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command: ``-v``, ``-q`` and ``--debug``.
+
+    They have no defaults, so that a sub-parser that has them too leaves what was given before its name.
+    """
+    group = parser.add_argument_group("messages")
+    unset: dict[str, Any] = {"default": argparse.SUPPRESS}
+    group.add_argument("-v", "--verbose", action="count", help="say more on stderr", **unset)
+    group.add_argument("-q", "--quiet", action="store_true", help="say only warnings and errors on stderr", **unset)
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error", **unset)
+
+
+def seed_number(text: str) -> int:
+    """The type of a ``--seed``: 0 … 2^31 - 1, what every generator in use takes."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number of 0 to 2^31 - 1, got {text!r}")
+    return value
+
+
+def positive_number(text: str) -> int:
+    """The type of a flag that counts: a whole number of 1 and more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of 1 and more is needed, got {text!r}")
+    return value
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU when there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
+    return device
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision, status = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.strip() + ("+" if status.strip() else "")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answer wrong usage in one line, an unknown option with the closest one; sub-parsers do too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"error: {self.prog}: {' '.join(message.split())}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what no parser knows is an error."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name!r}: what belongs together stands together")
+            self.error(f"there is no option {name}{closest(name, self._options(values), count=1)}")
+        return values
+
+    def _options(self, values: argparse.Namespace) -> list[str]:
+        """The options of this parser and of the sub-parser that was chosen."""
+        options: list[str] = []
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = action.choices.get(getattr(values, action.dest))
+                options += chosen._options(values) if chosen is not None else []
+            elif action.help != argparse.SUPPRESS:
+                options += action.option_strings
+        return options
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show a default only where there is one to show; a blank line begins a paragraph."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+            return action.help
+        return super()._get_help_string(action)

@@ -1,0 +1,1 @@
+"""What the evaluations share: matching, estimation, results, pictures."""

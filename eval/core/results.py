@@ -1,0 +1,185 @@
+"""The results file that every benchmark writes: ``{"schema": "results/1", "results": [one entry a method]}``."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from common.metrics import bootstrap_ci
+from common.shell import git_revision
+from kornia_hardnet8 import __version__
+from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import read_json, write_json
+
+SCHEMA = "results/1"
+_PACKAGES = ("torch", "kornia", "numpy", "opencv-python-headless", "pydegensac", "pycolmap", "h5py")
+_RESAMPLES = 2000
+_RESAMPLE_BLOCK = 1 << 20  # random indices drawn at once: 8 MiB
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean with its 95 % interval (None where nothing was measured) and the number of items behind it."""
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    n: int
+
+
+@dataclass
+class Result:
+    """What one benchmark found for one method.
+
+    Attributes:
+        benchmark: ``imw``, ``hpatches``, ``dev``, …
+        protocol: every setting of the benchmark.
+        dataset: ``name`` and ``fingerprint``, and what else tells it apart.
+        method: ``descriptor`` (the token as typed), detector, matcher, geometry, ``weights_sha256``.
+        scores: by name, as ``stereo/mAA@10``.
+        per_scene: scores by scene.
+        per_pair: one dictionary a pair.
+        timing: seconds by stage.
+        environment: see :func:`environment`.
+    """
+
+    benchmark: str
+    protocol: dict[str, Any]
+    dataset: dict[str, Any]
+    method: dict[str, Any]
+    scores: dict[str, Score]
+    per_scene: dict[str, dict[str, Any]] = field(default_factory=dict)
+    per_pair: list[dict[str, Any]] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=lambda: environment())
+
+
+def mean_score(values: ArrayLike, seed: int = 0) -> Score:
+    """Mean of finite values with its bootstrap interval; nothing measured gives ``Score(None, None, 0)``."""
+    return mean_over_scenes([np.asarray(values, np.float64)], seed)
+
+
+def mean_over_scenes(scenes: Sequence[ArrayLike], seed: int = 0) -> Score:
+    """Mean over scenes of the mean over a scene's items, each scene with the same weight.
+
+    The interval resamples items inside every scene. Scenes without items are left out; ``n`` counts items.
+    """
+    groups = [group for group in (np.asarray(s, np.float64).ravel() for s in scenes) if group.size]
+    if not groups:
+        return Score(None, None, 0)
+    value, count = float(np.mean([group.mean() for group in groups])), sum(group.size for group in groups)
+    if len(groups) == 1:
+        return Score(value, bootstrap_ci(groups[0], seed), count)
+    rng = np.random.default_rng(seed)
+    means = np.mean([_resampled_means(group, rng) for group in groups], axis=0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Score(value, (float(low), float(high)), count)
+
+
+def nested_mean(scenes: Sequence[Sequence[ArrayLike]], seed: int = 0) -> Score:
+    """Mean over scenes of the mean over a scene's groups of the mean over a group's items.
+
+    The interval resamples items inside every group. Groups without items, and scenes without groups, are left out;
+    ``n`` counts items.
+    """
+    kept = [[group for group in (np.asarray(g, np.float64).ravel() for g in s) if group.size] for s in scenes]
+    kept = [groups for groups in kept if groups]
+    if not kept:
+        return Score(None, None, 0)
+    value = float(np.mean([np.mean([group.mean() for group in groups]) for groups in kept]))
+    rng = np.random.default_rng(seed)
+    means = [np.mean([_resampled_means(group, rng) for group in groups], axis=0) for groups in kept]
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    return Score(value, (float(low), float(high)), sum(group.size for groups in kept for group in groups))
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Write the results file as strict JSON (a number that is not finite becomes null), whole or not at all."""
+    write_json(path, {"schema": SCHEMA, "results": [strict(asdict(result)) for result in results]})
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The entries of a results file.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: not JSON, or of another schema.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("results"), list):
+        raise DataError(f"{path} is not a results file (schema {SCHEMA})")
+    entries: list[dict[str, Any]] = content["results"]
+    return entries
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, source revision and the command line: what is needed to run it again."""
+    return {
+        "version": __version__,
+        "git": git_revision(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+    }
+
+
+def run_folder(out: Path | None, what: str) -> Path:
+    """The folder of a run, made when it is not there: ``out``, or ``runs/<date>-<what>`` without results in it yet.
+
+    So a run that was stopped goes on in its folder, and one that ended keeps its results (``runs/<date>-<what>-2`` …).
+
+    Raises:
+        UsageError: it is a file.
+    """
+    name = f"{datetime.date.today().isoformat()}-{what}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    unused = (Path("runs") / name for name in names if not (Path("runs") / name / "results.json").exists())
+    folder = Path(out) if out is not None else next(unused)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file; a folder is needed")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def strict(value: Any) -> Any:
+    """Plain JSON values: numpy scalars and paths converted, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return strict(value.tolist())
+    if isinstance(value, np.generic):
+        return strict(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _resampled_means(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    block = max(1, _RESAMPLE_BLOCK // values.size)
+    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+    return np.concatenate([values[rng.integers(0, values.size, (n, values.size))].mean(axis=1) for n in sizes])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

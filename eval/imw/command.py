@@ -1,0 +1,159 @@
+"""``python -m eval imw``: the benchmark on scenes with known poses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.cache import Cache
+from common.jobs import open_executor
+from common.shell import choose_device
+from eval.core.options import add_descriptor_flags, add_run_flags, finish
+from eval.core.results import environment, run_folder, strict
+from eval.features import Method
+from eval.imw.flags import MATCHERS as MATCHERS
+from eval.imw.flags import (
+    add_keypoint_flags,
+    add_matching_flags,
+    add_pose_flags,
+    any_matcher_from,
+    detector_from,
+    estimator_from,
+    methods_from,
+)
+from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
+from eval.imw.run import TASKS, ImwSettings, MethodRun, left_out, official_labels, run_method, to_official, to_result
+from eval.imw.scene import find_scenes, without_deprecated
+from eval.imw.stereo import StereoSettings
+from eval.imw.tables import tables
+from eval.imw.tune import hold_out, tune
+from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.files import write_json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = ImwSettings()
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, metavar="DIR", help="a scene, or a folder of scenes; none: the built-in one")
+    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
+    data.add_argument("--drop-deprecated", action="store_true", help="leave out images that the benchmark deprecated")
+    add_descriptor_flags(parser)
+    points = add_keypoint_flags(parser)
+    points.add_argument(
+        "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
+    )
+    matching = add_matching_flags(parser, imported=True)
+    matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
+    add_pose_flags(parser)
+    add_run_flags(parser, "imw")
+    tasks = parser.add_argument_group("tasks and pictures")
+    tasks.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
+    tasks.add_argument("--runs", type=int, default=defaults.stereo.runs, help="of the estimator, seeds counting up")
+    tasks.add_argument(
+        "--bag-timeout", type=float, default=defaults.multiview.time_limit_s, metavar="S", help="of one bag, seconds"
+    )
+    tasks.add_argument(
+        "--viz",
+        type=int,
+        default=1,
+        metavar="N",
+        help="best, median and worst pairs to draw of each scene; 0: no pictures",
+    )
+    tasks.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
+    tasks.add_argument(
+        "--tune", metavar="SCENE", help="choose ratio and threshold of stereo on this scene, judge on the others"
+    )
+    scale = parser.add_argument_group("scale")
+    scale.add_argument("--jobs", type=int, metavar="N", help="processes for pairs and bags (default: one a core)")
+    scale.add_argument(
+        "--executor",
+        metavar="dask://HOST:PORT",
+        help="run pairs and bags on the workers of a dask scheduler, which see the same files",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge every descriptor on every scene; write and print the results."""
+    settings = settings_from(args)
+    if args.print_config:
+        config = {"data": args.data, "desc": args.desc, "task": args.task, **settings.to_dict()}
+        print(json.dumps(strict(config), indent=1))
+        return
+    methods = methods_from(args)
+    settings = settings_from(args, methods)
+    if args.data is None:
+        from eval.imw.demo import cached_scene
+
+        scenes = find_scenes(cached_scene())
+    else:
+        scenes = find_scenes(args.data)
+    if args.drop_deprecated:
+        scenes = [without_deprecated(scene) for scene in scenes]
+    tuning = None
+    if args.tune is not None:
+        if "stereo" not in settings.tasks:
+            raise UsageError("--tune chooses settings of the stereo task, which --task leaves out")
+        tuning, scenes = hold_out(scenes, args.tune)
+    missing = left_out(scenes, settings.tasks)
+    out = run_folder(args.out, "imw")
+    cache = Cache(args.cache or out / "cache")
+    with open_executor(args.executor, args.jobs) as executor:
+        device = choose_device(args.device)
+        tuned = [tune(tuning, method, settings.stereo, cache, executor, device) for method in methods] if tuning else []
+        chosen = [replace(settings, stereo=found.settings) for found in tuned] or [settings] * len(methods)
+        runs = [
+            run_method(scenes, method, own, cache, executor, device)
+            for method, own in zip(methods, chosen, strict=True)
+        ]
+    about = environment()
+    results = [to_result(found, own, about) for found, own in zip(runs, chosen, strict=True)]
+    for result, best in zip(results, tuned, strict=False):
+        result.protocol["tuned"] = best.to_dict()
+    for found, own, label in zip(runs, chosen, official_labels(runs, settings), strict=True):
+        write_json(out / "official" / f"{label}.json", strict(to_official(found, own, label)))
+    lines = [tables(results)]
+    lines += [f"{method.name}: {found}" for method, found in zip(methods, tuned, strict=False)]
+    lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
+    if args.viz > 0:
+        lines += [f"picture: {path}" for path in _draw(out, runs, args.viz)]
+    finish(out, results, args.json, "\n".join(lines))
+
+
+def _draw(out: Path, runs: Sequence[MethodRun], count: int) -> list[Path]:
+    """Pairs, accuracy curves and bags of every scene; returns the pictures."""
+    from eval.imw.pictures import draw_accuracy, draw_bags, draw_pairs
+
+    names = [found.method.name for found in runs]
+    pictures = []
+    for scenes in zip(*(found.stereo for found in runs), strict=True):
+        pictures += [*draw_pairs(out / "matches", names, scenes, count), draw_accuracy(out, names, scenes)]
+    for found in runs:
+        for bags in found.multiview:
+            pictures += draw_bags(out / "bags", found.method.name, bags)
+    return pictures
+
+
+def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> ImwSettings:
+    """The settings that the flags ask for, checked against the methods."""
+    return ImwSettings(
+        StereoSettings(
+            detector=detector_from(args, args.keypoints),
+            mr_size=args.mr_size,
+            matcher=any_matcher_from(args.matcher, args.ratio, "stereo", methods if "stereo" in args.task else ()),
+            estimator=estimator_from(args),
+            seed=args.seed,
+            runs=args.runs,
+        ),
+        MultiviewSettings(
+            matcher=any_matcher_from(
+                args.matcher, args.multiview_ratio, "multiview", methods if "multiview" in args.task else ()
+            ),
+            seed=args.seed,
+            time_limit_s=args.bag_timeout,
+        ),
+        tuple(task for task in TASKS if task in args.task),
+    )

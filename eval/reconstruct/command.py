@@ -1,0 +1,148 @@
+"""``python -m eval reconstruct``: a folder of photographs to a COLMAP database and model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from common.cache import Cache
+from common.jobs import open_executor
+from common.shell import choose_device, seed_number
+from eval.core.options import format_table
+from eval.features import Method, known_names
+from eval.imw.flags import add_keypoint_flags, add_matching_flags, any_matcher_from, detector_from, methods_from
+from eval.reconstruct.pipeline import Outcome, reconstruct
+from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
+from kornia_hardnet8.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = ReconstructSettings()
+    parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photographs, folders below it too")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="database.db, sparse/0, summary.json")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")
+    features = parser.add_argument_group("features")
+    features.add_argument(
+        "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
+    )
+    features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
+    points = add_keypoint_flags(parser)
+    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest of each image")
+    points.add_argument(
+        "--max-side", type=int, default=defaults.max_side_px, help="features of larger images are found at this, pixels"
+    )
+    matching = add_matching_flags(parser)
+    matching.add_argument("--pairs", type=Path, metavar="FILE", help="match these, two names a line (default: all)")
+    cameras = parser.add_argument_group("cameras (focal lengths by EXIF where it has them, else guessed and refined)")
+    cameras.add_argument(
+        "--cameras", choices=CAMERA_MODES, default=defaults.camera.mode, help="which images share one; auto: by EXIF"
+    )
+    cameras.add_argument("--camera-model", choices=CAMERA_MODELS, default=defaults.camera.model, metavar="MODEL",
+                         help=f"of COLMAP: {', '.join(CAMERA_MODELS)}")  # fmt: skip
+    cameras.add_argument("--focal", type=float, metavar="PX", help="focal length of every image, pixels")
+    cameras.add_argument("--camera-params", metavar="F,CX,CY,…", help="all parameters, in COLMAP's order and pixels")
+    cameras.add_argument(
+        "--refine", action=argparse.BooleanOptionalAction, default=True, help="of focal length and distortion"
+    )
+    run_group = parser.add_argument_group("run")
+    run_group.add_argument("--seed", type=seed_number, default=0, help="of verification and mapping")
+    run_group.add_argument(
+        "--threads", type=int, default=defaults.num_threads,
+        help="of the mapper; 0: all cores. With more than 1 the last digits differ between runs",
+    )  # fmt: skip
+    run_group.add_argument("--jobs", type=int, metavar="N", help="processes for matching (default: one a core)")
+    run_group.add_argument("--picture", action=argparse.BooleanOptionalAction, default=True, help="draw DIR/model.png")
+    run_group.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+    run_group.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reconstruct, draw and print."""
+    (method,) = methods_from(args)
+    settings = settings_from(args, method)
+    if args.print_config:
+        print(json.dumps({"images": str(args.images), "desc": args.desc[0], **settings.to_dict()}, indent=1))
+        return
+    device = choose_device(args.device)
+    cache = Cache(args.cache) if args.cache else None
+    with open_executor(jobs=args.jobs if device.type == "cpu" else 1) as executor:
+        outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
+    picture = None
+    if args.picture:
+        from eval.reconstruct.pictures import draw_model
+
+        picture = args.out / "model.png"
+        folder = args.images.resolve()
+        place = folder.parent.name if folder.name.lower() in ("images", "photos") else folder.name
+        draw_model(picture, outcome.models[0], title=f"{place}, {method.name}")
+    if args.json:
+        print((args.out / "summary.json").read_text(encoding="utf-8"), end="")
+        return
+    print(table(outcome))
+    print(f"model: {args.out / 'sparse' / '0'}")
+    if picture is not None:
+        print(f"picture: {picture}")
+
+
+def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettings:
+    """The settings that the flags ask for."""
+    return ReconstructSettings(
+        detector=detector_from(args, args.keypoints),
+        mr_size=args.mr_size,
+        max_side_px=args.max_side,
+        matcher=any_matcher_from(args.matcher, args.ratio, "reconstruct", [method]),
+        camera=CameraSettings(
+            model=args.camera_model,
+            mode=args.cameras,
+            focal_px=args.focal,
+            params=_numbers(args.camera_params),
+            refine=args.refine,
+        ),
+        seed=args.seed,
+        num_threads=args.threads,
+    )
+
+
+def table(outcome: Outcome) -> str:
+    """One line a model, then what is not in the first one, pairs and seconds."""
+    summary = outcome.summary
+    readable = summary["images"]["found"] - len(summary["images"]["unreadable"])
+    rows: list[tuple[Any, ...]] = [
+        (
+            f"sparse/{index}",
+            f"{model['registered']}/{readable}",
+            model["points"],
+            f"{model['mean_reprojection_error_px']:.2f} px",
+            f"{model['mean_track_length']:.2f}",
+            round(model["mean_observations_per_image"]),
+        )
+        for index, model in enumerate(summary["models"])
+    ]
+    head = ("model", "images", "points", "reprojection", "track length", "points/image")
+    pairs, seconds = summary["pairs"], summary["seconds"]
+    lines = [
+        format_table(head, rows),
+        f"pairs: {pairs['verified']} of {pairs['matched']} verified",
+        "seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()),
+    ]
+    for what, names in (
+        ("not in sparse/0", summary["not_registered"]),
+        ("unreadable", summary["images"]["unreadable"]),
+    ):
+        if names:
+            lines.append(
+                f"{what}: {', '.join(names[:10])}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            )
+    return "\n".join(lines)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"--camera-params {text}: expected numbers with commas between them") from None

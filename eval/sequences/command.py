@@ -1,0 +1,370 @@
+"""``python -m eval sequences``: local features on homography sequences, by the field's three protocols."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from common.cache import Cache
+from common.fingerprint import fingerprint
+from common.homography import crop_homography, reprojection_errors, scale_homography
+from common.metrics import auc
+from common.shell import progress
+from eval.core.homography_estimators import HomographySettings
+from eval.core.matching import mutual_nn
+from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_methods, safe_name
+from eval.core.results import Result, Score, environment, mean_score, run_folder
+from eval.core.viz import draw_matches
+from eval.features import Keypoints, Method, WholeFeature
+from eval.features.detect import DogSettings
+from eval.features.extract import extract
+from eval.images import gray_from_bgr, read_bgr
+from eval.sequences.data import CLASSES, ImageSequence, find_sequences, missing_official, without_large
+from eval.sequences.features import (
+    CROPS,
+    DetectorSettings,
+    Resize,
+    SizedImage,
+    describe,
+    detect,
+    on_pixels,
+    resize_image,
+)
+from eval.sequences.protocols import (
+    AUC_THRESHOLDS_PX,
+    HA_THRESHOLDS_PX,
+    MMA_THRESHOLDS_PX,
+    SUPERPOINT_RANSAC,
+    LocalFeatures,
+    auc_interval,
+    glue_factory_pair,
+    match_pair,
+    superpoint_homography,
+    superpoint_repeatability,
+)
+from eval.webcam.command import spread_places
+from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.files import sha256_file
+
+
+class _Task(NamedTuple):
+    """What a protocol says about images and keypoints."""
+
+    size: Resize
+    detected: int | None
+    """Strongest keypoints of an image; None: --keypoints."""
+    kept: int | None = None
+    """Of those, the strongest that both images see; None: all."""
+
+
+TASKS = {
+    "mma": _Task("original", None),
+    "homography": _Task("crop-640x480", 1500, 1000),
+    "auc": _Task("short-480", 1024),
+    "repeatability": _Task("crop-320x240", 1000, 300),
+}
+_BUDGETS = {"opencv": (0.995, 3000), "poselib": (0.9999, 100_000)}  # confidence and iterations of auc's estimators
+SUPPRESSION_PX = 4.0  # of repeatability: no stronger keypoint is nearer
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = DetectorSettings()
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="sequences: images 1, 2, … and H_1_2, …")
+    data.add_argument("--all", action="store_true", help="keep the 8 large HPatches sequences, too")
+    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of descriptors (default: RUN/cache)")
+    add_descriptor_flags(parser)
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
+    group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="strongest DoG keypoints for mma")
+    group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
+    group.add_argument("--estimator", choices=tuple(_BUDGETS), default="poselib", help="robust estimator of auc")
+    group.add_argument("--threshold", type=float, default=1.0, help="inlier threshold of auc's estimator, pixels")
+    group.add_argument("--viz", type=int, default=1, metavar="N", help="sequences whose middle pair is drawn (mma)")
+    add_run_flags(parser, "sequences")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
+    settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size)
+    robust = HomographySettings(args.estimator, args.threshold, *_BUDGETS[args.estimator])
+    sequences = find_sequences(args.data)
+    excluded: list[str] = []
+    if not args.all:
+        sequences, excluded = without_large(sequences)
+    if not sequences:
+        raise UsageError(f"{args.data} holds only sequences that the protocol leaves out: use --all")
+    methods = load_methods(args)
+    out = run_folder(args.out, "sequences")
+    cache = Cache(args.cache or out / "cache")
+    tasks = [name for name in TASKS if name in args.task]
+    pairs: list[list[dict[str, Any]]] = [[] for _ in methods]
+    seconds: list[dict[str, float]] = [defaultdict(float) for _ in methods]
+    for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
+        judge = _SequenceJudge(sequence, settings, robust, cache)
+        for k, method in enumerate(methods):
+            start = time.perf_counter()
+            pairs[k] += judge.judge(method, tasks)
+            seconds[k]["describe_match_estimate"] += time.perf_counter() - start
+            if "mma" in tasks and number < args.viz:
+                judge.draw(method, out / "matches")
+    protocol = {
+        "tasks": tasks,
+        "matcher": "mutual nearest neighbours (L2)",
+        "mma": {"size": "original", "thresholds_px": list(MMA_THRESHOLDS_PX)},
+        "homography": {
+            "size": "640 x 480 (ratio kept, cropped)",
+            "detected": TASKS["homography"].detected,
+            "keypoints": TASKS["homography"].kept,
+            "positions": "whole pixels",
+            **SUPERPOINT_RANSAC.to_dict(),
+        },
+        "auc": {
+            "size": "short side 480",
+            "keypoints": TASKS["auc"].detected,
+            **robust.to_dict(),
+            "pixel_origin": "corner",
+        },
+        "repeatability": {
+            "size": "320 x 240 (ratio kept, cropped)",
+            "detected": TASKS["repeatability"].detected,
+            "keypoints": TASKS["repeatability"].kept,
+            "suppression_px": SUPPRESSION_PX,
+            "positions": "whole pixels",
+            "radius_px": 3.0,
+        },
+        "excluded": excluded,
+        "missing": missing_official(sequences),
+        "seed": args.seed,
+    }
+    dataset = {
+        "name": args.data.resolve().name,
+        "sequences": [s.name for s in sequences],
+        "fingerprint": fingerprint(p for s in sequences for p in (s.reference, *(t[1] for t in s.targets))),
+    }
+    environment_ = environment()
+    results = [
+        _result(
+            method,
+            pairs[k],
+            tasks,
+            dict(seconds[k]),
+            {**_detector(method, settings), **protocol},
+            dataset,
+            environment_,
+            args.seed,
+        )
+        for k, method in enumerate(methods)
+    ]
+    if "mma" in tasks:
+        from eval.sequences.plots import plot_mma
+
+        plot_mma(results, out / "mma.png")
+    finish(out, results, args.json, _lines(results, excluded, protocol["missing"]))
+
+
+def _detector(method: Method, settings: DetectorSettings) -> dict[str, Any]:
+    """What the results say about where the keypoints of a method come from."""
+    if isinstance(method, WholeFeature):
+        return {"detector": method.token.name, "keypoints": settings.keypoints}
+    return settings.to_dict()
+
+
+class _SequenceJudge:
+    """Images, sizes and keypoints of one sequence, shared by all methods."""
+
+    def __init__(
+        self, sequence: ImageSequence, settings: DetectorSettings, robust: HomographySettings, cache: Cache
+    ) -> None:
+        self.sequence, self.settings, self.robust, self.cache = sequence, settings, robust, cache
+        self.paths = {1: sequence.reference, **{k: path for k, path, _ in sequence.targets}}
+        self.colour = {k: read_bgr(path) for k, path in self.paths.items()}
+        self.images = {k: gray_from_bgr(image) for k, image in self.colour.items()}
+        self.hashes = {k: sha256_file(path) for k, path in self.paths.items()}
+        self._sized: dict[tuple[int, Resize], SizedImage] = {}
+        self._keypoints: dict[tuple[int, Resize], Keypoints] = {}
+
+    def judge(self, method: Method, tasks: Sequence[str]) -> list[dict[str, Any]]:
+        """One dictionary a pair (1, k)."""
+        rows = []
+        described: dict[tuple[int, str], LocalFeatures] = {}
+
+        def features(image: int, task: str) -> LocalFeatures:
+            if (image, task) not in described:
+                described[image, task] = self._features(image, task, method)
+            return described[image, task]
+
+        for k, _, H in self.sequence.targets:
+            row: dict[str, Any] = {"scene": self.sequence.name, "class": self.sequence.kind, "pair": [1, k]}
+            for task in tasks:
+                row |= self._judge_pair(task, k, H, features(1, task), features(k, task))
+            rows.append(row)
+        return rows
+
+    def _judge_pair(
+        self, task: str, k: int, H: np.ndarray, first: LocalFeatures, second: LocalFeatures
+    ) -> dict[str, Any]:
+        if task == "mma":
+            return {"num_keypoints": [len(first.xy), len(second.xy)], **match_pair(first, second, H)}
+        how = TASKS[task].size
+        one, other = self.sized(1, how), self.sized(k, how)
+        if task == "auc":
+            scores = glue_factory_pair(
+                first, second, scale_homography(H, one.scale, other.scale), one.size, self.robust
+            )
+            return {f"auc_{name}": value for name, value in scores.items()}
+        originals = [(i.shape[1], i.shape[0]) for i in (self.images[1], self.images[k])]
+        cropped = crop_homography(H, originals[0], originals[1], CROPS[how])
+        keep = TASKS[task].kept
+        assert keep is not None
+        if task == "homography":
+            outcome = superpoint_homography(first, second, cropped, one.size, other.size, keep)
+            return {"corner_error_px": outcome.corner_error_px, "ha_num_matches": len(outcome.matches)}
+        return {"repeatability": superpoint_repeatability(first, second, cropped, one.size, other.size, keep)}
+
+    def draw(self, method: Method, folder: Path) -> None:
+        """Draw the matches of the middle pair at the original size."""
+        k, _, H = self.sequence.targets[len(self.sequence.targets) // 2]
+        first, second = self._features(1, "mma", method), self._features(k, "mma", method)
+        matches = mutual_nn(first.descs, second.descs).matches.numpy()
+        errors = reprojection_errors(first.xy[matches[:, 0]], second.xy[matches[:, 1]], H)
+        path = folder / f"{self.sequence.name}_1_{k}_{safe_name(method.name)}.png"
+        title = f"{method.name}, {self.sequence.name} 1 to {k}"
+        draw_matches(path, self.images[1], self.images[k], first.xy, second.xy, matches, errors, title=title)
+
+    def sized(self, image: int, how: Resize) -> SizedImage:
+        """An image at the size of a protocol."""
+        if (image, how) not in self._sized:
+            self._sized[image, how] = resize_image(self.images[image], how)
+        return self._sized[image, how]
+
+    def _features(self, image: int, task: str, method: Method) -> LocalFeatures:
+        how, budget = TASKS[task].size, TASKS[task].detected or self.settings.keypoints
+        if isinstance(method, WholeFeature):
+            pixels = resize_image(self.colour[image], how).image
+            # Suppression needs more to choose from.
+            found = extract(
+                pixels, method, DogSettings(num=2 * budget if task == "repeatability" else budget), self.cache
+            )
+            keypoints, descs = found.keypoints, found.descs
+        else:
+            keypoints = self._detected(image, how)
+            if task != "repeatability":  # there only positions count
+                keypoints = keypoints[:budget]
+                pixels = self.sized(image, how).image
+                descs = describe(pixels, keypoints, method, self.settings, self.hashes[image], how, self.cache)
+        if task == "repeatability":
+            keypoints = spread_places(keypoints, SUPPRESSION_PX, budget)
+            descs = _no_descriptors(len(keypoints))
+        features = LocalFeatures(keypoints.xy, keypoints.response, descs)
+        return on_pixels(features) if task in ("homography", "repeatability") else features
+
+    def _detected(self, image: int, how: Resize) -> Keypoints:
+        if (image, how) not in self._keypoints:
+            self._keypoints[image, how] = detect(self.sized(image, how).image, self.settings)
+        return self._keypoints[image, how]
+
+
+def _no_descriptors(count: int) -> torch.Tensor:
+    """(count, 0), for what only needs positions."""
+    return torch.empty(count, 0)
+
+
+def _result(
+    method: Method,
+    pairs: list[dict[str, Any]],
+    tasks: Sequence[str],
+    timing: dict[str, float],
+    protocol: dict[str, Any],
+    dataset: dict[str, Any],
+    environment_: dict[str, Any],
+    seed: int,
+) -> Result:
+    scores = pair_scores(pairs, tasks, seed)
+    kinds = [kind for kind in CLASSES if any(p["class"] == kind for p in pairs)]
+    if len(kinds) > 1:
+        for kind in kinds:
+            part = pair_scores([p for p in pairs if p["class"] == kind], tasks, seed)
+            scores |= {f"{kind}/{name}": score for name, score in part.items()}
+    by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for pair in pairs:
+        by_scene[pair["scene"]].append(pair)
+    return Result(
+        benchmark="sequences",
+        protocol=protocol,
+        dataset=dataset,
+        method={
+            "descriptor": method.name,
+            "detector": protocol["detector"],
+            "matcher": "mnn",
+            "geometry": protocol["auc"]["method"],
+            "weights_sha256": method.weights_sha256,
+        },
+        scores=scores,
+        per_scene={n: {k: s.value for k, s in pair_scores(p, tasks, seed).items()} for n, p in by_scene.items()},
+        per_pair=pairs,
+        timing=timing,
+        environment=environment_,
+    )
+
+
+def pair_scores(pairs: Sequence[dict[str, Any]], tasks: Sequence[str], seed: int = 0) -> dict[str, Score]:
+    """Scores of a set of pairs, every pair with the same weight.
+
+    ``MMA@t``, ``correct_nn``, ``num_matches``; ``HA@t``: share of pairs with a corner error <= t px; ``AUC@t`` of the
+    robust and ``AUC_dlt@t`` of the least-squares homography; ``precision@t`` of auc's matches; ``repeatability``.
+    A pair without a model has an infinite error; one without a shared keypoint is left out of ``correct_nn`` and
+    ``repeatability``.
+    """
+    scores: dict[str, Score] = {}
+
+    def mean(name: str, values: Sequence[float | None]) -> None:
+        scores[name] = mean_score([v for v in values if v is not None], seed)
+
+    if "mma" in tasks:
+        for t in MMA_THRESHOLDS_PX:
+            mean(f"MMA@{t}", [p[f"MMA@{t}"] for p in pairs])
+        mean("correct_nn", [p["correct_nn"] for p in pairs])
+        mean("num_matches", [float(p["num_matches"]) for p in pairs])
+    if "homography" in tasks:
+        for t in HA_THRESHOLDS_PX:
+            mean(f"HA@{t}", [float(p["corner_error_px"] <= t) for p in pairs])
+    if "auc" in tasks:
+        for label, key in (("AUC", "auc_error_robust"), ("AUC_dlt", "auc_error_dlt")):
+            errors = [p[key] for p in pairs]
+            for t, value, ci in zip(
+                AUC_THRESHOLDS_PX, auc(errors, AUC_THRESHOLDS_PX), auc_interval(errors, seed), strict=True
+            ):
+                scores[f"{label}@{t}"] = Score(value, ci, len(pairs))
+        for t in (1, 3):
+            mean(f"precision@{t}", [p[f"auc_precision@{t}"] for p in pairs])
+    if "repeatability" in tasks:
+        mean("repeatability", [p["repeatability"] for p in pairs])
+    return scores
+
+
+def _lines(results: Sequence[Result], excluded: Sequence[str], missing: Sequence[str]) -> str:
+    names = ["MMA@1", "MMA@3", "MMA@5", "MMA@10", "correct_nn", "HA@1", "HA@3", "HA@5", "AUC@1", "AUC@3", "AUC@5"]
+    names = [n for n in [*names, "AUC_dlt@5", "repeatability"] if n in results[0].scores]
+    rows: list[list[Any]] = []
+    for result in results:
+        rows.append([result.method["descriptor"], *(result.scores[n].value for n in names)])
+        for kind, title in CLASSES.items():
+            if f"{kind}/{names[0]}" in result.scores:
+                rows.append([f"  {title}", *(result.scores[f"{kind}/{n}"].value for n in names)])
+        if len(result.per_scene) <= 8:
+            rows += [[f"  {scene}", *(scores[n] for n in names)] for scene, scores in result.per_scene.items()]
+    lines = format_table(["descriptor", *names], rows)
+    if excluded:
+        lines += f"\nleft out as the protocol says: {', '.join(excluded)} (--all keeps them)"
+    if missing:
+        lines += f"\n{len(missing)} official sequences are not there: the figures are of a part of HPatches"
+    return lines

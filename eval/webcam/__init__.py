@@ -1,0 +1,1 @@
+"""Static cameras: the same place in another light or season."""

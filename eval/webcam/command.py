@@ -1,0 +1,233 @@
+"""``python -m eval webcam``: find the same place again in another picture of a fixed camera.
+
+Keypoints of one picture are described in both at the same frames, so the true partner of a patch has its own index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.fingerprint import fingerprint
+from common.shell import progress
+from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
+from eval.core.results import Result, Score, environment, mean_over_scenes, run_folder
+from eval.features import Descriptor, Keypoints
+from eval.features.detect import DogSettings, detect_dog
+from eval.hpatches.matching import identity_matching
+from eval.images import SUFFIXES, read_gray, reduce_image
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+
+
+@dataclass(frozen=True)
+class WebcamSettings:
+    """The protocol of static cameras.
+
+    Attributes:
+        keypoints: places of a picture, the strongest.
+        spacing_px: no two places are nearer than this.
+        contrast: OpenCV's contrastThreshold of the detector.
+        edge: OpenCV's edgeThreshold.
+        mr_size: half side of a patch / sigma.
+        max_side_px: larger pictures are reduced to this long side (area interpolation).
+        max_pairs: pairs of pictures a camera.
+        seed: of the choice of pairs.
+    """
+
+    keypoints: int = 1024
+    spacing_px: float = 4.0
+    contrast: float = 0.002
+    edge: float = 10.0
+    mr_size: float = DEFAULT_MR_SIZE
+    max_side_px: int = 1024
+    max_pairs: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.keypoints < 1 or self.max_pairs < 1 or self.max_side_px < 1:
+            raise UsageError("keypoints, pairs and the long side must be at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is stored and shown."""
+        return asdict(self)
+
+
+def find_cameras(root: str | Path) -> dict[str, list[Path]]:
+    """Pictures of each camera: folders below ``root``, or ``root`` itself, with at least two pictures."""
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"{root} is not a folder of camera folders")
+
+    def pictures(folder: Path) -> list[Path]:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+
+    own = pictures(root)
+    if len(own) > 1:
+        return {root.resolve().name: own}
+    found = {f.name: p for f in sorted(root.iterdir()) if f.is_dir() and len(p := pictures(f)) > 1}
+    if not found:
+        raise DataError(f"{root} holds no folder with two or more pictures ({', '.join(SUFFIXES)})")
+    return found
+
+
+def choose_pairs(count: int, most: int, seed: int) -> list[tuple[int, int]]:
+    """At most ``most`` pairs (i < j) of ``count`` pictures, in order."""
+    pairs = list(combinations(range(count), 2))
+    if len(pairs) <= most:
+        return pairs
+    chosen = np.random.default_rng(seed).choice(len(pairs), most, replace=False)
+    return [pairs[i] for i in sorted(chosen)]
+
+
+def spread_places(keypoints: Keypoints, spacing_px: float, num: int) -> Keypoints:
+    """The strongest keypoints with no stronger one nearer than ``spacing_px``: also one orientation a place.
+
+    ``keypoints`` are sorted strongest first.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(keypoints) == 0:
+        return keypoints
+    neighbours = cKDTree(keypoints.xy).query_ball_point(keypoints.xy, np.nextafter(spacing_px, 0.0))
+    taken = np.zeros(len(keypoints), dtype=bool)
+    blocked = np.zeros(len(keypoints), dtype=bool)
+    for i, near in enumerate(neighbours):
+        if not blocked[i]:
+            taken[i] = True
+            blocked[near] = True
+        if taken.sum() == num:
+            break
+    return keypoints[np.flatnonzero(taken)]
+
+
+def read_reduced(path: Path, max_side_px: int) -> NDArray[np.uint8]:
+    """Gray picture, its long side at most ``max_side_px``."""
+    return reduce_image(read_gray(path), max_side_px)[0]
+
+
+def places_of(image: NDArray[np.uint8], settings: WebcamSettings) -> Keypoints:
+    """The places of a picture that are looked for in the others."""
+    detector = DogSettings(num=1 << 30, contrast=settings.contrast, edge=settings.edge)
+    return spread_places(detect_dog(image, detector), settings.spacing_px, settings.keypoints)
+
+
+def judge_pair(
+    first: NDArray[np.uint8],
+    second: NDArray[np.uint8],
+    places: Keypoints,
+    descriptor: Descriptor,
+    mr_size: float = DEFAULT_MR_SIZE,
+) -> dict[str, float]:
+    """Describe ``places`` in both pictures and match them.
+
+    Returns:
+        ``correct_nn``: share of places whose nearest neighbour is itself; ``ap``: average precision of the ranking by
+        distance with all places as positives (trapezoid). Both 0 without a place.
+    """
+    if len(places) == 0:
+        return {"correct_nn": 0.0, "ap": 0.0}
+    descs = [descriptor.describe_image(image, places, mr_size).numpy() for image in (first, second)]
+    scores = identity_matching(descs[0], descs[1])
+    return {"correct_nn": scores["success"], "ap": scores["ap"]}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = WebcamSettings()
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder a camera, or one camera")
+    add_descriptor_flags(parser, whole=False)
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="places of a picture")
+    group.add_argument("--pairs", type=int, default=defaults.max_pairs, help="pairs of pictures a camera, at most")
+    group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
+    group.add_argument("--max-side", type=int, default=defaults.max_side_px, help="long side of a picture, pixels")
+    add_run_flags(parser, "webcam")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge every descriptor on every camera."""
+    settings = WebcamSettings(
+        keypoints=args.keypoints,
+        max_pairs=args.pairs,
+        mr_size=args.mr_size,
+        max_side_px=args.max_side,
+        seed=args.seed,
+    )
+    cameras = find_cameras(args.data)
+    descriptors = load_descriptors(args)
+    out = run_folder(args.out, "webcam")
+    pairs_of: dict[str, list[list[dict[str, Any]]]] = {}
+    seconds = [0.0] * len(descriptors)
+    for name, paths in cameras.items():
+        pictures = [read_reduced(path, settings.max_side_px) for path in paths]
+        if len({p.shape for p in pictures}) > 1:
+            sizes = sorted({f"{p.shape[1]} x {p.shape[0]}" for p in pictures})
+            raise DataError(f"{paths[0].parent}: pictures of one camera differ in size ({', '.join(sizes)})")
+        chosen = choose_pairs(len(paths), settings.max_pairs, settings.seed)
+        places = {i: places_of(pictures[i], settings) for i in sorted({i for i, _ in chosen})}
+        pairs_of[name] = [[] for _ in descriptors]
+        for i, j in progress(chosen, what=f"webcam {name}", unit="pair"):
+            for k, descriptor in enumerate(descriptors):
+                start = time.perf_counter()
+                scores = judge_pair(pictures[i], pictures[j], places[i], descriptor, settings.mr_size)
+                seconds[k] += time.perf_counter() - start
+                pairs_of[name][k].append(
+                    {"scene": name, "pair": [paths[i].name, paths[j].name], "num_places": len(places[i]), **scores}
+                )
+    shared = {
+        "protocol": settings.to_dict(),
+        "dataset": {
+            "name": args.data.resolve().name,
+            "cameras": {name: len(paths) for name, paths in cameras.items()},
+            "fingerprint": fingerprint(p for paths in cameras.values() for p in paths),
+        },
+        "environment": environment(),
+    }
+    results = [
+        _result(d, [pairs_of[name][k] for name in cameras], settings.seed, seconds[k], shared)
+        for k, d in enumerate(descriptors)
+    ]
+    finish(out, results, args.json, table(results))
+
+
+def _result(
+    descriptor: Descriptor, cameras: Sequence[list[dict[str, Any]]], seed: int, seconds: float, shared: dict[str, Any]
+) -> Result:
+    names = {"correct_nn": "correct_nn", "mAP": "ap"}
+    return Result(
+        benchmark="webcam",
+        method={
+            "descriptor": descriptor.name,
+            "detector": "dog-opencv",
+            "weights_sha256": descriptor.weights_sha256,
+        },
+        scores={n: mean_over_scenes([[p[key] for p in pairs] for pairs in cameras], seed) for n, key in names.items()},
+        per_scene={
+            pairs[0]["scene"]: {n: float(np.mean([p[key] for p in pairs])) for n, key in names.items()}
+            for pairs in cameras
+        },
+        per_pair=[pair for pairs in cameras for pair in pairs],
+        timing={"describe_and_match": seconds},
+        **shared,
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """One line a descriptor, and one a camera when there are several."""
+    head = ("descriptor", "correct NN", "mAP", "pairs")
+    rows: list[tuple[Any, ...]] = []
+    for result in results:
+        scores: dict[str, Score] = result.scores
+        rows.append((result.method["descriptor"], scores["correct_nn"], scores["mAP"], scores["mAP"].n))
+        if len(result.per_scene) > 1:
+            rows += [(f"  {name}", s["correct_nn"], s["mAP"], "") for name, s in result.per_scene.items()]
+    return format_table(head, rows)

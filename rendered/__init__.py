@@ -1,0 +1,1 @@
+"""A scene drawn by ray tracing, and planes: pictures whose truth is known."""

@@ -1,0 +1,31 @@
+"""Memory of freed tensors is kept for the next ones."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from common.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(30):
+    torch.ones(10_000_000)  # until the holes that alignment leaves are taken
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of the GNU C library")
+def test_the_pages_of_large_tensors_are_asked_for_once() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("default", "keep")
+    }
+    assert faults["keep"] < 100  # 40 MB are 9766 pages of 4 KiB, or 611 of 64 KiB
+    assert faults["default"] > 5 * 600

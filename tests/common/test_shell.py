@@ -1,0 +1,89 @@
+"""What all commands share."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from common.shell import available_cores, positive_number, run_command, run_module, seed_number
+from kornia_hardnet8.files import atomic_dir, atomic_path
+
+
+@pytest.mark.parametrize("text", ["-1", "2147483648", "1.5", "x", ""])
+def test_a_seed_that_generators_refuse_is_refused_by_the_parser(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"0 to 2\^31 - 1"):
+        seed_number(text)
+    assert seed_number("0") == 0
+    assert seed_number("2147483647") == 2**31 - 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_only_the_cores_of_the_process_count() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert available_cores() == len(mine)
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "1.5", "x", "", "inf"])
+def test_what_counts_nothing_is_refused_by_the_parser(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="1 and more"):
+        positive_number(text)
+    assert positive_number("1") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["kind", "--wigth", "3"], "there is no option --wigth; did you mean --width?"),
+        (["--wigth=3"], "there is no option --wigth; did you mean --width?"),
+        (["kind", "--hieght=3"], "there is no option --hieght; did you mean --height?"),
+        (["kind", "--wider"], "there is no option --wider; did you mean --width?"),
+        (["--xyz"], "there is no option --xyz"),
+        (["--width", "x"], "argument --width: invalid int value: 'x'"),
+        (["kind", "a", "b"], "unexpected argument 'b': what belongs together stands together"),
+        (["kin"], "argument KIND: invalid choice: 'kin' (choose from 'kind', 'other')"),
+    ],
+)
+def test_wrong_usage_is_answered_in_one_line(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--width", type=int)
+        parser.add_argument("--wigths", help=argparse.SUPPRESS)
+        kinds = parser.add_subparsers(dest="kind", metavar="KIND")
+        kind = kinds.add_parser("kind", allow_abbrev=False)
+        kind.add_argument("--height", type=int)
+        kind.add_argument("name", nargs="?")
+        kinds.add_parser("other", allow_abbrev=False).add_argument("--hieghts")
+
+    module = ModuleType("wrong_usage")
+    module.configure, module.run = configure, lambda args: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wrong_usage", module)
+    with pytest.raises(SystemExit) as stop:
+        run_module("test it", "wrong_usage", "", words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: python -m test it: {message}\n"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "new"
+    for make in (atomic_path, atomic_dir):
+        with pytest.raises(OSError, match=rf"cannot write {place}: .*; choose another place"), make(place):
+            pass
+
+    def command() -> None:
+        raise OSError(errno.EACCES, "Permission denied", "/some/place")
+
+    assert run_command(command) == 1
+    assert capsys.readouterr().err == "error: cannot read or write /some/place: Permission denied\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import agreement, speed, speed_image
+from benchmarks import agreement, speed, speed_image
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import Weights, save_weights
 from kornia_hardnet8.projection import Projection

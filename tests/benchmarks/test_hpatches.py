@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.hpatches import bench, direct, matching, retrieval, verification
+from benchmarks import hpatches as bench
+from eval.hpatches import direct, matching, retrieval, verification
 
 
 def test_fast_paths_agree_with_plain_loops():

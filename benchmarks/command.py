@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.shell import choose_device
+from common.machine import choose_device
 from eval.core.options import format_table
 from eval.core.results import environment, strict
 from kornia_hardnet8.errors import UsageError

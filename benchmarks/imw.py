@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.cache import Cache
 from common.geometry import relative_pose
 from common.jobs import open_executor
-from common.shell import available_cores
+from common.machine import available_cores
 from eval.core.estimators import estimate_fundamental
 from eval.core.matching import MatcherSettings, official_match
 from eval.core.poses import score_pair

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.allocator import keep_freed_memory
+from common.machine import keep_freed_memory
 from common.patchstore import PatchStore
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import get_arch

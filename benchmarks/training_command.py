@@ -31,9 +31,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from benchmarks.training import bench_sampling, bench_training
-    from common.environment import describe_environment
-    from common.precision import resolve_precision
-    from common.shell import choose_device
+    from common.machine import choose_device, describe_environment, resolve_precision
     from kornia_hardnet8.files import write_json
     from train.config import TrainConfig
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from common.cache import Cache
 from common.h5files import Arrays
-from common.shell import available_cores, progress
+from common.machine import available_cores
+from common.shell import progress
 from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What the command lines share: one-line errors, exit codes, progress, flags, and what they ask of the machine."""
+"""What the command lines share: one-line errors, exit codes, progress and flags."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import argparse
 import importlib
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from kornia_hardnet8.errors import HardNet8Error, UsageError, closest
-
-if TYPE_CHECKING:
-    import torch
+from kornia_hardnet8.errors import HardNet8Error, closest
 
 T = TypeVar("T")
 PLAIN_PROGRESS_S = 30.0
@@ -161,42 +156,6 @@ def positive_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"a whole number of 1 and more is needed, got {text!r}")
     return value
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU when there is one.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
-    return device
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    try:
-        revision, status = (
-            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.strip() + ("+" if status.strip() else "")
 
 
 class _Parser(argparse.ArgumentParser):

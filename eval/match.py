@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
-from common.shell import choose_device, seed_number
+from common.machine import choose_device
+from common.shell import seed_number
 from eval.core.estimators import EstimatorSettings, estimate_fundamental
 from eval.core.homography_estimators import HomographySettings, estimate_homography
 from eval.core.matchers import ImageFeatures, Matcher, match_images

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from common.precision import autocast
+from common.machine import autocast
 from kornia_hardnet8.errors import DataError, UsageError
 from train.run import Run
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from common.shell import choose_device
+from common.machine import choose_device
 from kornia_hardnet8.errors import DataError, UsageError
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from common.environment import describe_environment
+from common.machine import describe_environment
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
 from kornia_hardnet8.files import atomic_path, naming, read_json, write_json

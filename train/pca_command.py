@@ -7,7 +7,8 @@ import contextlib
 import logging
 from pathlib import Path
 
-from common.shell import choose_device, positive_number, seed_number
+from common.machine import choose_device
+from common.shell import positive_number, seed_number
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import UsageError

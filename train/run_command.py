@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from common.shell import choose_device, positive_number, seed_number
+from common.machine import choose_device
+from common.shell import positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.print_config:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
-    from common.allocator import keep_freed_memory
+    from common.machine import keep_freed_memory
     from train.distributed import join_world, leave_world
 
     if args.threads:

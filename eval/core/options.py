@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.shell import choose_device, seed_number
+from common.machine import choose_device
+from common.shell import seed_number
 from eval.core.results import Result, Score, write_results
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from kornia_hardnet8.errors import UsageError

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from common.machine import git_revision
 from common.metrics import bootstrap_ci
-from common.shell import git_revision
 from kornia_hardnet8 import __version__
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import read_json, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.cache import Cache
 from common.jobs import open_executor
-from common.shell import choose_device
+from common.machine import choose_device
 from eval.core.options import add_descriptor_flags, add_run_flags, finish
 from eval.core.results import environment, run_folder, strict
 from eval.features import Method

@@ -9,7 +9,8 @@ from typing import Any
 
 from common.cache import Cache
 from common.jobs import open_executor
-from common.shell import choose_device, seed_number
+from common.machine import choose_device
+from common.shell import seed_number
 from eval.core.options import format_table
 from eval.features import Method, known_names
 from eval.imw.flags import add_keypoint_flags, add_matching_flags, any_matcher_from, detector_from, methods_from

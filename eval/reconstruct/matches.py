@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
-from common.shell import available_cores, progress
+from common.machine import available_cores
+from common.shell import progress
 from eval.imw.pairs import BLOCK, match_pairs, split_rows
 from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.describe import Described

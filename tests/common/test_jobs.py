@@ -13,7 +13,7 @@ import pytest
 
 from common.cache import Cache
 from common.jobs import JobError, compute_all, open_executor
-from common.shell import available_cores
+from common.machine import available_cores
 from kornia_hardnet8.errors import DataError, UsageError
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from common.shell import available_cores, positive_number, run_command, run_module, seed_number
+from common.shell import positive_number, run_command, run_module, seed_number
 from kornia_hardnet8.files import atomic_dir, atomic_path
 
 
@@ -21,17 +20,6 @@ def test_a_seed_that_generators_refuse_is_refused_by_the_parser(text: str) -> No
         seed_number(text)
     assert seed_number("0") == 0
     assert seed_number("2147483647") == 2**31 - 1
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
-def test_only_the_cores_of_the_process_count() -> None:
-    mine = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(mine)})
-        assert available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, mine)
-    assert available_cores() == len(mine)
 
 
 @pytest.mark.parametrize("text", ["-1", "0", "1.5", "x", "", "inf"])

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from common.shell import add_message_flags, available_cores, seed_number
+from common.machine import available_cores
+from common.shell import add_message_flags, seed_number
 from kornia_hardnet8.errors import UsageError
 
 # Settings of one detector of build amos, and their defaults: the parser has none, to tell which were given.

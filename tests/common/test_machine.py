@@ -1,15 +1,18 @@
-"""Memory of freed tensors is kept for the next ones."""
+"""What is asked of the machine, and what it is told."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from common.machine import available_cores
+
 FAULTS = """
 import resource, sys
 import torch
-from common.allocator import keep_freed_memory
+from common.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for _ in range(30):
@@ -29,3 +32,14 @@ def test_the_pages_of_large_tensors_are_asked_for_once() -> None:
     }
     assert faults["keep"] < 100  # 40 MB are 9766 pages of 4 KiB, or 611 of 64 KiB
     assert faults["default"] > 5 * 600
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_only_the_cores_of_the_process_count() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert available_cores() == len(mine)

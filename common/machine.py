@@ -1,0 +1,106 @@
+"""What the computation runs on: device, cores, number format, memory, and what is written down about them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kornia_hardnet8.errors import UsageError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU when there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
+    return device
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """``auto`` becomes bf16 where the device multiplies it natively, else fp32; others are checked.
+
+    Raises:
+        UsageError: fp16 on a CPU, whose training kernels lack it.
+    """
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: on a CPU use bf16 or fp32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The context of a forward pass in a resolved precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory of freed tensors for the next ones; whether it could be told so.
+
+    The GNU C library maps every array above 32 MB anew, and the kernel clears it page by page: with activations of
+    that size this took 30 % of a training step on a CPU. Kept, the process stays at the size that it once reached, some
+    tenths more than its largest need. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision, status = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.strip() + ("+" if status.strip() else "")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, processor and git commit, JSON values; what cannot be found out is None."""
+    names = ("torch", "kornia", "numpy", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "git_commit": git_revision(),
+        "command": sys.argv,
+        **{name: importlib.metadata.version(name) for name in names},
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from kornia_hardnet8.lafs import lafs_from_similarity
 if TYPE_CHECKING:
     import cv2
 
+Places = Literal["exact", "imw2020"]
+"""Where OpenCV's SIFT has its keypoints: at what was detected, or a quarter of a pixel off (its default)."""
 FIELDS = ("xy", "size", "angle", "response", "octave")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.features.base import Descriptor
-from eval.features.keypoints import Keypoints
+from eval.features.keypoints import Keypoints, Places
 from eval.features.tokens import Token
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -19,16 +19,20 @@ from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 def sift(token: Token, weights: Path | None) -> Descriptor:
     """OpenCV's SIFT as it comes, in 0 … 255."""
-    return _Sift(token, weights, root=False)
+    return Sift(token, weights, root=False)
 
 
 def rootsift(token: Token, weights: Path | None) -> Descriptor:
     """RootSIFT: L1 norm, then square root (Arandjelovic and Zisserman 2012)."""
-    return _Sift(token, weights, root=True)
+    return Sift(token, weights, root=True)
 
 
-class _Sift(Descriptor):
+class Sift(Descriptor):
+    """OpenCV's SIFT, or RootSIFT with ``root``."""
+
     dim = 128
+    places: Places = "exact"
+    """Of the keypoints that it is given; OpenCV describes what lies there."""
 
     def __init__(self, token: Token, weights: Path | None, root: bool) -> None:
         if weights is not None:
@@ -66,7 +70,9 @@ class _Sift(Descriptor):
             import cv2
         except ImportError:
             raise missing_extra("opencv-python-headless", "eval") from None
-        described, rows = cv2.SIFT.create().compute(image, keypoints.to_opencv())
+        described, rows = cv2.SIFT.create(enable_precise_upscale=self.places == "exact").compute(
+            image, keypoints.to_opencv()
+        )
         order = np.array([k.class_id for k in described])
         if len(order) != len(keypoints):
             raise DataError(f"{self.name}: OpenCV described {len(order)} of {len(keypoints)} keypoints")
@@ -75,10 +81,10 @@ class _Sift(Descriptor):
         return torch.from_numpy(root_normalise(descs) if self.root else descs)
 
     def identity(self, mr_size: float) -> dict[str, Any]:
-        """Nothing but the name and OpenCV's version: the support is fixed."""
+        """The name, OpenCV's version and the places: the support is fixed."""
         import cv2
 
-        return {"descriptor": self.token.name, "opencv": cv2.__version__}
+        return {"descriptor": self.token.name, "opencv": cv2.__version__, "places": self.places}
 
 
 def root_normalise(descs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from eval.core.estimators import METHODS, EstimatorSettings
 from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
@@ -13,6 +13,8 @@ from eval.core.options import load_methods
 from eval.features import Method, WholeFeature
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
+from eval.features.keypoints import Places
+from eval.features.sift import Sift
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 # Field's name of a rule -> filter and symmetric step of the benchmark's matcher.
@@ -35,7 +37,7 @@ ESTIMATOR = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=1
 
 
 def add_keypoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add ``--upright``, ``--affine``, ``--patches`` and ``--mr-size``; returns their group."""
+    """Add ``--upright``, ``--affine``, ``--patches``, ``--places`` and ``--mr-size``; returns their group."""
     points = parser.add_argument_group("keypoints")
     points.add_argument(
         "--upright",
@@ -52,6 +54,12 @@ def add_keypoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         default="kornia",
         help="grid of the patches; baseline: half a cell off, cut by OpenCV as the benchmark's baselines do",
     )
+    points.add_argument(
+        "--places",
+        choices=get_args(Places),
+        default="exact",
+        help="of DoG keypoints; imw2020: a quarter of a pixel right and below, as the published baselines have them",
+    )
     points.add_argument("--mr-size", type=float, default=DEFAULT_MR_SIZE, help="half side of a patch / sigma")
     return points
 
@@ -63,6 +71,7 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
         upright=args.upright != "off",
         same_place=UPRIGHT[args.upright],
         affine_weights=affine_weights(args.affine),
+        places=args.places,
     )
 
 
@@ -72,6 +81,8 @@ def methods_from(args: argparse.Namespace) -> list[Method]:
     for method in methods:
         if not isinstance(method, WholeFeature):
             method.patches = args.patches
+        if isinstance(method, Sift):
+            method.places = args.places
     return methods
 
 

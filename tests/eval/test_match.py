@@ -49,6 +49,22 @@ def test_matching_that_looks_at_the_neighbours(yard, capsys: pytest.CaptureFixtu
     assert "sift_lightglue.pth" in capsys.readouterr().err
 
 
+def test_a_half_turn_has_the_homography_of_a_half_turn(
+    yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(yard.images / ONE) as image:
+        width, height = image.size
+        image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "turned.png")
+    line = [str(yard.images / ONE), str(tmp_path / "turned.png"), "--homography"]
+
+    def corner(*flags: str) -> NDArray[np.float64]:
+        H = np.array(as_json(capsys, *line, *flags)["model"]["matrix"])
+        return H[:2, 2] / H[2, 2]
+
+    np.testing.assert_allclose(corner(), [width - 1, height - 1], atol=0.05)
+    np.testing.assert_allclose(corner("--places", "imw2020"), [width - 0.5, height - 0.5], atol=0.1)
+
+
 def test_the_command(yard, tmp_path: Path) -> None:
     picture = tmp_path / "m.png"
     done = subprocess.run(

@@ -68,6 +68,15 @@ def test_the_frames_of_dog_are_kornias_at_twice_their_size(network: HardNet8) ->
     assert HardNet8Feature(30, "dog", network, mr_size=6.0).mr_size == 6.0
 
 
+@pytest.mark.parametrize("detector", ["dog", "sift-opencv"])
+@pytest.mark.parametrize("sigma", [2.0, 6.0])
+def test_a_blob_is_found_at_its_centre(detector: Any, sigma: float, network: HardNet8) -> None:
+    y, x = torch.meshgrid(torch.arange(121.0), torch.arange(151.0), indexing="ij")
+    blob = 0.1 + 0.8 * torch.exp(-((x - 70.4) ** 2 + (y - 60.3) ** 2) / (2 * sigma**2))
+    lafs, _, _ = HardNet8Feature(1, detector, network)(blob[None, None])
+    assert lafs[0, 0, :, 2].tolist() == pytest.approx([70.4, 60.3], abs=0.06)
+
+
 def test_mr_size_of_the_weights_is_taken(network: HardNet8) -> None:
     trained = copy.deepcopy(network)
     trained.metadata = {"mr_size": 9.0}

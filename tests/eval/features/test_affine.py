@@ -78,9 +78,10 @@ def test_shapes_reach_descriptors_and_survive_the_cache(tmp_path: Path, image: n
         extract(image, load("rootsift"), settings, cache)
 
 
-def test_settings_name_the_file_by_its_content_and_keep_old_keys(tmp_path: Path, image: np.ndarray) -> None:
+def test_settings_name_the_file_by_its_content(tmp_path: Path, image: np.ndarray) -> None:
     plain = DogSettings(num=5).to_dict()
-    assert plain == {"detector": "dog-opencv", "num": 5, "contrast": -10000.0, "edge": -10000.0, "upright": False}
+    thresholds = {"contrast": -10000.0, "edge": -10000.0}
+    assert plain == {"detector": "dog-opencv", "num": 5, **thresholds, "upright": False, "places": "exact"}
     one = DogSettings(num=5, affine_weights=affnet(tmp_path / "a.pth", (0.1, 0, 0))).to_dict()
     two = DogSettings(num=5, affine_weights=affnet(tmp_path / "b.pth", (0.2, 0, 0))).to_dict()
     assert one != two

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from eval.features import load
 from eval.features.detect import DogSettings, detect_dog, select
-from eval.features.keypoints import Keypoints
-from eval.features.sift import root_normalise
+from eval.features.keypoints import Keypoints, Places
+from eval.features.sift import Sift, root_normalise
 from kornia_hardnet8.errors import DataError, UsageError
 
 
@@ -19,13 +19,46 @@ def _image(seed: int = 0) -> NDArray[np.uint8]:
 
 def test_the_strongest_come_first_and_fill_the_budget() -> None:
     image = _image()
-    every = cv2.SIFT.create(contrastThreshold=-10000, edgeThreshold=-10000).detect(image, None)
+    every = cv2.SIFT.create(contrastThreshold=-10000, edgeThreshold=-10000, enable_precise_upscale=True).detect(
+        image, None
+    )
     found = detect_dog(image, DogSettings(num=100))
     assert len(found) == 100 < len(every)
     expected = sorted((k.response for k in every), reverse=True)[:100]
     np.testing.assert_allclose(found.response, np.array(expected, np.float32))
     strict = detect_dog(image, DogSettings(num=100_000, contrast=0.04, edge=10))
-    assert len(strict) == len(cv2.SIFT.create().detect(image, None))
+    assert len(strict) == len(cv2.SIFT.create(enable_precise_upscale=True).detect(image, None))
+
+
+@pytest.mark.parametrize(("places", "offset"), [("exact", 0.0), ("imw2020", 0.25)])
+@pytest.mark.parametrize("sigma", [1.2, 2.0, 5.0, 9.0])
+def test_a_blob_is_found_at_its_centre(places: Places, offset: float, sigma: float) -> None:
+    y, x = np.mgrid[:201, :221]
+    # OpenCV misses a blob whose centre lies right on a sample or between two: both then have one value
+    blob = 40 + 180 * np.exp(-((x - 100.4) ** 2 + (y - 90.3) ** 2) / (2 * sigma**2))
+    keypoints = detect_dog(blob.round().astype(np.uint8), DogSettings(num=1, contrast=0.02, edge=10, places=places))
+    np.testing.assert_allclose(keypoints.xy, [[100.4 + offset, 90.3 + offset]], atol=0.06)
+
+
+def test_a_half_turn_of_the_image_turns_the_keypoints() -> None:
+    image = _image()
+    turned = np.ascontiguousarray(image[::-1, ::-1])
+
+    def share_at_home(places: Places) -> float:
+        settings = DogSettings(num=300, contrast=0.01, edge=10, places=places)
+        one, two = detect_dog(image, settings).xy, detect_dog(turned, settings).xy
+        back = np.array([image.shape[1] - 1, image.shape[0] - 1]) - two
+        return float(np.mean(np.linalg.norm(one[:, None] - back[None], axis=2).min(axis=1) < 0.1))
+
+    assert share_at_home("exact") > 0.9
+    assert share_at_home("imw2020") < 0.05
+
+
+def test_the_places_are_part_of_what_is_stored() -> None:
+    assert DogSettings().to_dict()["places"] == "exact"
+    assert DogSettings(places="imw2020").to_dict()["places"] == "imw2020"
+    with pytest.raises(UsageError, match="exact or imw2020"):
+        DogSettings(places="2020")  # type: ignore[arg-type]
 
 
 def test_equal_responses_come_in_reversed_order() -> None:
@@ -66,16 +99,21 @@ def test_keypoints_survive_opencv() -> None:
     np.testing.assert_allclose(np.linalg.det(found.lafs(12.0)[:, :, :2].numpy()) ** 0.5, 6 * found.size, rtol=1e-5)
 
 
-def test_sift_is_opencvs_in_the_order_of_the_keypoints() -> None:
+@pytest.mark.parametrize("places", ["exact", "imw2020"])
+def test_sift_is_opencvs_in_the_order_of_the_keypoints(places: Places) -> None:
     image = _image(3)
-    keypoints, expected = cv2.SIFT.create().detectAndCompute(image, None)
+    keypoints, expected = cv2.SIFT.create(enable_precise_upscale=places == "exact").detectAndCompute(image, None)
     order = np.random.default_rng(0).permutation(len(keypoints))
     shuffled = Keypoints.from_opencv([keypoints[i] for i in order])
-    descs = load("sift").describe_image(image, shuffled).numpy()
+    sift, rootsift = load("sift"), load("rootsift")
+    assert isinstance(sift, Sift) and isinstance(rootsift, Sift)
+    sift.places = rootsift.places = places
+    descs = sift.describe_image(image, shuffled).numpy()
     # octave -1 is among them, so the pyramid is the same as in detection
     assert np.mean(np.abs(descs - expected[order]).max(axis=1) <= 1) > 0.99
-    root = load("rootsift").describe_image(image, shuffled).numpy()
+    root = rootsift.describe_image(image, shuffled).numpy()
     np.testing.assert_allclose(root, np.sqrt(descs / descs.sum(1, keepdims=True)), atol=1e-5)
+    assert sift.identity(12.0)["places"] == places
 
 
 def test_rootsift_values() -> None:

@@ -18,12 +18,13 @@ from common.jobs import open_executor
 from common.machine import available_cores
 from eval.core.estimators import estimate_fundamental
 from eval.core.matching import MatcherSettings, official_match
+from eval.core.pairs import Pair
 from eval.core.poses import score_pair
 from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features
 from eval.imw.demo import cached_scene
-from eval.imw.scene import HEADLINE, Pair, Scene, find_scenes
+from eval.imw.scene import HEADLINE, Scene, find_scenes
 from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
 
 

@@ -18,13 +18,7 @@ from common.shell import seed_number
 from eval.core.estimators import EstimatorSettings, estimate_fundamental
 from eval.core.homography_estimators import HomographySettings, estimate_homography
 from eval.core.matchers import ImageFeatures, Matcher, match_images
-from eval.core.results import strict
-from eval.core.viz import draw_matches
-from eval.features import Method, known_names
-from eval.features.detect import DogSettings
-from eval.features.extract import extract
-from eval.images import read_bgr, reduce_image
-from eval.imw.flags import (
+from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
@@ -33,6 +27,12 @@ from eval.imw.flags import (
     estimator_from,
     methods_from,
 )
+from eval.core.results import strict
+from eval.core.viz import draw_matches
+from eval.features import Method, known_names
+from eval.features.detect import DogSettings
+from eval.features.extract import extract
+from eval.images import read_bgr, reduce_image
 from eval.photos import enlarging, exif_orientation, turn_upright
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE

@@ -113,6 +113,10 @@ class EstimatorSettings:
         return cls(method=OFFICIAL_METHODS[name], **options)
 
 
+# Of the published baselines of the IMW benchmark.
+BASELINE = EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
+
+
 class Estimate(NamedTuple):
     """A fundamental matrix with its inliers, or a reason for not having one."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.core.image_sequences import ImageSequence, find_sequences
 from eval.images import SUFFIXES, read_gray, reduce_image
 from eval.imw.build import read_model
 from eval.imw.scene import Camera
-from eval.sequences.data import ImageSequence, find_sequences
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 log = logging.getLogger(__name__)

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from common.cache import Cache
 from common.homography import corner_error
+from eval.core.distances import identity_matching
 from eval.core.homography_estimators import estimate_homography
+from eval.core.image_sequences import ImageSequence
 from eval.core.matching import mutual_nn
 from eval.dev.data import resize_matrix
 from eval.dev.poses import own_features
 from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints, Method, WholeFeature
 from eval.features.extract import detect
-from eval.hpatches.matching import identity_matching
+from eval.features.keypoints import spread_places
 from eval.images import read_gray, reduce_image
-from eval.sequences.data import ImageSequence
 from eval.sequences.protocols import LocalFeatures, match_pair
-from eval.webcam.command import choose_pairs, spread_places
+from eval.webcam.command import choose_pairs
 from kornia_hardnet8.errors import DataError
 
 HA_THRESHOLDS_PX = (1, 3, 5)

@@ -101,3 +101,24 @@ class Keypoints:
         return lafs_from_similarity(
             torch.from_numpy(self.xy), torch.from_numpy(self.size * (0.5 * mr_size)), torch.from_numpy(self.angle)
         )
+
+
+def spread_places(keypoints: Keypoints, spacing_px: float, num: int) -> Keypoints:
+    """The strongest keypoints with no stronger one nearer than ``spacing_px``: also one orientation a place.
+
+    ``keypoints`` are sorted strongest first.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(keypoints) == 0:
+        return keypoints
+    neighbours = cKDTree(keypoints.xy).query_ball_point(keypoints.xy, np.nextafter(spacing_px, 0.0))
+    taken = np.zeros(len(keypoints), dtype=bool)
+    blocked = np.zeros(len(keypoints), dtype=bool)
+    for i, near in enumerate(neighbours):
+        if not blocked[i]:
+            taken[i] = True
+            blocked[near] = True
+        if taken.sum() == num:
+            break
+    return keypoints[np.flatnonzero(taken)]

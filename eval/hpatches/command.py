@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from common.cache import Cache, canonical_json
 from common.fingerprint import fingerprint
 from common.shell import progress
+from eval.core.distances import METRICS, check_metric
 from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
 from eval.core.results import Result, Score, environment, run_folder
 from eval.features import Descriptor
@@ -31,7 +32,6 @@ from eval.hpatches.descriptors import (
     read_descriptor_csv,
     write_csv_set,
 )
-from eval.hpatches.distances import METRICS, check_metric
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.splits import SPLITS, Split, choose
 from eval.hpatches.strips import (

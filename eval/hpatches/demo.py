@@ -8,8 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from eval.core.image_sequences import find_sequences
 from eval.hpatches import build, build_command
-from eval.sequences.data import find_sequences
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import atomic_dir
 from rendered import planes, textures

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from common.metrics import average_precision, average_precision_vlfeat
+from eval.core.distances import apply_mask, check_metric, identity_matching
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.distances import Floats32, apply_mask, check_metric, nearest
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 
 MatchingScores = dict[str, dict[str, dict[str, list[float]]]]
@@ -43,17 +42,6 @@ def score_matching(
                     row[key].append(value)
             scores[name][level] = row
     return scores
-
-
-def identity_matching(reference: Floats32, target: Floats32, metric: str = "L2") -> dict[str, float]:
-    """Match (N, D) descriptors whose true partner has the same row: ``ap``, ``ap_vl``, ``success``."""
-    index, distance = nearest(reference, target, metric)
-    right = index == np.arange(len(reference))
-    return {
-        "ap": average_precision(-distance, right, len(reference)),
-        "ap_vl": average_precision_vlfeat(-distance, right, len(reference)),
-        "success": float(right.mean()),
-    }
 
 
 def level_means(scores: MatchingScores, key: str = "ap") -> dict[str, float]:

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.hpatches.counts import precision_from_counts
-from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.distances import (
+from eval.core.distances import (
     Floats,
     Floats32,
     apply_mask,
     check_metric,
     exact_pair_distances,
 )
+from eval.hpatches.counts import precision_from_counts
+from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import RetrievalTask
 

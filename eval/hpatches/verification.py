@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.core.distances import apply_mask, check_metric, pair_distances
 from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.distances import apply_mask, check_metric, pair_distances
 from eval.hpatches.strips import LEVELS, NUM_TARGETS
 from eval.hpatches.tasks import PatchPairs, VerificationTask
 

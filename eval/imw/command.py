@@ -11,19 +11,20 @@ from pathlib import Path
 from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
-from eval.core.options import add_descriptor_flags, add_run_flags, finish
-from eval.core.results import environment, run_folder, strict
-from eval.features import Method
-from eval.imw.flags import MATCHERS as MATCHERS
-from eval.imw.flags import (
+from eval.core.options import (
+    add_descriptor_flags,
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
+    add_run_flags,
     any_matcher_from,
     detector_from,
     estimator_from,
+    finish,
     methods_from,
 )
+from eval.core.results import environment, run_folder, strict
+from eval.features import Method
 from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
 from eval.imw.run import TASKS, ImwSettings, MethodRun, left_out, official_labels, run_method, to_official, to_result
 from eval.imw.scene import find_scenes, without_deprecated

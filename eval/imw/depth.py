@@ -15,10 +15,10 @@ from common.cache import Cache
 from common.geometry import relative_pose
 from common.h5files import Arrays
 from common.jobs import compute_all
+from eval.core.pairs import BLOCK, MatchedPairs, Pair, split_rows
 from eval.core.reprojection import matching_distances, score_depth
 from eval.features import Keypoints
-from eval.imw.pairs import BLOCK, MatchedPairs, split_rows
-from eval.imw.scene import Camera, Pair, Scene, camera_hash, read_depth
+from eval.imw.scene import Camera, Scene, camera_hash, read_depth
 
 _NO_DEPTH = -1.0
 

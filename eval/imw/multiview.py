@@ -25,11 +25,11 @@ from common.jobs import compute_all
 from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings
 from eval.core.multiview_metrics import BagCounts, bag_pose_errors, covisible_pairs
+from eval.core.pairs import Pair, match_pairs
 from eval.core.trajectory import camera_centre, trajectory_error
 from eval.features.extract import Features
 from eval.imw import colmap_bag
-from eval.imw.pairs import match_pairs
-from eval.imw.scene import Pair, Scene, all_pairs
+from eval.imw.scene import Scene, all_pairs
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
 
 OK = "ok"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.h5files import read_h5
+from eval.core.pairs import Pair
 from eval.images import SUFFIXES, read_gray
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import read_json, sha256_file
@@ -36,8 +37,6 @@ DEPRECATED = {
         ("21416139_3508932720", "61662402_4816310161", "92273298_5039274514", "50666539_5168136646")
     )
 }
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)

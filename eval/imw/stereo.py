@@ -17,17 +17,17 @@ from common.geometry import relative_pose
 from common.h5files import Arrays
 from common.jobs import compute_all
 from common.shell import progress
-from eval.core.estimators import EstimatorSettings
+from eval.core.estimators import BASELINE, EstimatorSettings
 from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings
+from eval.core.pairs import BLOCK, MatchedPairs, Pair, match_pairs, split_rows
 from eval.core.poses import score_pair
 from eval.features import Keypoints, Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.images import read_bgr
 from eval.imw.depth import PairDepth, judge_depth
-from eval.imw.pairs import BLOCK, MatchedPairs, match_pairs, split_rows
-from eval.imw.scene import Camera, Pair, Scene, camera_hash
+from eval.imw.scene import Camera, Scene, camera_hash
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -43,9 +43,7 @@ class StereoSettings:
     detector: DogSettings = field(default_factory=DogSettings)
     mr_size: float = DEFAULT_MR_SIZE
     matcher: Matcher = field(default_factory=MatcherSettings)
-    estimator: EstimatorSettings = field(
-        default_factory=lambda: EstimatorSettings(threshold_px=0.5, confidence=0.999999, max_iters=100_000)
-    )
+    estimator: EstimatorSettings = BASELINE
     seed: int = 0
     runs: int = 1
 

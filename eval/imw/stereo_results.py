@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.metrics import accuracy_curve, maa, maa_per_pair
+from eval.core.pairs import Pair
 from eval.core.reprojection import matching_score, mean_repeatability
 from eval.core.results import Score, mean_over_scenes
-from eval.imw.scene import HEADLINE, THRESHOLDS, Pair
+from eval.imw.scene import HEADLINE, THRESHOLDS
 from eval.imw.stereo import StereoPair, StereoScene
 
 MAA_DEGREES = (5, 10)

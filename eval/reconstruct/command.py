@@ -11,9 +11,15 @@ from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
 from common.shell import seed_number
-from eval.core.options import format_table
+from eval.core.options import (
+    add_keypoint_flags,
+    add_matching_flags,
+    any_matcher_from,
+    detector_from,
+    format_table,
+    methods_from,
+)
 from eval.features import Method, known_names
-from eval.imw.flags import add_keypoint_flags, add_matching_flags, any_matcher_from, detector_from, methods_from
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import UsageError
@@ -74,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
     picture = None
     if args.picture:
-        from eval.reconstruct.pictures import draw_model
+        from eval.core.viz3d import draw_model
 
         picture = args.out / "model.png"
         folder = args.images.resolve()

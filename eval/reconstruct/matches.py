@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.cache import Cache
 from common.machine import available_cores
 from common.shell import progress
-from eval.imw.pairs import BLOCK, match_pairs, split_rows
+from eval.core.pairs import BLOCK, match_pairs, split_rows
 from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.describe import Described
 from eval.reconstruct.pairs import Pair

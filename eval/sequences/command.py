@@ -18,6 +18,7 @@ from common.homography import crop_homography, reprojection_errors, scale_homogr
 from common.metrics import auc
 from common.shell import progress
 from eval.core.homography_estimators import HomographySettings
+from eval.core.image_sequences import CLASSES, ImageSequence, find_sequences, missing_official, without_large
 from eval.core.matching import mutual_nn
 from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_methods, safe_name
 from eval.core.results import Result, Score, environment, mean_score, run_folder
@@ -25,8 +26,8 @@ from eval.core.viz import draw_matches
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
+from eval.features.keypoints import spread_places
 from eval.images import gray_from_bgr, read_bgr
-from eval.sequences.data import CLASSES, ImageSequence, find_sequences, missing_official, without_large
 from eval.sequences.features import (
     CROPS,
     DetectorSettings,
@@ -49,7 +50,6 @@ from eval.sequences.protocols import (
     superpoint_homography,
     superpoint_repeatability,
 )
-from eval.webcam.command import spread_places
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.files import sha256_file
 

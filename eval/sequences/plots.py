@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.core.image_sequences import CLASSES
 from eval.core.results import Result
 from eval.core.viz import PALETTE
-from eval.sequences.data import CLASSES
 from eval.sequences.protocols import MMA_THRESHOLDS_PX
 from kornia_hardnet8.errors import missing_extra
 from kornia_hardnet8.files import atomic_path

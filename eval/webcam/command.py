@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from common.fingerprint import fingerprint
 from common.shell import progress
+from eval.core.distances import identity_matching
 from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
 from eval.core.results import Result, Score, environment, mean_over_scenes, run_folder
 from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
-from eval.hpatches.matching import identity_matching
+from eval.features.keypoints import spread_places
 from eval.images import SUFFIXES, read_gray, reduce_image
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -86,27 +87,6 @@ def choose_pairs(count: int, most: int, seed: int) -> list[tuple[int, int]]:
         return pairs
     chosen = np.random.default_rng(seed).choice(len(pairs), most, replace=False)
     return [pairs[i] for i in sorted(chosen)]
-
-
-def spread_places(keypoints: Keypoints, spacing_px: float, num: int) -> Keypoints:
-    """The strongest keypoints with no stronger one nearer than ``spacing_px``: also one orientation a place.
-
-    ``keypoints`` are sorted strongest first.
-    """
-    from scipy.spatial import cKDTree
-
-    if len(keypoints) == 0:
-        return keypoints
-    neighbours = cKDTree(keypoints.xy).query_ball_point(keypoints.xy, np.nextafter(spacing_px, 0.0))
-    taken = np.zeros(len(keypoints), dtype=bool)
-    blocked = np.zeros(len(keypoints), dtype=bool)
-    for i, near in enumerate(neighbours):
-        if not blocked[i]:
-            taken[i] = True
-            blocked[near] = True
-        if taken.sum() == num:
-            break
-    return keypoints[np.flatnonzero(taken)]
 
 
 def read_reduced(path: Path, max_side_px: int) -> NDArray[np.uint8]:

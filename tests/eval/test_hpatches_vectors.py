@@ -32,18 +32,18 @@ from common.metrics import (
     precision_recall,
     roc_auc,
 )
+from eval.core.distances import nearest
 from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.image_sequences import read_homography
 from eval.core.matching import mutual_nn
 from eval.features.sift import root_normalise
 from eval.hpatches import tasks, verification, whitening
 from eval.hpatches.descriptors import DescriptorSet, from_arrays
-from eval.hpatches.distances import nearest
 from eval.hpatches.matching import headline as matching_headline
 from eval.hpatches.matching import level_means, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
 from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
 from eval.hpatches.strips import LEVELS, TYPES
-from eval.sequences.data import read_homography
 from eval.sequences.protocols import LocalFeatures, superpoint_homography, superpoint_repeatability
 
 VECTORS = Path(__file__).parent.parent / "vectors"

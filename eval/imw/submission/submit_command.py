@@ -9,8 +9,7 @@ from typing import Any
 
 from common.cache import Cache
 from common.jobs import open_executor
-from eval.features import known_names
-from eval.imw.flags import (
+from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
@@ -19,6 +18,7 @@ from eval.imw.flags import (
     estimator_from,
     methods_from,
 )
+from eval.features import known_names
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.submission.scenes import find_raw_scenes
 from eval.imw.submission.write import PLACEHOLDERS, TRACKS, SubmissionSettings, write_submission

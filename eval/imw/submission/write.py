@@ -21,18 +21,17 @@ from common.cache import Cache
 from common.h5files import Arrays, write_h5
 from common.jobs import compute_all
 from common.shell import progress
-from eval.core.estimators import OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental
+from eval.core.estimators import BASELINE, OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental
 from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings
+from eval.core.pairs import Pair, match_pairs
 from eval.features import Method, WholeFeature
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.images import read_bgr
-from eval.imw.flags import ESTIMATOR
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.official import DESCRIPTOR_WIDTHS, MAX_DESCRIPTOR_BYTES, keypoint_category
-from eval.imw.pairs import match_pairs
-from eval.imw.scene import Pair, all_pairs, pair_key
+from eval.imw.scene import all_pairs, pair_key
 from eval.imw.submission.config import CONFIG_FILE, GEOM_PARAMETERS, check_method
 from eval.imw.submission.findings import Findings
 from eval.imw.submission.scenes import RawScene
@@ -72,7 +71,7 @@ class SubmissionSettings:
     mr_size: float = DEFAULT_MR_SIZE
     stereo: Matcher = field(default_factory=MatcherSettings)
     multiview: Matcher = field(default_factory=lambda: MatcherSettings(threshold=MULTIVIEW_RATIO))
-    estimator: EstimatorSettings = ESTIMATOR
+    estimator: EstimatorSettings = BASELINE
     custom_matches: bool = False
     pairwise: bool = False
     seed: int = 0

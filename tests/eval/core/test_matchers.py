@@ -18,9 +18,9 @@ from eval.core.matchers import (
     match_images,
 )
 from eval.core.matching import MatcherSettings, official_match
+from eval.core.options import any_matcher_from
 from eval.features import Token, WholeFeature, load
 from eval.features.keypoints import Keypoints
-from eval.imw.flags import any_matcher_from
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 SHAPE = (400, 500)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from common.metrics import average_precision, average_precision_vlfeat, roc_auc
+from eval.core.distances import METRICS, apply_mask, exact_pair_distances, identity_matching, nearest, pair_distances
 from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import from_arrays
-from eval.hpatches.distances import METRICS, apply_mask, exact_pair_distances, nearest, pair_distances
-from eval.hpatches.matching import article_headline, headline, identity_matching, score_matching
+from eval.hpatches.matching import article_headline, headline, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, count_nearer, score_retrieval
 from eval.hpatches.tasks import PatchList, RetrievalTask, draw_retrieval, draw_verification
 from eval.hpatches.verification import headline as verification_headline

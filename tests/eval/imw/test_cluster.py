@@ -33,7 +33,7 @@ def test_both_tasks_on_a_dask_cluster_of_which_a_worker_is_killed(
 ) -> None:
     """Two workers, one killed after the first finished job: the same numbers as in one process."""
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("eval.imw.pairs.BLOCK", 1)
+    monkeypatch.setattr("eval.core.pairs.BLOCK", 1)
     settings = ImwSettings(
         StereoSettings(detector=DogSettings(num=400), estimator=EstimatorSettings(threshold_px=0.5, max_iters=20_000)),
         MultiviewSettings(),

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from eval.cli import main
+from eval.core.options import MATCHERS
 from eval.core.results import read_results
 from eval.core.trajectory import Alignment, camera_centre
-from eval.imw.command import MATCHERS
 from eval.imw.pictures import move_pose, ranked_pairs, true_errors_px
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoPair, StereoScene

@@ -13,13 +13,13 @@ import torch
 from common.cache import Cache
 from eval.cli import main
 from eval.core.matching import MatcherSettings
+from eval.core.pairs import match_pairs
 from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
 from eval.features.imported import write_imported
 from eval.images import read_bgr
 from eval.imw.import_features import import_hloc, import_submission
-from eval.imw.pairs import match_pairs
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, describe_scene
 from kornia_hardnet8.errors import DataError

@@ -7,7 +7,8 @@ import pytest
 from eval.cli import main
 from eval.core.results import read_results
 from eval.features import Keypoints, load
-from eval.webcam.command import WebcamSettings, choose_pairs, find_cameras, judge_pair, places_of, spread_places
+from eval.features.keypoints import spread_places
+from eval.webcam.command import WebcamSettings, choose_pairs, find_cameras, judge_pair, places_of
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 

@@ -1,4 +1,4 @@
-"""Matches of image pairs, shared by the stereo and the multiview task."""
+"""Matches of image pairs, in blocks that are jobs of their own and lie in the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from common.h5files import Arrays, read_h5
 from common.jobs import compute_all
 from eval.core.matchers import ImageFeatures, Matcher, match_images
 from eval.features.extract import Features
-from eval.imw.scene import Pair
+
+Pair = tuple[str, str]
 
 # Pairs in one cached file: what an interrupted run loses at most.
 BLOCK = 32

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.images import read_gray
 from eval.brown.data import find_sets
 from eval.core.nearest import nearest
-from eval.images import read_gray
 from kornia_hardnet8 import HardNet8, HardNet8Feature, prepare_for_inference
 from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.errors import DataError, UsageError

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from common.cache import Cache
 from common.h5files import Arrays
+from common.images import load_cv2
 from common.machine import available_cores
 from common.shell import progress
-from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
+A = TypeVar("A")
+B = TypeVar("B")
 
 _CONNECT_S = 20
 DASK = "dask://"
@@ -51,9 +58,69 @@ def open_executor(where: str | None = None, jobs: int | None = None) -> Iterator
     if jobs == 1:
         yield None
         return
-    # spawned: a fork of a process with torch's threads may hang
+    with _processes(jobs) as pool:
+        yield pool
+
+
+class Map(Protocol):
+    """``map`` whose results come in the order of the items."""
+
+    def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """Results in order."""
+
+
+@contextmanager
+def worker_map(num_workers: int) -> Iterator[Map]:
+    """Yield a :class:`Map` that runs in ``num_workers`` processes (0: in this one).
+
+    At most two results a worker wait in memory. The results do not depend on ``num_workers``.
+
+    Raises:
+        UsageError: a negative number.
+        JobError: a worker was killed.
+    """
+    if num_workers < 0:
+        raise UsageError(f"--num-workers must not be negative, got {num_workers}")
+    if num_workers == 0:
+        yield _map_here
+        return
+    with _processes(num_workers) as pool:
+
+        def run(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+            waiting: deque[Future[B]] = deque()
+            try:
+                for item in items:
+                    waiting.append(pool.submit(function, item))
+                    if len(waiting) >= 2 * num_workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            except BrokenProcessPool:
+                raise JobError("a worker process was killed (out of memory?): use fewer --num-workers") from None
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+        yield run
+
+
+def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
+    """Results of ``function`` in the order of ``items``, by a :func:`worker_map` of its own."""
+    with worker_map(num_workers) as run:
+        yield from run(function, items)
+
+
+def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    yield from map(function, items)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes of this machine; on an error or Ctrl-C they end at once."""
+    load_cv2()  # a missing package is told here, not by a worker that dies
     mine = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    # spawned: a fork of a process with torch's threads may hang
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         yield pool
     except BaseException:
@@ -62,6 +129,29 @@ def open_executor(where: str | None = None, jobs: int | None = None) -> Iterator
             process.terminate()
         raise
     pool.shutdown()
+
+
+def _start_worker() -> None:
+    """One thread a worker, since they share the cores; Ctrl-C is left to the parent, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_with_parent()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    load_cv2().setNumThreads(1)
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is killed: nobody is left to give it work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def compute_all(
@@ -121,17 +211,12 @@ def compute_all(
 
 
 def _run(function: Callable[[Job], Arrays], job: Job) -> Arrays:
-    """One job in a worker: the workers share the cores, so each computes with one thread."""
+    """One job in a worker of any kind: the workers share the cores, so each computes with one thread."""
     if multiprocessing.parent_process() is not None:
         import torch
 
         torch.set_num_threads(1)
     return function(job)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -140,12 +225,9 @@ def _dask(where: str) -> Iterator[Executor]:
     host, colon, port = address.rpartition(":")
     if not where.startswith(DASK) or not (host and colon and port.isdecimal()):
         raise UsageError(f"--executor {where}: expected dask://host:port, e.g. dask://127.0.0.1:8786")
+    distributed = need("distributed", "dask")
     try:
-        from distributed import Client
-    except ImportError:
-        raise missing_extra("distributed", "dask") from None
-    try:
-        client = Client(f"tcp://{address}", timeout=_CONNECT_S)
+        client = distributed.Client(f"tcp://{address}", timeout=_CONNECT_S)
     except (OSError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise JobError(f"--executor {where}: no dask scheduler answers there: {reason}") from None

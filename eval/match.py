@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
+from common.images import exif_orientation, read_bgr, reduce_image
 from common.machine import choose_device
 from common.shell import seed_number
 from eval.core.estimators import EstimatorSettings, estimate_fundamental
@@ -32,8 +33,7 @@ from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
-from eval.images import read_bgr, reduce_image
-from eval.photos import enlarging, exif_orientation, turn_upright
+from eval.photos import enlarging, turn_upright
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.images import SUFFIXES
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from common.images import exif_orientation, pictures_below
 
-log = logging.getLogger(__name__)
-
-_ORIENTATION_TAG = 0x0112
 MIRRORED = (2, 4, 5, 7)
-# Photographs that no reader here opens: said aloud, so that nobody wonders where they are.
-_FOREIGN = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
 
 
 class Photo(NamedTuple):
@@ -32,48 +24,9 @@ class Photo(NamedTuple):
 
 
 def find_photos(folder: Path, leave_out: Path | None = None) -> list[Photo]:
-    """The photographs in a folder and the folders below it, sorted by name; hidden ones are left out.
-
-    Args:
-        folder: where to look.
-        leave_out: a folder below it that is not looked into.
-
-    Raises:
-        MissingFileError: no such folder.
-        DataError: no photograph in it.
-    """
-    if not folder.is_dir():
-        raise MissingFileError(f"folder {folder} is not there")
-    found, foreign = [], []
-    skipped = leave_out.resolve() if leave_out is not None else None
-    for where, folders, files in os.walk(folder, followlinks=False):
-        here = Path(where)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != skipped)
-        for file in sorted(files):
-            path = here / file
-            if not file.startswith(".") and path.suffix.lower() in SUFFIXES:
-                found.append((path.relative_to(folder).as_posix(), path))
-            elif path.suffix.lower() in _FOREIGN:
-                foreign.append(path)
-    if foreign:
-        log.warning("%d photograph(s) of unread formats left out: %s …; make JPEGs of them", len(foreign), foreign[0])
-    if not found:
-        raise DataError(f"{folder} holds no photograph ({', '.join(SUFFIXES)})")
-    return [Photo(name, path, exif_orientation(path)) for name, path in sorted(found)]
-
-
-def exif_orientation(path: Path) -> int:
-    """EXIF orientation of an image file, 1 … 8; 1 where there is none, or no file that Pillow opens."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise missing_extra("Pillow", "eval") from None
-    try:
-        with Image.open(path) as image:
-            value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, TypeError):
-        return 1
-    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
+    """The photographs in a folder and the folders below it; see :func:`common.images.pictures_below`."""
+    paths = pictures_below(folder, leave_out)
+    return [Photo(path.relative_to(folder).as_posix(), path, exif_orientation(path)) for path in paths]
 
 
 def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

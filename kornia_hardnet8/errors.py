@@ -7,7 +7,12 @@ A message is one line: what is wrong, where, what was expected, and what to do.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
+
+# Where the distribution is not called as its module.
+_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "Pillow"}
 
 
 class HardNet8Error(Exception):
@@ -40,6 +45,19 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     lowered = {n.lower(): n for n in names}
     found = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
     return f"; did you mean {', '.join(lowered[f] for f in found)}?" if found else ""
+
+
+def need(module: str, extra: str) -> Any:
+    """The module of this dotted name, which the extra ``extra`` installs.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message holds the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        top = module.split(".")[0]
+        raise missing_extra(_DISTRIBUTIONS.get(top, top), extra) from None
 
 
 def missing_extra(package: str, extra: str) -> MissingDependencyError:

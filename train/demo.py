@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.images import load_cv2
 from kornia_hardnet8.errors import DataError
-from train.stores.images import load_cv2
 from train.stores.photos import build_photos
 
 NUM_PICTURES, HEIGHT, WIDTH = 6, 480, 640

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.homography import check_homography
+from common.images import SUFFIXES
 from eval.hpatches.splits import excluded_large, official_test
-from eval.images import SUFFIXES
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 _HOMOGRAPHY_FILE = re.compile(r"H_1_(\d+)")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.images import pictures_in, read_gray, reduce_image
 from eval.core.image_sequences import ImageSequence, find_sequences
-from eval.images import SUFFIXES, read_gray, reduce_image
 from eval.imw.build import read_model
 from eval.imw.scene import Camera
 from kornia_hardnet8.errors import DataError, MissingFileError
@@ -162,11 +162,10 @@ def _add(data: DevData, folder: Path, name: str) -> bool:
     if (folder / "images").is_dir() and ((folder / "sparse").is_dir() or (folder / CAMERA_FILE).is_file()):
         data.poses[name] = folder
         return True
-    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
-    if any(p.stem.startswith("H_1_") for p in files):
+    if any(p.stem.startswith("H_1_") and p.is_file() for p in folder.iterdir()):
         data.homography[name] = find_sequences(folder)[0]
         return True
-    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    pictures = pictures_in(folder)
     if len(pictures) < 2 or _is_patch_strips(pictures):
         return False
     data.webcam[name] = pictures

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.cache import Cache
 from common.homography import corner_error
+from common.images import read_gray, reduce_image
 from eval.core.distances import identity_matching
 from eval.core.homography_estimators import estimate_homography
 from eval.core.image_sequences import ImageSequence
@@ -22,7 +23,6 @@ from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints, Method, WholeFeature
 from eval.features.extract import detect
 from eval.features.keypoints import spread_places
-from eval.images import read_gray, reduce_image
 from eval.sequences.protocols import LocalFeatures, match_pair
 from eval.webcam.command import choose_pairs
 from kornia_hardnet8.errors import DataError

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from common.cache import Cache
 from common.geometry import epipolar_distances, essential_from_pose, relative_pose
+from common.images import read_bgr, reduce_image
 from common.metrics import average_precision, maa_per_pair
 from eval.core.matching import Matches, mutual_nn
 from eval.core.poses import score_pair
@@ -21,7 +22,6 @@ from eval.dev.data import PoseScene
 from eval.dev.settings import DevSettings
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.extract import Features, detect, extract
-from eval.images import read_bgr, reduce_image
 from eval.imw.scene import Camera
 
 Floats = NDArray[np.float64]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cache import Cache
+from common.images import gray_from_bgr
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.detect import DogSettings, detect_dog
 from eval.features.keypoints import Keypoints
-from eval.images import gray_from_bgr
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.h5files import Arrays, read_h5, write_h5
+from common.images import gray_from_bgr
 from eval.features.base import WholeFeature
 from eval.features.keypoints import FIELDS, Keypoints
 from eval.features.tokens import Token
-from eval.images import gray_from_bgr
 from kornia_hardnet8.errors import DataError, UsageError
 
 FORMAT = "imported/1"

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.images import gray_from_bgr
 from eval.features.affine import affine_weights
 from eval.features.base import WholeFeature
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
-from eval.images import gray_from_bgr
 from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.detectors import KorniaDetector, load_kornia_weights
 from kornia_hardnet8.feature import HardNet8Feature

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.images import rgb_tensor
 from eval.features.base import WholeFeature
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, non_negative
 from eval.features.weights import kornia_module, load_strictly, read_weights
-from eval.images import rgb_tensor
 
 # kornia resizes to multiples of this.
 _STEP = 32

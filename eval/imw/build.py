@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.h5files import write_h5
+from common.images import read_bgr
 from common.shell import progress
-from eval.images import read_bgr
 from eval.imw.bags import connected_bags
 from eval.imw.dense import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key

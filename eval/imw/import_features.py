@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.h5files import read_h5
+from common.images import read_gray
 from common.shell import progress
 from eval.features.extract import image_digest
 from eval.features.imported import MATCH_TASKS, ImportedImage
 from eval.features.keypoints import Keypoints
-from eval.images import read_gray
 from eval.imw.scene import Scene
 from eval.imw.submission.archive import open_submission
 from eval.imw.submission.files import check_scene, has_pairwise_keypoints

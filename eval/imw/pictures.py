@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.geometry import epipolar_squared, essential_from_pose, relative_pose
+from common.images import read_bgr
 from eval.core.pairs import Pair
 from eval.core.trajectory import MIN_CAMERAS, Alignment, align, camera_centre, spread
 from eval.core.viz import PALETTE, VERMILION, draw_accuracy_curves, draw_judged_matches
 from eval.core.viz3d import Cameras, draw_cameras
-from eval.images import read_bgr
 from eval.imw.multiview import MultiviewScene
 from eval.imw.scene import Camera, pair_key
 from eval.imw.stereo import StereoScene

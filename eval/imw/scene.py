@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.h5files import read_h5
+from common.images import is_picture, pictures_in, read_gray
 from eval.core.pairs import Pair
-from eval.images import SUFFIXES, read_gray
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import read_json, sha256_file
 
@@ -289,10 +289,7 @@ def open_scene(path: Path) -> Scene:
     if root is None:
         raise DataError(f"{path} is not a scene: expected images/ and calibration/, in it or in set_100")
     listed = root / "images.txt"
-    if listed.is_file():
-        files = [root / line for line in read_lines(listed)]
-    else:
-        files = sorted(p for p in (root / "images").iterdir() if p.suffix.lower() in SUFFIXES)
+    files = [root / line for line in read_lines(listed)] if listed.is_file() else pictures_in(root / "images")
     images: dict[str, Path] = {}
     for file in files:
         if "-" in file.stem:
@@ -380,6 +377,6 @@ def _hint(path: Path) -> str:
         return "; it holds a COLMAP model: make a scene of it with `python -m eval imw-scene`"
     if any((folder / "H_1_2").is_file() for folder in folders):
         return "; it holds homography sequences: judge them with `python -m eval sequences`"
-    if any(file.suffix.lower() in SUFFIXES for file in folders):
+    if any(is_picture(file) for file in folders):
         return "; it holds images without calibration, which only `python -m eval imw-submit` can use"
     return ""

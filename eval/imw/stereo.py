@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.cache import Cache
 from common.geometry import relative_pose
 from common.h5files import Arrays
+from common.images import read_bgr
 from common.jobs import compute_all
 from common.shell import progress
 from eval.core.estimators import BASELINE, EstimatorSettings
@@ -25,7 +26,6 @@ from eval.core.poses import score_pair
 from eval.features import Keypoints, Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.images import read_bgr
 from eval.imw.depth import PairDepth, judge_depth
 from eval.imw.scene import Camera, Scene, camera_hash
 from kornia_hardnet8.errors import DataError, UsageError

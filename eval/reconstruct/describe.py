@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cache import Cache
+from common.images import read_bgr, reduce_image
 from common.shell import progress
 from eval.features.base import Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.images import read_bgr, reduce_image
 from eval.photos import MIRRORED, Photo, compose, enlarging, stored_from_upright, turn_upright
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError

@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from common.images import open_picture
 from eval.brown.combinations import HEADS, combinations_table
 from eval.report.published import PUBLISHED
-from kornia_hardnet8.errors import DataError, missing_extra
+from kornia_hardnet8.errors import missing_extra
 
 TITLES = {
     "imw": "Image matching: pose accuracy",
@@ -341,16 +342,9 @@ def _embedded(path: Path) -> str:
     Raises:
         DataError: not a picture.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise missing_extra("Pillow", "eval") from None
+    with open_picture(path) as image:
+        picture = image.convert("RGB")
     content, kind = path.read_bytes(), "png"
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except OSError:
-        raise DataError(f"{path} is not a readable picture") from None
     picture.thumbnail((_PICTURE_WIDTH_PX, 1 << 16))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)

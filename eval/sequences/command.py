@@ -15,6 +15,7 @@ import torch
 from common.cache import Cache
 from common.fingerprint import fingerprint
 from common.homography import crop_homography, reprojection_errors, scale_homography
+from common.images import gray_from_bgr, read_bgr
 from common.metrics import auc
 from common.shell import progress
 from eval.core.homography_estimators import HomographySettings
@@ -27,7 +28,6 @@ from eval.features import Keypoints, Method, WholeFeature
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
 from eval.features.keypoints import spread_places
-from eval.images import gray_from_bgr, read_bgr
 from eval.sequences.features import (
     CROPS,
     DetectorSettings,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.fingerprint import fingerprint
+from common.images import SUFFIXES, pictures_in, read_gray, reduce_image
 from common.shell import progress
 from eval.core.distances import identity_matching
 from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
@@ -24,7 +25,6 @@ from eval.core.results import Result, Score, environment, mean_over_scenes, run_
 from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
 from eval.features.keypoints import spread_places
-from eval.images import SUFFIXES, read_gray, reduce_image
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -67,17 +67,14 @@ def find_cameras(root: str | Path) -> dict[str, list[Path]]:
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of camera folders")
-
-    def pictures(folder: Path) -> list[Path]:
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-
-    own = pictures(root)
+    own = pictures_in(root)
     if len(own) > 1:
         return {root.resolve().name: own}
-    found = {f.name: p for f in sorted(root.iterdir()) if f.is_dir() and len(p := pictures(f)) > 1}
-    if not found:
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    cameras = {folder.name: paths for folder in folders if len(paths := pictures_in(folder)) > 1}
+    if not cameras:
         raise DataError(f"{root} holds no folder with two or more pictures ({', '.join(SUFFIXES)})")
-    return found
+    return cameras
 
 
 def choose_pairs(count: int, most: int, seed: int) -> list[tuple[int, int]]:

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.spatial import cKDTree
 
+from common.jobs import Map, worker_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
 from train.stores.frames import cut_alike, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
-from train.stores.images import Map, worker_map
 from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image, view_key
 from train.stores.views import transfer
 from train.stores.writer import StoreWriter, create_store

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from common.images import image_size
+from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
 from kornia_hardnet8.files import sha256_file
-from train.stores.images import image_size, ordered_map
 from train.stores.writer import create_store, source_key
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from common.images import read_luma
+from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
 from train.stores.colmap_model import Observations, load_observations
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
-from train.stores.images import ordered_map, read_gray
 from train.stores.writer import create_store, source_key
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ def _frames(view: Observations, mr_size: float) -> np.ndarray:
 
 
 def _open_view(view: Observations) -> np.ndarray:
-    image = read_gray(view.path)
+    image = read_luma(view.path)
     if image.shape != view.size[::-1]:
         raise DataError(
             f"{view.path} is {image.shape[1]} x {image.shape[0]} pixels, the model says {view.size[0]} x {view.size[1]}"

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from common.images import read_luma
+from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError
 from train.stores.colmap_model import Observations, load_pycolmap
 from train.stores.frames import cut, similarity_frames
-from train.stores.images import ordered_map, read_gray
 from train.stores.linking import Keypoints, group_links, mutual_links
 from train.stores.sift import detect_sift
 
@@ -207,7 +208,7 @@ def epipolar_px(view: View, other: View, xy: np.ndarray, other_xy: np.ndarray) -
 
 def _detect(view: View) -> tuple[Keypoints, np.ndarray]:
     """Keypoints, and their standardised small patches (n, 256)."""
-    image = read_gray(view.path)
+    image = read_luma(view.path)
     if image.shape != view.size[::-1]:
         width, height = view.size
         raise DataError(f"{view.path} is {image.shape[1]} x {image.shape[0]} pixels, the model says {width} x {height}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.stores.images import load_cv2
+from common.images import load_cv2
 
 SCALE_STEP = 1.8
 LEVELS = 5

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from common.images import image_size, read_luma
+from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
-from train.stores.images import image_size, ordered_map, read_gray
 from train.stores.writer import create_store, source_key
 
 SIDE = 65
@@ -121,7 +122,7 @@ def count_patches(sequence: Path, types: Sequence[str]) -> int:
 
 def read_strip(path: Path) -> np.ndarray:
     """The patches (n, 65, 65) of a strip."""
-    return read_gray(path).reshape(-1, SIDE, SIDE)
+    return read_luma(path).reshape(-1, SIDE, SIDE)
 
 
 def _among(name: str, patterns: Sequence[str]) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from common.images import load_cv2
 from common.patchstore import PatchStore
 from common.shell import seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_path
 from train.datasets import open_place
-from train.stores.images import load_cv2
 
 _GAP = 3  # pixels between the patches of a sheet
 

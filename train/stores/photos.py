@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from common.images import pictures_below, read_bgr
+from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
-from train.stores.images import list_images, ordered_map, read_color
 from train.stores.linking import Keypoints, carry, group, turn_between
 from train.stores.sift import detect_sift
 from train.stores.views import random_homography, render_view
@@ -48,6 +49,8 @@ class PhotoPatches:
     labels: np.ndarray
     views: np.ndarray
     frames: np.ndarray
+    problem: str = ""
+    """Why the photograph cannot be used: then it gives nothing."""
 
 
 def build_photos(
@@ -71,18 +74,19 @@ def build_photos(
     together are one label: at least two patches, cut in the detected similarity frames, errors of the detector
     included. Of near-twin labels one stays; at most ``max_labels`` a photograph, spread over the octaves of scale.
     A detection whose plain square lies less than 60 % inside the view and inside the photograph is not used.
+    A photograph that cannot be used (damaged, too large, a side below ``patch_size``) is left out with a line.
 
     ``image_ids`` and ``cam_ids`` number the views: photograph * num_views + view.
 
     Raises:
         MissingFileError: the folder is not there.
-        DataError: it holds no image, or one that does not decode, or no label comes out.
+        DataError: it holds no image, or no label comes out.
         UsageError: fewer than two views.
     """
     if num_views < 2 or max_labels < 1:
         raise UsageError("build photos needs at least 2 views and 1 label a photograph")
     folder = Path(folder)
-    paths = [p for p in list_images(folder) if not any(fnmatch.fnmatch(p.name, pattern) for pattern in exclude)]
+    paths = [p for p in pictures_below(folder) if not any(fnmatch.fnmatch(p.name, pattern) for pattern in exclude)]
     if not paths:
         raise DataError(f"{folder}: every image is excluded")
     job = partial(
@@ -94,8 +98,12 @@ def build_photos(
         items = [(path, (seed, *path.relative_to(folder).as_posix().encode())) for path in paths]
         done = len(writer.records)
         offset = sum(record["labels"] for record in writer.records)
+        left_out = 0
         results = ordered_map(job, items[done:], num_workers)
         for index, result in enumerate(progress(results, total=len(items) - done, what="photos", unit="photo"), done):
+            if result.problem:
+                log.warning("left out: %s", result.problem)
+                left_out += 1
             ids = (index * num_views + result.views).astype(np.int32)
             writer.append(
                 result.patches, labels=result.labels + offset, image_ids=ids, cam_ids=ids, frames=result.frames
@@ -105,7 +113,8 @@ def build_photos(
             writer.commit({"labels": labels})
         used = sum(record["labels"] > 0 for record in writer.records)
         if not offset:
-            raise DataError(f"{folder}: no keypoint was found again in a second view")
+            unusable = f" ({left_out} of {len(items)} photographs cannot be used)" if left_out else ""
+            raise DataError(f"{folder}: no keypoint was found again in a second view{unusable}")
         writer.meta = {
             "crop": float(crop),
             "mr_size": float(mr_size),
@@ -113,6 +122,8 @@ def build_photos(
             "sources": [{"name": p.relative_to(folder).as_posix(), "sha256": sha256_file(p)} for p in paths],
         }
     log.info("%s: %d patches of %d labels from %d of %d photographs", out, writer.count, offset, used, len(paths))
+    if left_out:
+        log.warning("%d photograph(s) left out, see above", left_out)
     return Built(writer.count, offset, used)
 
 
@@ -122,7 +133,12 @@ def photo_patches(
     """The patches of one photograph; ``item`` is its path and the seed of its views."""
     path, seed = item
     rng = np.random.default_rng(seed)
-    photo = read_color(path)
+    try:
+        photo = np.ascontiguousarray(read_bgr(path)[..., ::-1])
+        if min(photo.shape[:2]) < patch_size:
+            raise DataError(f"image {path} is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch")
+    except DataError as error:
+        return _nothing(patch_size, str(error))
     height, width = photo.shape[:2]
     views, keypoints = [], []
     for _ in range(num_views):
@@ -147,6 +163,12 @@ def photo_patches(
         patches[mine] = cut(view.image, frames[mine], patch_size, crop)
     order = np.argsort(rows[:, 0], kind="stable")
     return PhotoPatches(patches[order], labels[order], rows[order, 0], frames[order])
+
+
+def _nothing(patch_size: int, problem: str) -> PhotoPatches:
+    none = np.empty(0, np.int64)
+    empty = np.empty((0, patch_size, patch_size), np.uint8)
+    return PhotoPatches(empty, none, none, np.empty((0, 2, 3), np.float32), problem)
 
 
 def select(

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.images import pictures_below, read_luma
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
 from train.stores.colmap_model import load_pycolmap
-from train.stores.images import list_images, read_gray
 from train.stores.writer import source_key
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def reconstruct(
     """
     pycolmap = load_pycolmap()
     images, work = Path(images), Path(work)
-    paths = list_images(images)
+    paths = pictures_below(images)
     names = [path.relative_to(images).as_posix() for path in paths]
     if len(names) < 2:
         raise DataError(f"{images} holds {len(names)} image, a reconstruction needs at least 2")
@@ -194,7 +194,7 @@ def _own(weights: str, database: Any, images: Path, work: Path) -> _Describe:
         if path.is_file():
             continue
         lafs = lafs_from_colmap(np.asarray(database.read_keypoints(image_id)), mr_size)[0]
-        gray = torch.from_numpy(read_gray(images / names[image_id]))
+        gray = torch.from_numpy(read_luma(images / names[image_id]))
         with torch.inference_mode():
             descs = network(extract_patches(gray, lafs, network.patch_size))
         with atomic_path(path) as temporary, open(temporary, "wb") as file:

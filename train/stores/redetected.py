@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from common.jobs import worker_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
 from train.stores.amos import Built
 from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
-from train.stores.images import worker_map
 from train.stores.linking import Keypoints, group
 from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
 from train.stores.sift import detect_sift

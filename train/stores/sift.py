@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.stores.images import load_cv2
+from common.images import load_cv2
 
 
 def detect_sift(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
-from train.stores.images import EXTENSIONS, image_size, read_gray
+from common.images import image_size, is_companion, is_picture, read_luma
+from kornia_hardnet8.errors import DataError, MissingFileError, need
 from train.stores.writer import source_key
 
 _IDENTITY_TOLERANCE = 1e-5
@@ -70,18 +70,17 @@ def view_key(views: list[ViewFolder], masks: str | Path | None) -> list[Any]:
 
 def read_view_image(image: ViewImage) -> np.ndarray:
     """The gray image, uint8 (H, W), in the frame of the reference; 0 where the homography leaves the file."""
-    gray = read_gray(image.path)
+    gray = read_luma(image.path)
     return gray if image.homography is None else warp_to_reference(gray, image.homography, image.size)
 
 
 def warp_to_reference(gray: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resample an image, bicubic, so that its pixel p shows what ``homography @ p`` shows in ``gray``."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise missing_extra("Pillow", "train") from None
+    pillow = need("PIL.Image", "train")
     coefficients = (homography / homography[2, 2]).ravel()[:8].tolist()
-    warped = Image.fromarray(gray).transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
+    warped = pillow.fromarray(gray).transform(
+        size, pillow.Transform.PERSPECTIVE, coefficients, pillow.Resampling.BICUBIC
+    )
     return np.array(warped)
 
 
@@ -102,9 +101,9 @@ def read_homography(path: Path) -> np.ndarray | None:
 
 
 def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    images = [p for p in files if p.suffix.lower() in EXTENSIONS]
-    others = [p for p in files if p.suffix.lower() not in EXTENSIONS]
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not is_companion(p))
+    images = [p for p in files if is_picture(p)]
+    others = [p for p in files if p not in images]
     if len(images) < 2:
         raise DataError(f"view {folder} has {len(images)} image(s), at least 2 are needed")
     if others and len(others) != len(images) - 1:
@@ -126,7 +125,7 @@ def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
 
 
 def _read_mask(path: Path, width: int, height: int) -> np.ndarray:
-    mask = read_gray(path)
+    mask = read_luma(path)
     if mask.shape != (height, width):
         if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02 * width / height:
             raise DataError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.stores.images import load_cv2
+from common.images import load_cv2
 
 MAX_TILT_DEG = 60.0
 MAX_LOG2_SCALE = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.images import pictures_in
 from eval.imw.official import TEST_SCENES
 from eval.imw.scene import is_scene, open_scene
 from kornia_hardnet8.errors import DataError, MissingFileError
@@ -51,7 +52,7 @@ def open_raw_scene(dataset: str, folder: Path) -> RawScene:
     if is_scene(folder):
         images = open_scene(folder).images
     else:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        files = [path for path in pictures_in(folder) if path.suffix.lower() in SUFFIXES]
         images = {file.stem: file for file in files}
         if len(images) < len(files):
             raise DataError(f"scene {folder}: two images have one name without suffix")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.images import image_size
 from common.shell import progress
 from eval.imw.official import TEST_SCENES, keypoint_category
 from eval.imw.submission.archive import MAX_TOTAL_BYTES, open_submission
@@ -51,7 +52,7 @@ def validate(path: Path, data: Path, official: bool = False, max_total_bytes: in
         for scene in progress(scenes, what="check", unit="scene"):
             place = folder / scene.dataset / scene.name
             if place.is_dir():
-                sizes = image_sizes(scene)
+                sizes = {name: image_size(path) for name, path in scene.images.items()}
                 found[scene.where] = check_scene(place, scene.where, list(scene.images), findings, sizes, pairwise)
             elif (folder / scene.dataset).is_dir():
                 findings.add(scene.where, "the folder of this scene is missing", "scene_missing", official=True)
@@ -121,20 +122,6 @@ def check_agreement(
             entry = method.get(f"config_{dataset}_{task}")
             if entry is not None:
                 _check_task(entry, f"config_{dataset}_{task}", name, scene, task, findings, where)
-
-
-def image_sizes(scene: RawScene) -> dict[str, tuple[int, int]]:
-    """(width, height) of every image, from the headers."""
-    from PIL import Image, UnidentifiedImageError
-
-    sizes = {}
-    for name, path in scene.images.items():
-        try:
-            with Image.open(path) as image:
-                sizes[name] = image.size
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {path} does not open: {' '.join(str(error).split())}") from None
-    return sizes
 
 
 def _check_task(

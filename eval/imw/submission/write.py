@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from common.cache import Cache
 from common.h5files import Arrays, write_h5
+from common.images import read_bgr
 from common.jobs import compute_all
 from common.shell import progress
 from eval.core.estimators import BASELINE, OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental
@@ -28,7 +29,6 @@ from eval.core.pairs import Pair, match_pairs
 from eval.features import Method, WholeFeature
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.images import read_bgr
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.official import DESCRIPTOR_WIDTHS, MAX_DESCRIPTOR_BYTES, keypoint_category
 from eval.imw.scene import all_pairs, pair_key

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cache import Cache
+from common.images import gray_from_bgr
 from common.metrics import maa_per_pair
 from eval.core.matching import Matches
 from eval.dev import DevSettings, evaluate
@@ -21,7 +22,6 @@ from eval.dev.evaluate import scores_of
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
 from eval.features import Descriptor, Keypoints, Token, WholeFeature, load
 from eval.features.detect import DogSettings, detect_dog
-from eval.images import gray_from_bgr
 from eval.imw.scene import Camera
 from kornia_hardnet8.errors import UsageError
 

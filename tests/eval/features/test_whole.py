@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cache import Cache
+from common.images import gray_from_bgr
 from eval.features import Keypoints, Token, WholeFeature, load, load_method, registry
 from eval.features.detect import DogSettings
 from eval.features.extract import detector_of, extract, image_digest
-from eval.images import gray_from_bgr
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.feature import HardNet8Feature
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import eval.imw.demo
+from common.images import read_gray
 from eval.core.matching import mutual_nn
 from eval.features import registry
 from eval.features.detect import DogSettings, detect_dog
-from eval.images import read_gray
 from eval.imw.scene import Scene, open_scene
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import atomic_dir

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.cache import Cache
+from common.images import read_bgr
 from eval.cli import main
 from eval.core.matching import MatcherSettings
 from eval.core.pairs import match_pairs
@@ -18,7 +19,6 @@ from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
 from eval.features.imported import write_imported
-from eval.images import read_bgr
 from eval.imw.import_features import import_hloc, import_submission
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, describe_scene

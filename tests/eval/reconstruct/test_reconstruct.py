@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from common.images import read_gray
 from eval.cli import main
 from eval.core.multiview_metrics import bag_pose_errors
 from eval.core.trajectory import align, camera_centre
 from eval.features.detect import DogSettings, detect_dog
-from eval.images import read_gray
 from eval.photos import compose, enlarging
 from eval.reconstruct.describe import move_lafs
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings

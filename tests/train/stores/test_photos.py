@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from common.images import read_bgr
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
-from train.stores.images import read_color
 from train.stores.linking import Keypoints, carry, group, mutual_links, turn_between
 from train.stores.photos import build_photos, select
 from train.stores.views import jacobians, photometric, random_homography, render_view, transfer, warp
@@ -238,16 +239,13 @@ def test_bad_input_is_named(photos, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nowhere"):
         build_photos(tmp_path / "nowhere", tmp_path / "s")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="holds no picture"):
         build_photos(tmp_path / "empty", tmp_path / "s")
     with pytest.raises(DataError, match="every image is excluded"):
         build_photos(photos, tmp_path / "s", exclude=["*"])
     with pytest.raises(UsageError, match="at least 2 views"):
         build_photos(photos, tmp_path / "s", num_views=1)
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "x.jpg").write_bytes(b"\xff\xd8 no image")
-    with pytest.raises(DataError, match=r"x\.jpg does not decode"):
-        build_photos(tmp_path / "bad", tmp_path / "s")
     cv2.imwrite(str(tmp_path / "bad" / "x.jpg"), np.full((120, 160), 127, np.uint8))
     with pytest.raises(DataError, match="no keypoint was found again"):
         build_photos(tmp_path / "bad", tmp_path / "s")
@@ -264,13 +262,39 @@ def test_a_photo_that_is_cut_short_is_named(photos, tmp_path: Path, progressive:
     photo = tmp_path / "photos" / "x.jpg"
     photo.parent.mkdir()
     photo.write_bytes(whole + b"what some cameras append")
-    assert np.abs(read_color(photo)[:, :, 0].astype(int) - gray).mean() < 5
+    assert np.abs(read_bgr(photo)[:, :, 0].astype(int) - gray).mean() < 5
     for length in (len(whole) * 3 // 4, len(whole) - 2):
         photo.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"x\.jpg is cut short"):
-            build_photos(photo.parent, tmp_path / "store")
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+            read_bgr(photo)
     for length in (len(thumbnail) + 20, 2, 0):  # before the picture begins
         photo.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"x\.jpg does not decode"):
-            read_color(photo)
+            read_bgr(photo)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_photo_that_cannot_be_used_costs_the_others_nothing(
+    photos, tmp_path: Path, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_photos(photos, tmp_path / "alone", num_views=2, max_labels=20)
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8 no image")
+    cv2.imwrite(str(folder / "narrow.png"), np.zeros((500, 63), np.uint8))
+    (folder / "._a.png").write_bytes(b"not a picture at all")
+    built = build_photos(folder, tmp_path / "store", num_views=2, max_labels=20, num_workers=num_workers)
+    alone, store = (PatchStore.open(tmp_path / name) for name in ("alone", "store"))
+    np.testing.assert_array_equal(np.asarray(alone.patches), np.asarray(store.patches))
+    assert built.photos == 3
+    assert f"left out: image {folder / 'cut.jpg'} does not decode" in caplog.text
+    assert f"left out: image {folder / 'narrow.png'} is 63 x 500 pixels, smaller than a patch" in caplog.text
+    assert "2 photograph(s) left out" in caplog.text
+
+
+def test_only_photos_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(DataError, match=r"1 of 1 photographs cannot be used"):
+        build_photos(tmp_path / "photos", tmp_path / "store")
+    assert not (tmp_path / "store").exists()

@@ -287,7 +287,7 @@ def test_data_that_is_none_is_one_line(submission: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="DATASET is one of"):
         validate(path, tmp_path / "empty")
     (submission.data / "phototourism/one/img_b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="does not open"):
+    with pytest.raises(DataError, match="does not decode"):
         validate(path, submission.data)
     (submission.data / "phototourism/one/img_b.png").rename(submission.data / "phototourism/one/img-b.png")
     with pytest.raises(DataError, match="holds '-'"):

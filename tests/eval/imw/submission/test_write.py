@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
+from common.images import read_gray
 from eval.cli import main
 from eval.core.estimators import EstimatorSettings
 from eval.core.matchers import AdalamSettings
 from eval.core.matching import MatcherSettings
 from eval.features import load_method
 from eval.features.detect import DogSettings, detect_dog
-from eval.images import read_gray
 from eval.imw.submission.validate import validate
 from eval.imw.submission.write import PLACEHOLDERS, keypoint_name, official_geom, official_matcher, official_name
 from kornia_hardnet8.errors import UsageError

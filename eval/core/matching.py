@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from eval.core.nearest import Distance, Neighbours, nearest
+from eval.core.nearest import Distance, Neighbours, nearest, nearest_below_ratio
 from kornia_hardnet8.errors import UsageError, closest
 
 Filter = Literal["none", "snn_ratio_pairwise", "snn_ratio_vs_last", "fginn_ratio_pairwise"]
@@ -53,21 +53,29 @@ def mutual_nn(descs0: Tensor, descs1: Tensor, max_ratio: float | None = None) ->
     """
     descs0, rows0 = finite_rows(descs0)
     descs1, rows1 = finite_rows(descs1)
-    forward = nearest(descs0, descs1, 2)
-    if len(descs0) == 0 or len(descs1) == 0:
-        return Matches(descs0.new_zeros(0, dtype=torch.float32), rows0.new_zeros(0, 2))
-    ratios, i0 = _first_over_second(forward.dists), torch.arange(len(descs0), device=descs0.device)
-    if max_ratio is not None:
-        i0 = i0[ratios <= max_ratio]
-    i1 = forward.idx[i0, 0]
+    i0, i1, ratios = _nearest_and_ratio(descs0, descs1, max_ratio)
     # only the descriptors that someone chose can choose back
     chosen, position = torch.unique(i1, return_inverse=True)
-    backward = nearest(descs1[chosen], descs0, 2)
-    mutual = backward.idx[position, 0] == i0 if len(chosen) else torch.zeros_like(i0, dtype=torch.bool)
-    i0, i1, position = i0[mutual], i1[mutual], position[mutual]
-    ratios = torch.maximum(ratios[i0], _first_over_second(backward.dists)[position])
-    found = Matches(ratios, torch.stack([rows0[i0], rows1[i1]], dim=1))
-    return found if max_ratio is None else found.below(max_ratio)
+    back, back_i0, back_ratios = _nearest_and_ratio(descs1[chosen], descs0, max_ratio)
+    answer, answer_ratio = i0.new_full((len(chosen),), -1), ratios.new_zeros(len(chosen))
+    answer[back], answer_ratio[back] = back_i0, back_ratios
+    mutual = answer[position] == i0
+    ratios = torch.maximum(ratios, answer_ratio[position])[mutual]
+    return Matches(ratios, torch.stack([rows0[i0[mutual]], rows1[i1[mutual]]], dim=1))
+
+
+def _nearest_and_ratio(queries: Tensor, database: Tensor, max_ratio: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries that pass the ratio test (R,), their nearest neighbours (R,), and the ratios (R,) float32."""
+    rows = torch.arange(len(queries), device=queries.device)
+    if len(database) == 0:
+        return rows[:0], rows[:0], queries.new_zeros(0, dtype=torch.float32)
+    if max_ratio is None:
+        neighbours = nearest(queries, database, 2)
+    else:
+        rows, neighbours = nearest_below_ratio(queries, database, max_ratio)
+    ratios = _first_over_second(neighbours.dists)
+    keep = torch.ones_like(ratios, dtype=torch.bool) if max_ratio is None else ratios <= max_ratio
+    return rows[keep], neighbours.idx[keep, 0], ratios[keep]
 
 
 def deduplicate_matches(matches: Tensor, kpts0: Tensor, kpts1: Tensor) -> Tensor:
@@ -226,14 +234,19 @@ def official_match(
 def _one_way(queries: Tensor, database: Tensor, database_kpts: Tensor, settings: MatcherSettings) -> Tensor:
     """Filtered neighbours (query, neighbour), (M, 2), by query, then by rank."""
     fginn = settings.filter == "fginn_ratio_pairwise"
-    found = nearest(queries, database, settings.num_nn + (10 if fginn else 1), settings.distance)
-    if found.idx.shape[1] < 2:  # the last neighbour is only compared with, never kept
-        return found.idx.new_zeros(0, 2)
-    keep = _fginn(found, database_kpts, settings) if fginn else _plain_filter(found.dists, settings)
+    rows = torch.arange(len(queries), device=queries.device)
+    if settings.num_nn == 1 and settings.filter in ("snn_ratio_pairwise", "snn_ratio_vs_last"):
+        assert settings.threshold is not None
+        rows, neighbours = nearest_below_ratio(queries, database, settings.threshold, settings.distance)
+    else:
+        neighbours = nearest(queries, database, settings.num_nn + (10 if fginn else 1), settings.distance)
+    if neighbours.idx.shape[1] < 2:  # the last neighbour is only compared with, never kept
+        return neighbours.idx.new_zeros(0, 2)
+    keep = _fginn(neighbours, database_kpts, settings) if fginn else _plain_filter(neighbours.dists, settings)
     if settings.max_distance is not None:
-        keep = keep & (found.dists[:, : keep.shape[1]].double() <= settings.max_distance)
+        keep = keep & (neighbours.dists[:, : keep.shape[1]].double() <= settings.max_distance)
     query, rank = keep.nonzero(as_tuple=True)
-    return torch.stack([query, found.idx[query, rank]], dim=1)
+    return torch.stack([rows[query], neighbours.idx[query, rank]], dim=1)
 
 
 def _plain_filter(dists: Tensor, settings: MatcherSettings) -> Tensor:
@@ -246,11 +259,11 @@ def _plain_filter(dists: Tensor, settings: MatcherSettings) -> Tensor:
     return first <= settings.threshold * (dists[:, 1:] if settings.filter == "snn_ratio_pairwise" else dists[:, -1:])
 
 
-def _fginn(found: Neighbours, kpts: Tensor, settings: MatcherSettings) -> Tensor:
+def _fginn(neighbours: Neighbours, kpts: Tensor, settings: MatcherSettings) -> Tensor:
     """(N, num_nn) bool: the ratio to the first neighbour that passes, or to the first one that is far away."""
     assert settings.threshold is not None
     assert settings.fginn_radius is not None
-    dists, places = found.dists.double(), kpts.double()[found.idx]
+    dists, places = neighbours.dists.double(), kpts.double()[neighbours.idx]
     num_kept = min(settings.num_nn, dists.shape[1])
     keep = torch.zeros(len(dists), num_kept, dtype=torch.bool, device=dists.device)
     for rank in range(num_kept):

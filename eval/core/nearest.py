@@ -24,7 +24,6 @@ class Neighbours(NamedTuple):
     """(N, k) int64."""
 
 
-@torch.no_grad()
 def nearest(queries: Tensor, database: Tensor, k: int, distance: Distance = "l2") -> Neighbours:
     """The ``k`` nearest rows of ``database`` for every row of ``queries``, equal distances by ascending index.
 
@@ -40,6 +39,37 @@ def nearest(queries: Tensor, database: Tensor, k: int, distance: Distance = "l2"
     Raises:
         ValueError: not two matrices of one width.
     """
+    return _search(queries, database, k, distance)[1]
+
+
+def nearest_below_ratio(
+    queries: Tensor, database: Tensor, max_ratio: float, distance: Distance = "l2"
+) -> tuple[Tensor, Neighbours]:
+    """The two nearest rows, as :func:`nearest` gives them, for the queries that a ratio test can still let through.
+
+    Queries are left out only where rounding cannot have turned ``first > max_ratio * second`` round. Most descriptors
+    have no counterpart in another image, and this spares them the search for their neighbours.
+
+    Args:
+        queries: see :func:`nearest`.
+        database: see :func:`nearest`.
+        max_ratio: upper bound of first / second distance.
+        distance: see :func:`nearest`; only ``l2`` leaves queries out.
+
+    Returns:
+        ascending rows of ``queries`` (R,), among them all that pass the test, and their neighbours. Where most rows of
+        a block may pass, all of it stays.
+
+    Raises:
+        ValueError: not two matrices of one width.
+    """
+    return _search(queries, database, 2, distance, max_ratio)
+
+
+@torch.no_grad()
+def _search(
+    queries: Tensor, database: Tensor, k: int, distance: Distance, max_ratio: float | None = None
+) -> tuple[Tensor, Neighbours]:
     if queries.ndim != 2 or database.ndim != 2 or queries.shape[1] != database.shape[1]:
         raise ValueError(
             f"descriptors must be (N, D) and (M, D), got {tuple(queries.shape)} and {tuple(database.shape)}"
@@ -52,37 +82,52 @@ def nearest(queries: Tensor, database: Tensor, k: int, distance: Distance = "l2"
         queries, database = queries.float(), database.float()
     k = min(k, len(database))
     if len(queries) == 0 or k <= 0:
-        return Neighbours(queries.new_zeros(len(queries), k), queries.new_zeros(len(queries), k, dtype=torch.long))
+        none = Neighbours(queries.new_zeros(len(queries), k), queries.new_zeros(len(queries), k, dtype=torch.long))
+        return torch.arange(len(queries), device=queries.device), none
     limit = _BLOCK_BYTES if queries.device.type == "cpu" else _BLOCK_BYTES_GPU
-    search = _Search(database, k, distance)
-    rows = max(1, limit // (4 * max(len(database), search.candidates * database.shape[1])))
-    parts = [search(block) for block in queries.split(rows)]
-    return Neighbours(torch.cat([p.dists for p in parts]), torch.cat([p.idx for p in parts]))
+    rows = max(1, limit // (4 * max(len(database), (k + _EXTRA_CANDIDATES) * database.shape[1])))
+    search = _Search(database, min(rows, len(queries)), k, distance, max_ratio)
+    starts = range(0, len(queries), rows)
+    kept, parts = zip(*(search(block) for block in queries.split(rows)), strict=True)
+    return (
+        torch.cat([start + inside for start, inside in zip(starts, kept, strict=True)]),
+        Neighbours(torch.cat([part.dists for part in parts]), torch.cat([part.idx for part in parts])),
+    )
 
 
 class _Search:
     """What the blocks of one search share."""
 
-    def __init__(self, database: Tensor, k: int, distance: Distance) -> None:
-        self.database, self.k, self.distance = database, k, distance
+    def __init__(self, database: Tensor, rows: int, k: int, distance: Distance, max_ratio: float | None) -> None:
+        self.database, self.k, self.distance, self.max_ratio = database, k, distance, max_ratio
         self.candidates = min(len(database), k + _EXTRA_CANDIDATES)
         if distance == "l2":
-            self.squares = (database * database).sum(dim=1)
-            self.largest = self.squares.max().sqrt()
+            squares = database.square().sum(dim=1)
+            self.largest = squares.max().sqrt()
+            # |d|^2 - 2 q d as one product, into memory that is written again and again: fresh pages cost a third of it
+            self.factors = torch.cat([database, squares[:, None]], dim=1).T
+            self.rough = database.new_empty(rows, len(database))
             exact_products = torch.get_float32_matmul_precision() == "highest"
             self.rounding = (database.shape[1] + 8) * 2.0**-23 if exact_products else 2.0**-6
 
-    def __call__(self, block: Tensor) -> Neighbours:
-        """Neighbours of a block of queries."""
+    def __call__(self, block: Tensor) -> tuple[Tensor, Neighbours]:
+        """Rows of a block of queries that are not left out, and their neighbours."""
+        kept = torch.arange(len(block), device=block.device)
         if self.distance == "l2":
-            rough = torch.addmm(self.squares, block, self.database.T, alpha=-2.0)  # squared, less |query|^2
+            squares = block.square().sum(dim=1)
+            bound = self.rounding * (squares.sqrt() + self.largest).square()
+            rough = self.rough[: len(block)]  # squared distances, less |query|^2
+            torch.mm(torch.cat([-2.0 * block, block.new_ones(len(block), 1)], dim=1), self.factors, out=rough)
+            if self.max_ratio is not None:
+                passing = self._may_pass(rough, squares, bound).nonzero().squeeze(1)
+                if 2 * len(passing) < len(block):  # else moving them costs more than it spares
+                    kept = passing
+                    rough, block, squares, bound = rough[kept], block[kept], squares[kept], bound[kept]
             last, idx = _smallest(rough, self.candidates)
             idx = idx.sort(dim=1).values
             dists = (block[:, None] - self.database[idx]).square_().sum(dim=2).sqrt_()
             dists, order = dists.sort(dim=1, stable=True)
             idx = idx.gather(1, order)
-            squares = block.square().sum(dim=1)
-            bound = self.rounding * (squares.sqrt() + self.largest).square()
             unsure = last[:, -1] + squares - bound <= dists[:, self.k - 1].square()
         else:
             whole = self._all_pairs(block)
@@ -96,7 +141,20 @@ class _Search:
             again = unsure.nonzero().squeeze(1)
             if len(again):
                 dists[again], idx[again] = self._full_rows(block[again])
-        return Neighbours(dists, idx)
+        return kept, Neighbours(dists, idx)
+
+    def _may_pass(self, rough: Tensor, squares: Tensor, bound: Tensor) -> Tensor:
+        """Whether the ratio of a row may be at most ``max_ratio``, (rows,) bool; True for NaN.
+
+        The smallest value lies above the least minimum of groups of columns, the second one below the next minimum.
+        """
+        assert self.max_ratio is not None
+        minima = _group_minima(rough)
+        if minima.shape[1] < 2:
+            return torch.ones_like(bound, dtype=torch.bool)
+        least = minima.topk(2, dim=1, largest=False).values + squares[:, None]
+        slack = 1.0 + 8.0 * self.rounding  # of the distances that are compared in the end
+        return ~((least[:, 0] - bound).clamp(min=0.0) > self.max_ratio**2 * slack * (least[:, 1] + bound))
 
     def _all_pairs(self, block: Tensor) -> Tensor:
         """Distances to the whole database without cancellation."""
@@ -117,18 +175,25 @@ def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = values.shape
     groups = columns // _GROUP
-    if groups < 3 * count:
+    if groups < 3 * count or rows == 0:
         found = values.topk(count, dim=1, largest=False)
         return found.values, found.indices
     grouped = groups * _GROUP
-    minima = values[:, :grouped].unflatten(1, (groups, _GROUP)).amin(dim=2)
-    chosen = minima.topk(count, dim=1, largest=False).indices
+    chosen = _group_minima(values[:, :grouped]).topk(count, dim=1, largest=False).indices
     starts = torch.arange(0, rows * columns, columns, device=values.device)[:, None] + chosen * _GROUP
     windows = values.as_strided((rows * columns - _GROUP + 1, _GROUP), (1, 1), values.storage_offset())
     inside = torch.cat([windows.index_select(0, starts.flatten()).view(rows, -1), values[:, grouped:]], dim=1)
     chosen = torch.cat([chosen, chosen.new_full((rows, 1), groups)], dim=1)
     found = inside.topk(count, dim=1, largest=False)
     return found.values, chosen.gather(1, found.indices // _GROUP) * _GROUP + found.indices % _GROUP
+
+
+def _group_minima(values: Tensor) -> Tensor:
+    """The smallest value of each group of columns of (N, M), and of what is left over at the end: (N, groups)."""
+    groups = values.shape[1] // _GROUP
+    minima = values[:, : groups * _GROUP].unflatten(1, (groups, _GROUP)).amin(dim=2)
+    rest = values[:, groups * _GROUP :]
+    return torch.cat([minima, rest.amin(dim=1, keepdim=True)], dim=1) if rest.shape[1] else minima
 
 
 def _unpack_bits(packed: Tensor) -> Tensor:

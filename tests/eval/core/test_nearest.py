@@ -122,3 +122,42 @@ def test_wrong_input():
         nearest(torch.zeros(2, 8), torch.zeros(2, 4), 1)
     with pytest.raises(ValueError, match="l2, l1 or hamming"):
         nearest(torch.zeros(2, 8), torch.zeros(2, 8), 1, "cosine")  # type: ignore[arg-type]
+
+
+def hard_descriptors(seed: int, num: int, width: int) -> torch.Tensor:
+    """Duplicates, near-ties of one last digit, zero rows, rows of other lengths, and ordinary ones."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(num, width, generator=generator), dim=1)
+    kinds = torch.randint(6, (num,), generator=generator)
+    other = rows[torch.randint(num, (num,), generator=generator)]
+    rows[kinds == 0] = other[kinds == 0]
+    nudged = torch.nextafter(other, torch.full_like(other, torch.inf))
+    rows[kinds == 1] = nudged[kinds == 1]
+    rows[kinds == 2] = 0.0
+    rows[kinds == 3] *= 10.0 ** torch.randint(-3, 4, (int((kinds == 3).sum()), 1), generator=generator)
+    return rows
+
+
+@pytest.mark.parametrize("width", [4, 128])
+@pytest.mark.parametrize(("num_queries", "num_database"), [(300, 1), (300, 63), (300, 700), (40, 2000)])
+@pytest.mark.parametrize("max_ratio", [0.1, 0.8, 0.9, 0.999999, 1.0, 1.01])
+def test_below_a_ratio_no_row_that_passes_is_left_out(width, num_queries, num_database, max_ratio):
+    queries = hard_descriptors(1, num_queries, width)
+    database = torch.cat([hard_descriptors(2, num_database, width), queries[:50] + 1e-7])[:num_database]
+    whole = nearest(queries, database, 2)
+    rows, neighbours = module.nearest_below_ratio(queries, database, max_ratio)
+    assert torch.equal(neighbours.idx, whole.idx[rows])
+    assert torch.equal(neighbours.dists, whole.dists[rows])
+    first, last = whole.dists[:, 0].double(), whole.dists[:, -1].double()
+    assert set((first <= max_ratio * last).nonzero().flatten().tolist()) <= set(rows.tolist())
+
+
+def test_below_a_ratio_most_rows_without_a_counterpart_are_left_out():
+    generator = torch.Generator().manual_seed(0)
+    queries, database = (
+        torch.nn.functional.normalize(torch.randn(n, 128, generator=generator), dim=1) for n in (500, 2000)
+    )
+    database[:20] = queries[480:]
+    rows, neighbours = module.nearest_below_ratio(queries, database, 0.8)
+    assert rows.tolist() == list(range(480, 500))
+    assert neighbours.idx[:, 0].tolist() == list(range(20))

@@ -62,8 +62,8 @@ def draw_cameras(
     poses = [(np.asarray(R, np.float64), np.asarray(t, np.float64)) for group in cameras for R, t in group.poses]
     centers = np.array([-R.T @ t for R, t in poses])
     xyz = np.asarray(points if points is not None else np.zeros((0, 3)), np.float64)
-    axes3 = _axes([R for R, _ in poses], centers)
-    low, high = _extent(xyz, centers, axes3)
+    axes3 = world_axes([R for R, _ in poses], centers)
+    low, high = view_bounds(xyz, centers, axes3)
     size = 0.035 * float(np.max(high - low))
     figure, panels = new_figure(13.0, 6.9, 2)
     chosen = np.linspace(0, len(xyz) - 1, min(len(xyz), _MAX_POINTS)).astype(int)
@@ -96,8 +96,13 @@ def draw_cameras(
     return path
 
 
-def _axes(rotations: Sequence[Floats], centers: Floats) -> Floats:
-    """Rows right, up, forward (3, 3) of the world as the cameras see it on the mean."""
+def world_axes(rotations: Sequence[Floats], centers: Floats) -> Floats:
+    """Rows right, up, forward (3, 3) of the world as the cameras see it on the mean.
+
+    Args:
+        rotations: (3, 3) each, world to camera.
+        centers: (N, 3) of the same cameras.
+    """
     up = _unit(-np.mean([R[1] for R in rotations], axis=0))
     if up is None:  # cameras on all sides of something: the plane that they lie in
         up = np.linalg.svd(centers - centers.mean(axis=0))[2][2]
@@ -115,7 +120,7 @@ def _unit(vector: Floats, least: float = 1e-3) -> Floats | None:
     return vector / length if length > least else None
 
 
-def _extent(points: Floats, centers: Floats, axes: Floats) -> tuple[Floats, Floats]:
+def view_bounds(points: Floats, centers: Floats, axes: Floats) -> tuple[Floats, Floats]:
     """Lower and upper bound (3,) of the view: all cameras, and the points without the outermost ones."""
     at = centers @ axes.T
     low, high = at.min(axis=0), at.max(axis=0)

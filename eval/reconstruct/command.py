@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from eval.core.options import (
     methods_from,
 )
 from eval.features import Method, known_names
+from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
+from eval.reconstruct.undistort import undistort
 from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.files import atomic_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = ReconstructSettings()
     parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photographs, folders below it too")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="database.db, sparse/0, summary.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model.html, sparse/0, database.db …")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")
     features = parser.add_argument_group("features")
     features.add_argument(
@@ -62,7 +66,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the mapper; 0: all cores. With more than 1 the last digits differ between runs",
     )  # fmt: skip
     run_group.add_argument("--jobs", type=int, metavar="N", help="processes for matching (default: one a core)")
-    run_group.add_argument("--picture", action=argparse.BooleanOptionalAction, default=True, help="draw DIR/model.png")
+    run_group.add_argument(
+        "--picture", action=argparse.BooleanOptionalAction, default=True, help="write DIR/model.html and DIR/model.png"
+    )
+    run_group.add_argument(
+        "--undistort", action="store_true",
+        help="write DIR/undistorted too: images beside sparse/0, as gsplat and nerfstudio read them",
+    )  # fmt: skip
     run_group.add_argument("--json", action="store_true", help="print summary.json instead of the table")
     run_group.add_argument("--print-config", action="store_true", help="print the settings as JSON and stop")
 
@@ -78,21 +88,34 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache) if args.cache else None
     with open_executor(jobs=args.jobs if device.type == "cpu" else 1) as executor:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
-    picture = None
+    paths = {"model": args.out / "sparse" / "0"}
+    if args.undistort:
+        paths["undistorted"] = undistort(paths["model"], args.images, args.out / "undistorted")
+    paths["points"] = args.out / "points.ply"
+    with atomic_path(paths["points"]) as temporary:
+        outcome.models[0].export_PLY(temporary)
     if args.picture:
-        from eval.core.viz3d import draw_model
-
-        picture = args.out / "model.png"
-        folder = args.images.resolve()
-        place = folder.parent.name if folder.name.lower() in ("images", "photos") else folder.name
-        draw_model(picture, outcome.models[0], title=f"{place}, {method.name}")
+        paths |= _draw(args.out, args.images, method.name, outcome)
     if args.json:
         print((args.out / "summary.json").read_text(encoding="utf-8"), end="")
         return
     print(table(outcome))
-    print(f"model: {args.out / 'sparse' / '0'}")
-    if picture is not None:
-        print(f"picture: {picture}")
+    for what, path in paths.items():
+        print(f"{what}: {path}")
+
+
+def _draw(out: Path, images: Path, feature: str, outcome: Outcome) -> dict[str, Path]:
+    """Show the largest model as a picture and as a page; returns both."""
+    from eval.core.viz3d import draw_model
+    from eval.reconstruct.page import write_model_page
+
+    model, summary, folder = outcome.models[0], outcome.summary, images.resolve()
+    place = folder.parent.name if folder.name.lower() in ("images", "photos") else folder.name
+    draw_model(out / "model.png", model, title=f"{place}, {feature}")
+    left_out = [*summary["not_registered"], *summary["images"]["unreadable"]]
+    made = f"Made on {datetime.date.today().isoformat()} by: {command_line(summary['environment']['command'])}"
+    write_model_page(out / "model.html", model, images, f"{place}, {feature}", left_out, made)
+    return {"picture": out / "model.png", "page to open": out / "model.html"}
 
 
 def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettings:

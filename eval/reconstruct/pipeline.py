@@ -82,7 +82,10 @@ def reconstruct(
     pairs = exhaustive_pairs(names) if pairs_file is None else read_pairs(pairs_file, names, unreadable)
     clock.note("describe")
     write_json(out / "summary.json", {"format": FORMAT, "complete": False})
-    shutil.rmtree(out / "sparse", ignore_errors=True)
+    for name in ("sparse", "undistorted"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("model.html", "model.png", "points.ply"):
+        (out / name).unlink(missing_ok=True)
     database, counts = out / "database.db", []
     pycolmap = pycolmap_module()
     with quiet_colmap(), atomic_path(database) as temporary:

@@ -1,9 +1,16 @@
-"""Six photographs of a rendered yard with known poses and known focal length."""
+"""Six photographs of a rendered yard with known poses and known focal length; a browser."""
 
 from __future__ import annotations
 
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,3 +74,32 @@ def look_at(
     right /= np.linalg.norm(right)
     R = np.stack([right, np.cross(forward, right), forward])
     return R, -R @ center
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[Path, str, int], Any]:
+    """``browser(page, probe, width)``: what the script ``probe`` returns in that page, which must not complain."""
+    program = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs a chromium")
+
+    def run(page: Path, probe: str, width: int) -> Any:
+        script = (
+            "<script>addEventListener('load', () => setTimeout(() => {"
+            f"document.title = JSON.stringify((() => {{{probe}}})()); }}, 1500));</script></body>"
+        )
+        probed = tmp_path / "probed.html"
+        probed.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+        flags = [
+            *("--headless", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-sync"),
+            *("--disable-component-update", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+            *("--enable-logging=stderr", "--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"),
+            # A window is no narrower than 500 pixels: two of the screen make one of the page.
+            *(f"--window-size={2 * width},1800", "--force-device-scale-factor=2", "--dump-dom"),
+        ]
+        line = [program, *flags, probed.as_uri()]
+        seen = subprocess.run(line, capture_output=True, text=True, timeout=200, check=True)
+        assert "CONSOLE" not in seen.stderr, seen.stderr
+        return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", seen.stdout, re.S)[1]))
+
+    return run

@@ -109,6 +109,10 @@ def test_summary_table_and_picture(finished: tuple[Path, str]) -> None:
     line = printed.splitlines()[1].split()
     assert line[:3] == ["sparse/0", "6/6", str(entry["points"])]
     assert cv2.imread(str(out / "model.png")).std() > 10
+    assert printed.splitlines()[-1] == f"page to open: {out / 'model.html'}"
+    page = (out / "model.html").read_text(encoding="utf-8")
+    assert f"6 of 6 photographs, {entry['points']:,} points" in page
+    assert f"element vertex {entry['points']}\n".encode() in (out / "points.ply").read_bytes()
 
 
 def test_a_second_run_reads_the_cache_and_gives_the_same_bytes(
@@ -127,11 +131,14 @@ def test_a_second_run_reads_the_cache_and_gives_the_same_bytes(
 def test_given_intrinsics_stay(yard, finished: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = ["reconstruct", str(yard.images), *QUICK, "--out", str(out), "--cache", str(finished[0] / "cache")]
-    assert main([*line, "--focal", "400", "--no-refine", "--camera-model", "SIMPLE_PINHOLE", "--no-picture"]) == 0
+    given = ["--focal", "400", "--no-refine", "--camera-model", "SIMPLE_PINHOLE"]
+    assert main([*line, *given, "--no-picture", "--undistort"]) == 0
+    assert sorted(path.name for path in (out / "undistorted" / "images").iterdir())[0] == "bild 0.jpg"
     (camera,) = pycolmap.Reconstruction(out / "sparse" / "0").cameras.values()
     assert camera.model_name == "SIMPLE_PINHOLE"
     assert camera.params.tolist() == [400.0, 192.0, 144.0]
     assert not (out / "model.png").exists()
+    assert not (out / "model.html").exists()
     found = poses_of(pycolmap.Reconstruction(out / "sparse" / "0"))
     assert rotation_error_deg(found, yard.poses) < 0.3
     assert centre_error(found, yard.poses) < 0.03

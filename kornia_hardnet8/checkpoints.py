@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch import Tensor
 from kornia_hardnet8._torch_files import projection_of_pca, read_torch_file
 from kornia_hardnet8.arch import ARCHS, Arch, empty_features, get_arch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.files import atomic_path, write_bytes
 from kornia_hardnet8.projection import Projection
 
 FORMAT = "kornia-hardnet8/1"
@@ -94,6 +95,24 @@ def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.
             save_file(tensors, temporary, metadata=text)
         except SafetensorError as error:
             raise DataError(f"cannot write {path}: {error}") from None
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite the header of a safetensors file in place, its metadata in the order of their names.
+
+    safetensors writes them in random order: the same weights would be another file each time.
+    """
+    with open(path, "rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        # The order of tensors is kept: it is that of their places in the file.
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise DataError(f"cannot sort the header of {path.name}: {len(text)} bytes, {length} are there")
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def save_kornia(path: str | Path, weights: Weights) -> None:
@@ -119,11 +138,11 @@ def save_kornia(path: str | Path, weights: Weights) -> None:
             f"kornia has no module for {weights.arch} with {has}: it has HardNet8 (h8E512 with a projection of at "
             "least 128 dimensions) and HardNet (h7 without one)"
         )
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:
-            raise DataError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
+    buffer = (
+        io.BytesIO()
+    )  # torch names the archive after the file that it writes, and a temporary one has a random name
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -75,7 +75,7 @@ class OpenCVSift(Detector):
         try:
             import cv2
         except ImportError:
-            raise missing_extra("opencv-python-headless", "eval") from None
+            raise missing_extra("opencv-python-headless", "opencv") from None
         self.num_features, self.upright, self.contrast, self.edge = num_features, upright, contrast, edge
         self._create = cv2.SIFT.create
 

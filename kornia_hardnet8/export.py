@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import sys
 import tempfile
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from kornia_hardnet8 import _engine
 from kornia_hardnet8._engine import FusedConv
-from kornia_hardnet8.errors import DataError, UsageError, closest, missing_extra
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.errors import UsageError, closest, missing_extra
+from kornia_hardnet8.files import write_bytes
 from kornia_hardnet8.hardnet8 import HardNet8
 
 Format = Literal["onnx", "torchscript", "openvino"]
@@ -59,8 +60,7 @@ def export(module: HardNet8, path: str | Path, format: Format = "onnx", precisio
         _export_torchscript(module, path)
     elif format == "onnx":
         model = onnx_model(module, precision)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+        write_bytes(path, model.SerializeToString(deterministic=True))
     else:
         _export_openvino(module, path, precision)
 
@@ -81,12 +81,11 @@ def import_openvino() -> Any:
 
 
 def _export_torchscript(module: HardNet8, path: Path) -> None:
-    plain = _plain_copy(module)
-    with atomic_path(path) as temporary:
-        try:
-            torch.jit.script(plain).save(str(temporary))
-        except RuntimeError as error:
-            raise DataError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
+    buffer = (
+        io.BytesIO()
+    )  # torch names the archive after the file that it writes, and a temporary one has a random name
+    torch.jit.save(torch.jit.script(_plain_copy(module)), buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _export_openvino(module: HardNet8, path: Path, precision: ExportPrecision) -> None:
@@ -95,11 +94,13 @@ def _export_openvino(module: HardNet8, path: Path, precision: ExportPrecision) -
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "m.onnx").write_bytes(model.SerializeToString())
         converted = openvino.convert_model(Path(folder) / "m.onnx")
+        for number, operation in enumerate(converted.get_ordered_ops()):
+            if operation.get_type_name() not in ("Parameter", "Result"):
+                operation.set_friendly_name(f"op{number}")  # its own names count on from one model to the next
         openvino.save_model(converted, Path(folder) / "m.xml", compress_to_fp16=precision == "fp16")
         # The weights first: a network without them is of no use.
         for suffix in (".bin", ".xml"):
-            with atomic_path(path.with_suffix(suffix)) as temporary:
-                temporary.write_bytes((Path(folder) / f"m{suffix}").read_bytes())
+            write_bytes(path.with_suffix(suffix), (Path(folder) / f"m{suffix}").read_bytes())
 
 
 def _plain_copy(module: HardNet8) -> HardNet8:
@@ -174,7 +175,7 @@ def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
         proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9, producer_name="kornia_hardnet8"
     )
     facts = {**module.metadata, "arch": module.arch, "precision": precision}
-    helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(facts.items())})
     graph.onnx.checker.check_model(model)
     return model
 

@@ -69,6 +69,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written (a full disk); nothing is left behind.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}") from None
+
+
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
     """Write strict JSON (no NaN) to ``path``, whole or not at all."""
     text = json.dumps(value, indent=indent, allow_nan=False)

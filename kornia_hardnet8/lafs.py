@@ -104,7 +104,7 @@ def opencv_from_lafs(lafs: Tensor, responses: Tensor | None = None, mr_size: flo
     try:
         import cv2
     except ImportError:
-        raise missing_extra("opencv-python-headless", "eval") from None
+        raise missing_extra("opencv-python-headless", "opencv") from None
     frames = _single(lafs).to("cpu", torch.float64)
     strengths = [0.0] * len(frames) if responses is None else responses.detach().flatten().tolist()
     if len(strengths) != len(frames):

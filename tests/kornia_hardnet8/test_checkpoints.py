@@ -633,3 +633,17 @@ def test_a_full_disk_leaves_nothing(name: str, seven: HardNet8, tmp_path: Path) 
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_the_same_weights_give_the_same_file(suffix: str, tmp_path: Path) -> None:
+    weights = load_weights("h8E512")
+    files = [tmp_path / f"{name}{suffix}" for name in ("one", "two", "three", "four")]
+    for path in files:
+        weights = Weights(weights.arch, weights.features, weights.projection, dict(reversed(weights.metadata.items())))
+        (save_weights if suffix == ".safetensors" else save_kornia)(path, weights)
+    assert len({path.read_bytes() for path in files}) == 1
+    read = load_weights(files[0])
+    assert all(torch.equal(value, weights.features[key]) for key, value in read.features.items())
+    if suffix == ".safetensors":
+        assert read.metadata == weights.metadata

@@ -19,7 +19,7 @@ from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import ARCHS
 from kornia_hardnet8.checkpoints import Weights, save_weights
 from kornia_hardnet8.errors import UsageError
-from kornia_hardnet8.export import export, import_openvino
+from kornia_hardnet8.export import Format, export, import_openvino
 from kornia_hardnet8.inference import calibrate
 
 from .conftest import fill_module
@@ -221,3 +221,14 @@ def test_the_command(seven: HardNet8, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert json.dumps(done.stderr).count("\\n") == 1
+
+
+@pytest.mark.parametrize(("suffix", "format"), [(".onnx", "onnx"), (".jitpt", "torchscript"), (".xml", "openvino")])
+def test_the_same_weights_give_the_same_file(suffix: str, format: Format, tmp_path: Path) -> None:
+    module = HardNet8(arch="h7")
+    fill_module(module, 3)
+    module.metadata = {"mr_size": 12.0, "b": 1, "a": 2}
+    export(module, tmp_path / f"one{suffix}", format)
+    module.metadata = dict(reversed(module.metadata.items()))
+    export(module, tmp_path / f"two{suffix}", format)
+    assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

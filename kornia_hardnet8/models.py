@@ -1,0 +1,70 @@
+"""The models that ship with the package, as data: what they take, where they come from, how good they are.
+
+Pages, model cards and tests read this table; ``python -m train bundle`` says what has to change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kornia_hardnet8.checkpoints import BUNDLED_DIR
+
+
+@dataclass(frozen=True)
+class Model:
+    """One bundled model."""
+
+    name: str
+    """What ``HardNet8(pretrained=NAME)`` takes."""
+    arch: str
+    patch_size: int
+    """Side of the gray patches that go in, pixels."""
+    dims: int
+    """Most numbers that come out; any smaller width by ``output_dim``."""
+    mr_size: float
+    """Half side of a patch / sigma of the detection that the model was trained for."""
+    code_licence: str
+    weights_licence: str
+    """What the weights may be used for."""
+    source: str
+    """How they came about."""
+    sha256: str
+    numbers: Mapping[str, float]
+    """Scores of ``python -m eval dev``, fractions, see the model card."""
+
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return BUNDLED_DIR / f"{self.name}.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """The model card beside it: data, training, numbers, licence."""
+        return BUNDLED_DIR / f"{self.name}.md"
+
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model(
+            name="h8E512",
+            arch="h8E512",
+            patch_size=32,
+            dims=512,
+            mr_size=12.0,
+            code_licence="Apache-2.0",
+            weights_licence="research use",
+            source="trained by `python -m train` on COLMAP models, photographs and fixed cameras",
+            sha256="78fb7809ad1bf2b2cd41667b809f9e0524f16c50bc92aaaa636a8f280d1252cd",
+            numbers={
+                "poses/mAA@10": 0.508,
+                "poses/AP": 0.104,
+                "homographies/MMA@3": 0.461,
+                "homographies/correct_nn": 0.498,
+                "fixed_camera/mAP": 0.584,
+            },
+        ),
+    )
+}

@@ -1,0 +1,50 @@
+"""The table of models says what the files are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from kornia_hardnet8 import HardNet8
+from kornia_hardnet8.checkpoints import bundled_names, load_weights
+from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.models import MODELS, Model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_bundled_model_is_in_the_table() -> None:
+    assert sorted(MODELS) == bundled_names()
+    assert all(name == model.name for name, model in MODELS.items())
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_the_file_is_what_the_table_says(model: Model) -> None:
+    assert sha256_file(model.path) == model.sha256
+    weights = load_weights(model.name)
+    assert (weights.arch, weights.metadata["mr_size"]) == (model.arch, model.mr_size)
+    assert weights.projection is not None
+    assert weights.projection.components.shape[1] == model.dims
+    network = HardNet8(model.name, output_dim=model.dims)
+    assert network(torch.rand(1, 1, model.patch_size, model.patch_size)).shape == (1, model.dims)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_the_card_says_the_same(model: Model) -> None:
+    card = model.card.read_text(encoding="utf-8")
+    assert re.findall(r"SHA-256 `(\w+)`", card) == [model.sha256]
+    assert f"`{model.arch}`" in card and f"`mr_size` **{model.mr_size:g}**" in card
+    for name, value in model.numbers.items():
+        assert re.search(rf"\b{value:.3f}\b", card), f"the card lacks {name} {value:.3f}"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "LICENSE-WEIGHTS", "docs/package-index.md", "kornia_hardnet8/weights/h8E512.md"]
+)
+def test_the_licence_of_the_weights_is_said_alike(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("*", "").split())
+    assert "for research" in text and "Apache" in text
+    assert {model.weights_licence for model in MODELS.values()} == {"research use"}

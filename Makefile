@@ -1,8 +1,9 @@
-# make demo       install into .venv, then match and judge the built-in scene
+# make demo       install into .venv, judge h8E512 and RootSIFT on the built-in scene, write one page to look at
 # make test       what every change must pass: ruff, mypy, pytest without the slow tests
-# make test-all   the same with the slow tests (and those for a GPU, where one is)
+# make test-all   the same with the slow tests (and those for a GPU, where one is), and the pages
+# make docs       build the pages into docs/_build/html, in .venv-docs; a warning or a broken link is an error
 # make test-oldest  the library's tests on the oldest torch, kornia and numpy that the metadata admits, in .venv-oldest
-# make clean      remove what building and testing leave behind; distclean removes .venv and .venv-oldest too
+# make clean      remove what building and testing leave behind; distclean removes .venv, .venv-oldest and .venv-docs too
 #
 # PYTHON          the interpreter that .venv is made from (3.11 or newer)
 # PIP_ARGS        added to every pip call, e.g. PIP_ARGS="--no-index --find-links DIR"
@@ -14,13 +15,15 @@ TORCH_PIP_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP_INSTALL := -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python $(PIP_INSTALL)
+DOCS := .venv-docs
 OLDEST := .venv-oldest
 OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check -c constraints-oldest.txt $(PIP_ARGS)
 EDITABLE := --no-build-isolation -e
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-oldest lint clean distclean
+.PHONY: demo docs test test-all test-oldest lint clean distclean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m eval imw --desc h8E512 rootsift --out runs/demo
@@ -28,11 +31,16 @@ demo: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: lint
+test-all: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/kornia_hardnet8
+
+docs: $(DOCS)/.installed
+	rm -rf docs/_build docs/_generated
+	$(DOCS)/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "the pages: docs/_build/html/index.html"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -53,6 +61,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino,poselib,dask,dev]"
 	@touch $@
 
+$(DOCS)/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP_INSTALL) $(TORCH_PIP_ARGS) torch setuptools wheel
+	$(DOCS)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[docs]"
+	@touch $@
+
 # What the tests need beside the library is as new as the old numpy lets it be.
 $(OLDEST)/.installed: setup.cfg constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
@@ -61,8 +75,8 @@ $(OLDEST)/.installed: setup.cfg constraints-oldest.txt
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/_generated
 	find kornia_hardnet8 common train eval benchmarks rendered tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(OLDEST)
+	rm -rf $(VENV) $(OLDEST) $(DOCS)

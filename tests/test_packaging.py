@@ -67,8 +67,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "LICENSE-WEIGHTS"):
         shutil.copy(ROOT / name, source)
+    (source / "docs").mkdir()
+    shutil.copy(ROOT / "docs/package-index.md", source / "docs")
     for name in ("kornia_hardnet8", "common", "train", "eval", "benchmarks", "rendered"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", folder]
@@ -80,7 +82,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_library_and_its_weights_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kinds = ["*.py", "py.typed", "weights/*.safetensors", "weights/*.md"]
+    kinds = ["*.py", "py.typed", "pictures/*.jpg", "weights/*.safetensors", "weights/*.md"]
     expected = {str(path.relative_to(ROOT)) for kind in kinds for path in PACKAGE.glob(kind)}
     assert files == expected
     assert "kornia_hardnet8/weights/h8E512.safetensors" in files
@@ -91,10 +93,10 @@ def test_metadata_of_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
-        assert any(name.endswith("/LICENSE") for name in archive.namelist())
+        assert {Path(name).name for name in archive.namelist()} >= {"LICENSE", "LICENSE-WEIGHTS"}
     required = {line.split(";")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert {line.split("<")[0].split(">")[0] for line in required} == {"torch", "kornia", "numpy", "safetensors"}
-    extras = {"all", "dask", "dev", "eval", "onnx", "openvino", "poselib", "train"}
+    extras = {"all", "dask", "dev", "docs", "eval", "h5", "onnx", "opencv", "openvino", "poselib", "train"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"

@@ -113,7 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--wd", dest="wd", type=float, help="weight decay")
     add(learn, "--eps", dest="eps", type=float,
         help="what adamw adds to its denominator: well above the gradients its steps are in proportion to them; "
-        "1e-8 makes the steps of all weights alike (see train/README.md)")  # fmt: skip
+        "1e-8 makes the steps of all weights alike (see docs/what-matters.md)")  # fmt: skip
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
     add(learn, "--dropout", dest="dropout", type=float, metavar="RATE",
         help="rate of the dropout layer; 0: none (default: the architecture's own, 0.3 for h8E512)")  # fmt: skip

@@ -46,9 +46,7 @@ def test_inliers_lie_on_the_epipolar_lines(feature: HardNet8Feature, day: Tensor
     assert (distance[matches.inliers] < 2).all()
 
 
-def test_the_same_seed_gives_the_same_and_leaves_the_random_state(
-    feature: HardNet8Feature, day: Tensor
-) -> None:
+def test_the_same_seed_gives_the_same_and_leaves_the_random_state(feature: HardNet8Feature, day: Tensor) -> None:
     state = torch.random.get_rng_state()
     one, two = (match_pair(day, day.flip(0), feature, seed=3) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)

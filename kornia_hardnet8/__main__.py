@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,12 +104,13 @@ def run_describe(args: argparse.Namespace) -> None:
     photographs = {path.name: features_of(path, feature) for path in args.images}
     with atomic_path(args.out) as temporary:
         if suffix == ".npz":
+            arrays: Any = photographs[names[0]]
             with open(temporary, "wb") as file:
-                np.savez(file, **photographs[names[0]])
+                np.savez(file, **arrays)
         else:
             _write_hloc(temporary, photographs)
-    for name, arrays in photographs.items():
-        rows, width = arrays["descriptors"].shape
+    for name, features in photographs.items():
+        rows, width = features["descriptors"].shape
         print(f"{name}: {rows} keypoints of {width} numbers")
     print(f"features: {args.out}")
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.colmap import ModelImage, is_distorted, load_pycolmap, open_model
 from common.h5files import write_h5
 from common.images import read_bgr
 from common.shell import progress
 from eval.imw.bags import connected_bags
 from eval.imw.dense import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import atomic_dir, write_json
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def build_scene(
             is not of its camera's size; a dense workspace without a depth map of these images.
     """
     views = read_model(images, model)
+    if not any(view.points for view in views):
+        raise DataError(f"the COLMAP model {model} has no 3-D points: pairs of a scene are chosen by what both see")
     if dense is None:
         return write_scene(views, out, bags, seed)
     workspace = DenseModel(dense)
@@ -152,30 +155,9 @@ def write_scene(
 
 def read_model(images: Path, model: Path) -> list[View]:
     """The registered images of a COLMAP model, sorted by their name in the scene."""
-    try:
-        import pycolmap
-    except ImportError:
-        raise missing_extra("pycolmap", "eval") from None
-    for folder in (images, model):
-        if not folder.is_dir():
-            raise MissingFileError(f"folder {folder} is not there")
-    if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
-        raise DataError(f"{model} holds no COLMAP model: expected cameras, images and points3D as .bin or .txt")
-    try:
-        reconstruction = pycolmap.Reconstruction(model)
-    except (RuntimeError, ValueError, OSError, MemoryError, IndexError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"the COLMAP model {model} does not read: {reason}") from None
-    registered = [reconstruction.image(i) for i in reconstruction.reg_image_ids()]
-    if len(registered) < 2:
-        raise DataError(f"the COLMAP model {model} has {len(registered)} registered image(s), at least 2 are needed")
+    registered = open_model(model, images).images
     names = scene_names([image.name for image in registered])
-    missing = [str(images / image.name) for image in registered if not (images / image.name).is_file()]
-    if missing:
-        raise MissingFileError(
-            f"{len(missing)} of the {len(registered)} images of {model} are not in {images}: {missing[0]} …"
-        )
-    views = [_view(names[image.name], images / image.name, image, pycolmap) for image in registered]
+    views = [_view(names[image.name], images / image.name, image) for image in registered]
     return sorted(views, key=lambda view: view.name)
 
 
@@ -243,38 +225,31 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _view(name: str, source: Path, image: Any, pycolmap: Any) -> View:
+def _view(name: str, source: Path, image: ModelImage) -> View:
     """One registered image; observations are moved to where the undistorted image shows them."""
-    camera, pose = image.camera, image.cam_from_world()
-    rows = [(p.point3D_id, p.xy) for p in image.points2D if p.has_point3D()]
-    xy = np.array([row[1] for row in rows], np.float64).reshape(-1, 2)
-    # a copy: the model owns its cameras, and is gone when the images are written
-    distorted = None if camera.is_undistorted() else pycolmap.Camera(camera.todict())
+    camera, seen = image.camera, image.point_ids >= 0
+    ids, xy = image.point_ids[seen], image.xy[seen]
+    if not camera.focal_length_idxs():
+        raise DataError(f"image {source} is of a camera of the kind {camera.model_name}, which no pinhole camera shows")
+    distorted = camera if is_distorted(camera) else None
     if distorted is not None:
+        pycolmap = load_pycolmap()
         camera = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), distorted)
-        rays = distorted.cam_from_img(xy)
-        xy = camera.img_from_cam(np.column_stack([rays, np.ones(len(rays))]))
+        rays = np.asarray(distorted.cam_from_img(xy), np.float64).reshape(-1, 2)
+        xy = np.asarray(camera.img_from_cam(np.column_stack([rays, np.ones(len(rays))])), np.float64).reshape(-1, 2)
+        shown = np.isfinite(xy).all(axis=1)  # a fisheye sees more than any plane
+        ids, xy = ids[shown], xy[shown]
     K = np.array(camera.calibration_matrix(), np.float64)
+    if not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0:
+        raise DataError(f"image {source}: no undistorted camera comes of its {camera.model_name} camera")
     K[:2, 2] -= 0.5  # COLMAP's origin is the corner of the first pixel, ours its centre
-    return View(
-        name,
-        source,
-        (camera.width, camera.height),
-        Camera(K, np.array(pose.rotation.matrix(), np.float64), np.array(pose.translation, np.float64)),
-        {point: (x, y) for (point, _), (x, y) in zip(rows, xy.tolist(), strict=True)},
-        distorted,
-    )
+    points = {point: (x, y) for point, (x, y) in zip(ids.tolist(), xy.tolist(), strict=True)}
+    return View(name, source, (camera.width, camera.height), Camera(K, image.R, image.t), points, distorted)
 
 
 def _write_image(view: View, folder: Path) -> str:
     """Copy or undistort one image; returns its file name."""
     image = read_bgr(view.source)
-    expected = view.size if view.distorted is None else (view.distorted.width, view.distorted.height)
-    if image.shape[1::-1] != expected:
-        raise DataError(
-            f"image {view.source} is {image.shape[1]} x {image.shape[0]}, its camera {expected[0]} x {expected[1]}: "
-            "the model belongs to images of another size"
-        )
     suffix = _KEPT_SUFFIXES.get(view.source.suffix.lower())
     if view.distorted is None and suffix is not None:
         shutil.copyfile(view.source, folder / f"{view.name}{suffix}")
@@ -292,8 +267,7 @@ def _write_image(view: View, folder: Path) -> str:
 
 
 def _undistort(image: NDArray[np.uint8], camera: Any) -> NDArray[np.uint8]:
-    import pycolmap
-
+    pycolmap = load_pycolmap()
     bitmap = pycolmap.Bitmap.from_array(np.ascontiguousarray(image))
     undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, camera)
     return np.ascontiguousarray(undistorted.to_array())

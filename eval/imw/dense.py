@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.colmap import is_distorted, read_model
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 # Cleaned maps first.
@@ -33,15 +34,7 @@ class DenseModel:
                 raise MissingFileError(
                     f"folder {needed} is not there: a dense workspace has stereo/depth_maps and sparse"
                 )
-        import pycolmap
-
-        try:
-            model = pycolmap.Reconstruction(sparse)
-        except (RuntimeError, ValueError, OSError, MemoryError, IndexError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"the COLMAP model {sparse} does not read: {reason}") from None
-        self._cameras: dict[str, Any] = {image.name: image.camera for image in model.images.values()}
-        self._model = model  # owns the cameras
+        self._cameras: dict[str, Any] = {image.name: image.camera for image in read_model(sparse).images}
 
     def depth(self, image: str, K: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32] | None:
         """Depth (H, W) for a camera without distortion at the place of an image; None without a map.
@@ -67,6 +60,8 @@ class DenseModel:
             raise DataError(
                 f"{path} is {depth.shape[1]} x {depth.shape[0]}, its camera {camera.width} x {camera.height}"
             )
+        if is_distorted(camera) or not camera.focal_length_idxs():
+            raise DataError(f"{path} is of a {camera.model_name} camera: a dense workspace has pinhole cameras")
         theirs = np.array(camera.calibration_matrix(), np.float64)
         theirs[:2, 2] -= 0.5
         return _resampled(depth, theirs, K, size)

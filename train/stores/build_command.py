@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ _OF_DETECTOR: dict[str, dict[str, Any]] = {
     "sift": {"crop": "1.5", "mr_size": 12.0},
     "hessian": {"base": 30.0, "threshold": 0.00016, "reference": "mean", "patch_mask": False},
 }
+log = logging.getLogger(__name__)
 _Kinds: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -158,6 +160,7 @@ def _colmap(args: argparse.Namespace) -> str:
     if model is not None:
         _refuse_idle(detecting if model.is_file() else {"work": args.work, **detecting}, f"--model {model}")
     if model is None or model.is_file():
+        from common.colmap_database import has_scales
         from train.stores.reconstruct import map_database, reconstruct
 
         work = args.work or args.out.with_name(f"{args.out.name}.colmap")
@@ -172,6 +175,9 @@ def _colmap(args: argparse.Namespace) -> str:
                 **{name: value for name, value in detecting.items() if value is not None},
             )
         else:
+            if features == model and not has_scales(model):
+                log.info("%s holds no scales: SIFT is detected again", model)
+                features = None
             model = map_database(args.images, model, work / "sparse")
     built = build_colmap(
         args.images,

@@ -7,7 +7,6 @@ keypoint that is there is linked to it, whatever both look like.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from common.colmap import open_model
 from common.images import read_luma
 from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError
-from train.stores.colmap_model import Observations, load_pycolmap
+from train.stores.colmap_model import Observations
 from train.stores.frames import cut, similarity_frames
 from train.stores.linking import Keypoints, group_links, mutual_links
 from train.stores.sift import detect_sift
@@ -78,26 +78,16 @@ def open_views(images: Path, model: Path) -> list[View]:
     Raises:
         DataError: the folder holds no COLMAP model.
     """
-    try:
-        reconstruction = load_pycolmap().Reconstruction(str(model))
-    except Exception as error:  # pycolmap raises ValueError, RuntimeError, or its own, by what is wrong
-        raise DataError(f"{model} is not a COLMAP model: {str(error).splitlines()[0]}") from None
+    reconstruction = open_model(model, images)
     views = []
-    for image in sorted(reconstruction.images.values(), key=lambda image: image.name):
-        seen = {p.point3D_id: p.xy for p in image.points2D if p.has_point3D()}
-        ids = np.array(sorted(seen), dtype=np.int64)
-        pose = image.cam_from_world()
-        views.append(
-            View(
-                images / image.name,
-                copy.deepcopy(image.camera),  # the model that owns it goes
-                pose.rotation.matrix(),
-                np.asarray(pose.translation),
-                ids,
-                np.array([seen[i] for i in ids], dtype=np.float64).reshape(-1, 2) - 0.5,
-                np.array([reconstruction.points3D[i].xyz for i in ids], dtype=np.float64).reshape(-1, 3),
-            )
-        )
+    for image in reconstruction.images:
+        if not image.camera.focal_length_idxs():
+            raise DataError(f"image {images / image.name} is of a {image.camera.model_name} camera: not with --dense")
+        ids, first = np.unique(image.point_ids, return_index=True)
+        ids, first = ids[ids >= 0], first[ids >= 0]
+        at = np.searchsorted(reconstruction.point_ids, ids)
+        path = images / image.name
+        views.append(View(path, image.camera, image.R, image.t, ids, image.xy[first] - 0.5, reconstruction.xyz[at]))
     return views
 
 

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import logging
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.colmap import load_pycolmap, read_model
+from common.colmap_database import copy_database, open_database
 from common.images import pictures_below, read_luma
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
-from train.stores.colmap_model import load_pycolmap
 from train.stores.writer import source_key
 
 log = logging.getLogger(__name__)
@@ -111,10 +111,9 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
     if out.is_dir() and any(out.iterdir()) and not (out / _MADE_FROM).is_file():
         raise DataError(f"{out} is not known from which database it was made: remove it or choose another place")
     if not (out / _MADE_FROM).is_file() or read_json(out / _MADE_FROM) != made_from:
-        with _opened(database) as opened:
-            total = opened.num_images()
-            if not opened.num_verified_image_pairs():
-                raise DataError(f"{database} holds no verified matches: there is nothing to map")
+        with open_database(database) as opened:
+            opened.check_mappable()
+            total = len(opened.image_ids())
         options = pycolmap.IncrementalPipelineOptions()
         # with one thread and a seed, the same matches give the same model
         options.num_threads = options.mapper.num_threads = 1
@@ -124,9 +123,16 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
         if out.is_dir():
             shutil.rmtree(out)
         with atomic_dir(out) as temporary:
-            pycolmap.incremental_mapping(
-                str(database), str(images), str(temporary), options, next_image_callback=lambda: next(steps)
-            )
+            copy = temporary / "database.db"
+            copy_database(database, copy)
+            try:
+                pycolmap.incremental_mapping(
+                    str(copy), str(images), str(temporary), options, next_image_callback=lambda: next(steps)
+                )
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise DataError(f"COLMAP cannot map {database}: {' '.join(str(error).split())}") from None
+            for path in temporary.glob("database.db*"):
+                path.unlink()
             steps.close()  # type: ignore[attr-defined]
             write_json(temporary / _MADE_FROM, made_from)
     models = [(_size(path), path) for path in sorted(out.iterdir()) if (path / "images.bin").is_file()]
@@ -215,17 +221,14 @@ def _opened(path: Path) -> Iterator[Any]:
 def _content(database: Path) -> str:
     """Hash of what is mapped; the bytes of the file change whenever COLMAP opens it."""
     digest = hashlib.sha256()
-    try:
-        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
-            for table in _MAPPED_TABLES:
-                for row in opened.execute(f"SELECT * FROM {table} ORDER BY rowid"):
-                    digest.update(repr(row).encode())
-    except sqlite3.Error as error:
-        raise DataError(f"{database} is no COLMAP database: {error}") from None
+    with open_database(database) as opened:
+        for table in _MAPPED_TABLES:
+            for row in opened.connection.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+                digest.update(repr(row).encode())
     return digest.hexdigest()
 
 
 def _size(model: Path) -> tuple[int, int]:
     """Images and points of a model."""
-    reconstruction = load_pycolmap().Reconstruction(str(model))
-    return reconstruction.num_reg_images(), reconstruction.num_points3D()
+    whole = read_model(model)
+    return len(whole.images), len(whole.point_ids)

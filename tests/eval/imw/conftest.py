@@ -68,17 +68,20 @@ def write_model(
     camera = camera or f"PINHOLE {size[0]} {size[1]} {fx} {fy} {cx} {cy}"
     (folder / "cameras.txt").write_text(f"1 {camera}\n")
     tracks: list[list[str]] = [[] for _ in points]
-    lines = []
+    seen: list[tuple[str, list[tuple[str, int]]]] = []
     for image_id, (name, (R, t)) in enumerate(poses.items(), 1):
         x = (points @ R.T + t) @ K.T
         xy = x[:, :2] / x[:, 2:] + 0.5
         inside = (x[:, 2] > 0) & (xy > 0).all(1) & (xy < size).all(1)
-        rows = []
+        rows: list[tuple[str, int]] = []
         for index in np.flatnonzero(inside):
             tracks[index].append(f"{image_id} {len(rows)}")
-            rows.append(f"{xy[index, 0]:.17g} {xy[index, 1]:.17g} {index + 1}")
+            rows.append((f"{xy[index, 0]:.17g} {xy[index, 1]:.17g}", index))
         quaternion = " ".join(map(str, _quaternion(R).tolist()))
-        lines += [f"{image_id} {quaternion} {' '.join(map(str, t.tolist()))} 1 {name}", " ".join(rows)]
+        seen.append((f"{image_id} {quaternion} {' '.join(map(str, t.tolist()))} 1 {name}", rows))
+    lines = []
+    for head, rows in seen:  # a point that one image sees is none
+        lines += [head, " ".join(f"{xy} {k + 1 if len(tracks[k]) > 1 else -1}" for xy, k in rows)]
     (folder / "images.txt").write_text("\n".join(lines) + "\n")
     (folder / "points3D.txt").write_text(
         "".join(

@@ -97,10 +97,20 @@ def test_covisibility_values(points1: list, points2: list, expected: float) -> N
     assert covisibility(one, two, (100, 100), (100, 100)) == pytest.approx(expected)
 
 
-def test_distorted_images_are_undistorted_with_their_points(corner, tmp_path: Path, write_model: WriteModel) -> None:
-    """Dots drawn where a distorting camera sees 3-D points lie where the new K puts those points."""
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("SIMPLE_RADIAL", [340.0, 180.0, 135.0, 0.15]),
+        ("SIMPLE_FISHEYE", [340.0, 180.0, 135.0]),
+        ("OPENCV_FISHEYE", [340.0, 340.0, 180.0, 135.0, 0, 0, 0, 0]),
+    ],
+)
+def test_distorted_images_are_undistorted_with_their_points(
+    kind: str, params: list[float], corner, tmp_path: Path, write_model: WriteModel
+) -> None:
+    """Dots drawn where a camera that is no pinhole sees 3-D points lie where the new K puts those points."""
     points = np.array([[x, y, 2.5 + 0.3 * x] for x in (-1.6, -0.5, 0.7, 1.6) for y in (-1.2, 0.1, 1.1)], float)
-    camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=360, height=270, params=[340.0, 180.0, 135.0, 0.15])
+    camera = pycolmap.Camera(model=kind, width=360, height=270, params=params)
     (tmp_path / "images").mkdir()
     (tmp_path / "model").mkdir()
     poses = dict(list(corner.poses.items())[1:3])
@@ -109,7 +119,7 @@ def test_distorted_images_are_undistorted_with_their_points(corner, tmp_path: Pa
         for xy in camera.img_from_cam(points @ R.T + t) - 0.5:
             image = np.maximum(image, _dot(xy))
         cv2.imwrite(str(tmp_path / "images" / name), image)
-    text = "SIMPLE_RADIAL 360 270 340 180 135 0.15"
+    text = f"{kind} 360 270 {' '.join(map(str, params))}"
     # the observations of the model are those of a pinhole camera, moved to the distorted image below
     write_model(tmp_path / "model", corner.K, poses, points, (360, 270), text)
     model = pycolmap.Reconstruction(tmp_path / "model")
@@ -240,7 +250,8 @@ def test_the_command_works_as_typed(corner, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "fault", ["no images", "no model", "missing image", "damaged image", "one image", "size", "cut"]
+    "fault",
+    ["no images", "no model", "missing image", "damaged image", "one image", "size", "cut", "no points", "panorama"],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     fault: str, corner, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_model: WriteModel
@@ -249,13 +260,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     shutil.copytree(corner.images, images)
     shutil.copytree(corner.model, model)
     expected = {
-        "no images": f"folder {images} is not there",
+        "no images": f"image folder {images} is not there",
         "no model": "holds no COLMAP model",
-        "missing image": f"1 of the 4 images of {model} are not in {images}: {images / 'view-2.png'}",
+        "missing image": f"images of the model {model} are not in {images}: view-2.png",
         "damaged image": "view-1.png does not decode",
         "one image": "has 1 registered image",
-        "size": "view-0.png is 180 x 135, its camera 360 x 270",
-        "cut": f"the COLMAP model {model} does not read",
+        "size": "view-0.png is 180 x 135 pixels, the model says 360 x 270",
+        "cut": f"{model / 'images.bin'} is damaged or cut short",
+        "no points": f"the COLMAP model {model} has no 3-D points",
+        "panorama": f"image {images / 'view-0.png'} is of a camera of the kind EQUIRECTANGULAR",
     }[fault]
     if fault == "no images":
         shutil.rmtree(images)
@@ -271,6 +284,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     elif fault == "size":
         path = images / "view-0.png"
         cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (180, 135)))
+    elif fault == "no points":
+        write_model(model, corner.K, corner.poses, np.zeros((0, 3)), (360, 270))
+    elif fault == "panorama":
+        (model / "cameras.txt").write_text("1 EQUIRECTANGULAR 360 270 360 270\n")
     elif fault == "cut":
         pycolmap.Reconstruction(model).write_binary(model)
         for text in model.glob("*.txt"):

@@ -12,6 +12,7 @@ import pytest
 
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from tests.common.colmap_files import state
 from train.stores.colmap import build_colmap, cut_fixed, fixed_windows, parse_crop
 from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
@@ -162,7 +163,7 @@ def test_bad_input_is_named(scene, scene_factory, tmp_path: Path) -> None:
         build_colmap(tmp_path / "nowhere", scene.model, out)
     with pytest.raises(MissingFileError, match=r"model folder .*nowhere"):
         build_colmap(scene.images, tmp_path / "nowhere", out)
-    with pytest.raises(DataError, match="is not a COLMAP model"):
+    with pytest.raises(DataError, match="holds no COLMAP model"):
         build_colmap(scene.images, scene.images, out)
     with pytest.raises(MissingFileError, match=r"features file .*nowhere"):
         build_colmap(scene.images, scene.model, out, features=tmp_path / "nowhere.h5")
@@ -188,16 +189,36 @@ def test_bad_features_are_named(scene_factory, tmp_path: Path) -> None:
         del file["c.png"]
         file["c.png"] = rows[:-1]
     with pytest.raises(DataError, match=r"features\.h5: c\.png is .* expected"):
-        build_colmap(scene.images, scene.model, tmp_path / "store")
+        build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
     with h5py.File(scene.features, "r+") as file:
         del file["c.png"]
     with pytest.raises(DataError, match=r"has no dataset 'c\.png'"):
-        build_colmap(scene.images, scene.model, tmp_path / "store")
+        build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
     rows[0, 2] = 0
     with h5py.File(scene.features, "r+") as file:
         file["c.png"] = rows
     with pytest.raises(DataError, match="not positive"):
-        build_colmap(scene.images, scene.model, tmp_path / "store")
+        build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
     scene.features.write_bytes(b"no hdf5")
     with pytest.raises(DataError, match="does not read"):
-        build_colmap(scene.images, scene.model, tmp_path / "store")
+        build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
+
+
+def test_features_that_merely_lie_there_are_passed_over(
+    scene_factory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of other programs beside a model: SIFT is detected again, and nothing of theirs is changed."""
+    scene = scene_factory(tmp_path / "copy")
+    scene.features.unlink()
+    build_colmap(scene.images, scene.model, tmp_path / "without")
+    with h5py.File(scene.features, "w") as file:  # one group an image, as hloc writes
+        for name in scene.names:
+            file.create_group(name)["keypoints"] = np.zeros((5, 2))
+    scene.model.parent.joinpath("database.db").write_bytes(b"not a database at all")
+    before = state(scene.model.parent)
+    build_colmap(scene.images, scene.model, tmp_path / "with")
+    assert state(scene.model.parent) == before
+    assert f"{scene.features} is passed over" in caplog.text
+    assert "database.db is passed over" in caplog.text
+    stores = [PatchStore.open(tmp_path / name) for name in ("without", "with")]
+    np.testing.assert_array_equal(stores[0].patches, stores[1].patches)

@@ -14,6 +14,7 @@ from common.metrics import FAILED_POSE, evaluate_R_t
 Floats = NDArray[np.float64]
 
 MIN_POSE_POINTS = 5
+_QUARTER_TURN = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def normalize_keypoints(kpts: ArrayLike, K: ArrayLike) -> Floats:
@@ -109,6 +110,57 @@ def epipolar_distances(points0: ArrayLike, points1: ArrayLike, F: ArrayLike) -> 
         return np.stack([residuals / np.hypot(line[:, 0], line[:, 1]) for line in (lines0, lines1)])
 
 
+def sampson_distances(points0: ArrayLike, points1: ArrayLike, F: ArrayLike) -> Floats:
+    """First-order distances of matched points to the nearest pair that satisfies x1' F x0 = 0, (N,), in their units.
+
+    NaN or infinite where both points lie on their epipoles.
+
+    Source: Hartley and Zisserman 2004, eq. 11.9.
+    """
+    x0, x1, f = _homogeneous(points0), _homogeneous(points1), _matrix(F, "F")
+    lines1, lines0 = x0 @ f.T, x1 @ f
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Floats = np.abs(np.sum(x1 * lines1, axis=1)) / np.linalg.norm(
+            np.column_stack([lines0[:, :2], lines1[:, :2]]), axis=1
+        )
+    return result
+
+
+def pose_from_essential(
+    candidates: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike
+) -> tuple[Floats, Floats, int]:
+    """Of the poses of essential matrices (k, 3, 3) the one with the most points in front of both cameras.
+
+    Points at any distance vote, so that a camera that hardly moves keeps its rotation; :func:`recover_pose` hears those
+    within 50 baselines alone. The first one of equals.
+
+    Args:
+        candidates: k >= 1 finite matrices, also stacked (3k, 3).
+        points0_n: normalised points, (N, 2).
+        points1_n: normalised points, (N, 2).
+
+    Returns:
+        R (3, 3), unit t (3,), number of points in front.
+    """
+    x0, x1 = _homogeneous(points0_n), _homogeneous(points1_n)
+    best: tuple[Floats, Floats, int] | None = None
+    for E in np.asarray(candidates, dtype=np.float64).reshape(-1, 3, 3):
+        u, _, vh = np.linalg.svd(E)
+        u, vh = u * np.sign(np.linalg.det(u)), vh * np.sign(np.linalg.det(vh))
+        for W in (_QUARTER_TURN, _QUARTER_TURN.T):
+            R = u @ W @ vh
+            turned = x0 @ R.T
+            normals = np.cross(x1, turned)
+            for t in (u[:, 2], -u[:, 2]):
+                # lambda1 x1 = lambda0 R x0 + t, crossed with x1 and with R x0: the signs of both depths
+                depth0, depth1 = -np.sum(normals * np.cross(x1, t), 1), -np.sum(normals * np.cross(turned, t), 1)
+                votes = int(np.sum((depth0 > 0) & (depth1 > 0)))
+                if best is None or votes > best[2]:
+                    best = R, t, votes
+    assert best is not None
+    return best
+
+
 def recover_pose(E: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> tuple[Floats, Floats, int]:
     """Of the four poses of an essential matrix the one with the most points in front of both cameras.
 
@@ -134,6 +186,14 @@ def recover_pose(E: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> tu
 
     votes, rotation, translation, _ = cv2.recoverPose(e, x0, x1)
     return np.asarray(rotation, np.float64), np.asarray(translation, np.float64).ravel(), int(votes)
+
+
+def parallax_deg(points0_n: ArrayLike, points1_n: ArrayLike, dR: ArrayLike) -> Floats:
+    """Angles between the rays of matched normalised points (N, 2), the first ones turned by dR, in degrees, (N,)."""
+    rays0, rays1 = _homogeneous(points0_n) @ _matrix(dR, "R").T, _homogeneous(points1_n)
+    crossed = np.linalg.norm(np.cross(rays0, rays1), axis=1)
+    result: Floats = np.degrees(np.arctan2(crossed, np.sum(rays0 * rays1, axis=1)))
+    return result
 
 
 def select_essential(candidates: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike) -> Floats:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
+from common.geometry import parallax_deg
 from common.images import exif_orientation, read_bgr, reduce_image
 from common.machine import choose_device
 from common.shell import seed_number
-from eval.core.estimators import EstimatorSettings, estimate_fundamental
+from eval.core.essential import estimate_essential
+from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings, estimate_fundamental
 from eval.core.homography_estimators import HomographySettings, estimate_homography
 from eval.core.matchers import ImageFeatures, Matcher, match_images
 from eval.core.options import (
@@ -26,6 +31,7 @@ from eval.core.options import (
     any_matcher_from,
     detector_from,
     estimator_from,
+    given_pose_flags,
     methods_from,
 )
 from eval.core.results import strict
@@ -33,7 +39,9 @@ from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
+from eval.photo_cameras import PhotoCamera, photo_camera
 from eval.photos import enlarging, turn_upright
+from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
@@ -42,7 +50,9 @@ Floats = NDArray[np.float64]
 # Long side of each image in the picture, pixels.
 _DRAWN_PX = 900
 # Photographs from anywhere have distortion: twice the benchmark's threshold.
-_THRESHOLD_PX = 1.0
+_ESTIMATOR = replace(BASELINE, threshold_px=1.0)
+# With less parallax the direction of a translation is noise.
+_LITTLE_PARALLAX_DEG = 1.0
 # COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
 _FEW_INLIERS = 15
 
@@ -69,6 +79,17 @@ class PhotoFeatures(NamedTuple):
         return moved
 
 
+class RelativePose(NamedTuple):
+    """Where the second camera is, seen from the first: x1 = R x0 + t."""
+
+    R: Floats
+    """(3, 3)."""
+    t: Floats
+    """(3,), of length 1: photographs do not tell how long it is."""
+    parallax_deg: float
+    """Median angle between the rays of the inliers."""
+
+
 class PhotoMatch(NamedTuple):
     """What two photographs have in common."""
 
@@ -77,9 +98,12 @@ class PhotoMatch(NamedTuple):
     inliers: NDArray[np.bool_]
     """(M,) of the model."""
     model: Floats | None
-    """F or H (3, 3) between the full upright images: x1' F x0 = 0, x1 ~ H x0; None without one."""
+    """F or H (3, 3) between the full upright images: x1' F x0 = 0, x1 ~ H x0; or E between points normalised by the
+    cameras; None without one."""
     reason: str
     """Why there is no model; empty with one."""
+    pose: RelativePose | None = None
+    """Of calibrated photographs."""
 
 
 def describe_photo(
@@ -101,8 +125,12 @@ def match_photos(
     geometry: EstimatorSettings | HomographySettings,
     seed: int = 0,
     device: torch.device | None = None,
+    cameras: Sequence[PhotoCamera] = (),
 ) -> PhotoMatch:
-    """Match two photographs and estimate one geometry; its threshold is in pixels of the reduced images."""
+    """Match two photographs and estimate one geometry; its threshold is in pixels of the reduced images.
+
+    ``cameras``: of both, for an estimator of E.
+    """
     features = [item.features._replace(descs=item.features.descs.to(device or "cpu")) for item in (one, two)]
     matches = match_images(features[0], features[1], matcher).cpu().numpy()
     points0, points1 = one.kpts[matches[:, 0]], two.kpts[matches[:, 1]]
@@ -112,9 +140,34 @@ def match_photos(
         homography = estimate_homography(points0, points1, geometry, seed=seed)
         model = None if homography.H is None else np.linalg.inv(to1) @ homography.H @ to0
         return PhotoMatch(matches, homography.inliers, model, homography.reason)
+    if geometry.is_calibrated:
+        return _match_calibrated(one, two, matches, geometry, seed, cameras)
     estimate = estimate_fundamental(points0, points1, geometry, seed)
     model = None if estimate.F is None else to1.T @ estimate.F[0] @ to0
     return PhotoMatch(matches, estimate.inliers, model, estimate.reason)
+
+
+def _match_calibrated(
+    one: PhotoFeatures,
+    two: PhotoFeatures,
+    matches: NDArray[np.int64],
+    geometry: EstimatorSettings,
+    seed: int,
+    cameras: Sequence[PhotoCamera],
+) -> PhotoMatch:
+    """The pose of two calibrated photographs, by points as pinhole cameras of the reduced images would see them."""
+    rays, points, calibrations = [], [], []
+    for item, camera, rows in zip((one, two), cameras, matches.T, strict=True):
+        focal_px = camera.focal_px / float(np.sqrt(item.to_full[0, 0] * item.to_full[1, 1]))
+        rays.append(camera.normalize(item.full_kpts[rows]))
+        points.append(rays[-1] * focal_px)
+        calibrations.append(np.diag([focal_px, focal_px, 1.0]))
+    estimate = estimate_essential(points[0], points[1], calibrations[0], calibrations[1], geometry, seed)
+    if estimate.R is None or estimate.t is None:
+        return PhotoMatch(matches, estimate.inliers, None, estimate.reason)
+    angles = parallax_deg(rays[0][estimate.inliers], rays[1][estimate.inliers], estimate.R)
+    pose = RelativePose(estimate.R, estimate.t, float(np.median(angles)))
+    return PhotoMatch(matches, estimate.inliers, estimate.E, "", pose)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +176,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches")
     parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
-    parser.add_argument("--seed", type=seed_number, default=0, help="of the estimator")
+    parser.add_argument("--seed", type=seed_number, help="of the estimator (default: 0)")
     features = parser.add_argument_group("features")
     features.add_argument(
         "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
@@ -135,11 +188,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-side", type=int, default=1600, help="features of larger images are found at this, pixels"
     )
     add_matching_flags(parser)
-    pose = add_pose_flags(parser)
-    parser.set_defaults(threshold=_THRESHOLD_PX)
+    pose = add_pose_flags(parser, _ESTIMATOR)
     pose.add_argument(
         "--homography", action="store_true", help="a plane, or a camera that only turns: H by OpenCV's RANSAC at 3 px"
     )
+    pose.add_argument(
+        "--camera-params",
+        metavar="F,CX,CY,…",
+        help="of both photographs, for estimators of E: all parameters, in COLMAP's order and pixels (default: EXIF's "
+        "focal lengths)",
+    )
+    pose.add_argument(
+        "--camera-model", choices=CAMERA_MODELS, metavar="MODEL",
+        help=f"of those parameters (default: {CameraSettings().model}): {', '.join(CAMERA_MODELS)}",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -149,34 +211,89 @@ def run(args: argparse.Namespace) -> None:
     if args.max_side < 32:
         raise UsageError(f"--max-side must be at least 32 pixels, got {args.max_side}")
     detector = detector_from(args, args.keypoints)
-    geometry = HomographySettings() if args.homography else estimator_from(args)
+    geometry = _geometry_from(args)
     (method,) = methods_from(args)
     matcher = any_matcher_from(args.matcher, args.ratio, "match", [method])
     one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
-    found = match_photos(one, two, matcher, geometry, args.seed, choose_device(args.device))
-    name = "homography" if args.homography else "fundamental matrix"
-    about = f"{name} ({geometry.method}, {geometry.threshold_px:g} px)"
+    cameras = _cameras(args, geometry, (one, two))
+    found = match_photos(one, two, matcher, geometry, args.seed or 0, choose_device(args.device), cameras)
+    if isinstance(geometry, HomographySettings):
+        name, about = "homography", f"{geometry.method}, {geometry.threshold_px:g} px"
+    else:
+        name = "essential matrix" if geometry.is_calibrated else "fundamental matrix"
+        about = geometry.describe(len(found.matches))
     if args.out is not None:
         _draw(args.out, method.name, one, two, found)
     if args.json:
-        print(json.dumps(strict(_report(args, method, one, two, found, name)), indent=1))
+        print(json.dumps(strict(_report(args, method, one, two, found, name, cameras)), indent=1))
         return
     num_inliers, num_matches = int(found.inliers.sum()), len(found.matches)
     lines = [f"keypoints: {len(one.kpts)}, {len(two.kpts)}", f"matches: {num_matches}"]
     if found.model is None:
-        lines.append(f"inliers: none; no {about}: {found.reason}")
+        lines.append(f"inliers: none; no {name} ({about}): {found.reason}")
     else:
         share = 100 * num_inliers / num_matches
-        lines.append(f"inliers: {num_inliers} ({share:.0f} %) of a {about}")
+        article = "an" if name[0] == "e" else "a"
+        lines.append(f"inliers: {num_inliers} ({share:.0f} %) of {article} {name} ({about})")
         if num_inliers < _FEW_INLIERS:
             lines.append(f"fewer than {_FEW_INLIERS} inliers: unrelated photographs have as many by chance")
+    if found.pose is not None:
+        lines += _pose_lines(found.pose)
     if args.out is not None:
         lines.append(f"picture: {args.out}")
     print("\n".join(lines))
 
 
+def _geometry_from(args: argparse.Namespace) -> EstimatorSettings | HomographySettings:
+    """What the flags ask for; those that would change nothing are refused."""
+    given = [flag for flag, _ in given_pose_flags(args).values()]
+    given += ["--estimator"] if args.estimator is not None else []
+    cameras = {"--camera-params": args.camera_params, "--camera-model": args.camera_model}
+    calibration = [flag for flag, value in cameras.items() if value is not None]
+    if args.homography:
+        for flag in [*given, *calibration, *(["--seed"] if args.seed is not None else [])]:
+            raise UsageError(f"{flag} has no effect with --homography, which is OpenCV's RANSAC at 3 px: leave it away")
+        return HomographySettings()
+    geometry = estimator_from(args, _ESTIMATOR)
+    if args.seed is not None and geometry.method not in SEEDED_METHODS:
+        raise UsageError(f"--seed has no effect with --estimator {geometry.method}: leave it away")
+    if calibration and not geometry.is_calibrated:
+        raise UsageError(f"{calibration[0]} has no effect with an estimator of F: name one of E, as poselib-e")
+    if args.camera_model is not None and args.camera_params is None:
+        raise UsageError("--camera-model has no effect without --camera-params: leave it away")
+    return geometry
+
+
+def _cameras(
+    args: argparse.Namespace, geometry: EstimatorSettings | HomographySettings, photos: Sequence[PhotoFeatures]
+) -> list[PhotoCamera]:
+    """The cameras of both photographs where an estimator needs them, else none."""
+    if isinstance(geometry, HomographySettings) or not geometry.is_calibrated:
+        return []
+    settings = CameraSettings(args.camera_model or CameraSettings().model, params=camera_numbers(args.camera_params))
+    sizes = [(photo.image.shape[1], photo.image.shape[0]) for photo in photos]
+    if settings.params and sorted(sizes[0]) != sorted(sizes[1]):
+        raise UsageError("--camera-params: photographs of one camera need one size, these differ")
+    return [photo_camera(path, size, settings) for path, size in zip(args.images, sizes, strict=True)]
+
+
+def _pose_lines(pose: RelativePose) -> list[str]:
+    angle = math.degrees(math.acos(min(1.0, max(-1.0, (float(np.trace(pose.R)) - 1) / 2))))
+    direction = ", ".join(f"{value:.2f}" for value in pose.t)
+    lines = [f"pose: turned by {angle:.1f}°, t = ({direction}); parallax {pose.parallax_deg:.1f}° (median)"]
+    if pose.parallax_deg < _LITTLE_PARALLAX_DEG:
+        lines.append("little parallax: the rotation is sure, where the camera moved to is not")
+    return lines
+
+
 def _report(
-    args: argparse.Namespace, method: Method, one: PhotoFeatures, two: PhotoFeatures, found: PhotoMatch, name: str
+    args: argparse.Namespace,
+    method: Method,
+    one: PhotoFeatures,
+    two: PhotoFeatures,
+    found: PhotoMatch,
+    name: str,
+    cameras: Sequence[PhotoCamera],
 ) -> dict[str, Any]:
     rows = found.matches[found.inliers]
     inliers = np.column_stack([one.full_kpts[rows[:, 0]], two.full_kpts[rows[:, 1]]])
@@ -188,6 +305,8 @@ def _report(
         "num_matches": len(found.matches),
         "num_inliers": len(rows),
         "model": {"kind": name, "matrix": found.model, "failure": found.reason},
+        **({"cameras": [camera.to_dict() for camera in cameras]} if cameras else {}),
+        **({"pose": found.pose._asdict()} if found.pose is not None else {}),
         "inliers": np.round(inliers, 3),
     }
 

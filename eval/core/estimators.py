@@ -1,4 +1,4 @@
-"""Robust estimators of the fundamental matrix behind one guarded function.
+"""Robust estimators of the fundamental matrix behind one guarded function; those of E are in ``essential.py``.
 
 Every failure, whatever the library does in that case (exception, zero matrix, None, uninitialised memory), becomes an
 :class:`Estimate` without a matrix and with a reason.
@@ -6,30 +6,43 @@ Every failure, whatever the library does in that case (exception, zero matrix, N
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common.geometry import as_matches, as_points
+from common.geometry import as_matches, as_points, epipolar_squared, sampson_distances
 from kornia_hardnet8.errors import HardNet8Error, UsageError, closest, missing_extra
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-METHODS = (
-    "degensac",
-    "poselib",
-    "ransac",
-    "usac-default",
-    "usac-magsac",
-    "usac-fast",
-    "usac-accurate",
-    "lmeds",
-    "8pt",
-    "7pt",
-)
+_ROBUST = ("threshold_px", "confidence", "max_iters")
+_DEGENSAC = ("error_type", "degeneracy_check", "laf_coefficient", "inliers")
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "degensac": (*_ROBUST, *_DEGENSAC),
+    "poselib": _ROBUST,
+    "ransac": _ROBUST,
+    "usac-default": _ROBUST,
+    "usac-magsac": _ROBUST,
+    "usac-fast": _ROBUST,
+    "usac-accurate": _ROBUST,
+    "lmeds": ("confidence",),
+    "8pt": (),
+    "7pt": (),
+    "poselib-e": _ROBUST,
+    "ransac-e": (*_ROBUST, "threshold_n"),
+    "usac-default-e": (*_ROBUST, "threshold_n"),
+    "usac-magsac-e": (*_ROBUST, "threshold_n"),
+    "usac-fast-e": (*_ROBUST, "threshold_n"),
+    "usac-accurate-e": (*_ROBUST, "threshold_n"),
+    "lmeds-e": ("confidence",),
+}
+"""Estimator -> the settings that it hears; with names in ``-e`` of E, from known calibrations, the others of F."""
+METHODS = tuple(PARAMETERS)
+UNCALIBRATED_METHODS = tuple(name for name in METHODS if not name.endswith("-e"))
+SEEDED_METHODS = ("degensac", "poselib", "poselib-e")
 OFFICIAL_METHODS = {
     "cmp-degensac-f": "degensac",
     "cmp-degensac-f-laf": "degensac",
@@ -41,18 +54,25 @@ OFFICIAL_METHODS = {
     "cv2-lmeds-f": "lmeds",
     "cv2-8pt": "8pt",
     "cv2-7pt": "7pt",
+    "cv2-ransac-e": "ransac-e",
+    "cv2-lmeds-e": "lmeds-e",
 }
 """Names of the IMW benchmark -> ours, as far as an estimator for them exists."""
 
 OFFICIAL_LAF_COEFFICIENT = 2.0
+# What OpenCV takes where the benchmark's configuration has no max_iter.
+_OPENCV_MAX_ITERS = 1000
+# Fewer inliers than a sample and one more are no evidence.
 MIN_DEGENSAC_INLIERS = 8
 
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """One way to estimate a fundamental matrix. Raises :class:`UsageError` for a value that makes no sense.
+    """One way to estimate a fundamental or an essential matrix.
 
-    OpenCV's estimators are repeatable but take no seed; ``8pt``, ``7pt`` and ``lmeds`` have no threshold.
+    Raises :class:`UsageError` for a value that makes no sense; which settings a method hears stands in
+    :data:`PARAMETERS`. OpenCV's estimators are repeatable but take no seed. ``7pt`` is exact for seven matches; of more
+    OpenCV takes the least median of squares, as in ``lmeds``.
     """
 
     method: str = "degensac"
@@ -65,7 +85,15 @@ class EstimatorSettings:
     degeneracy_check: bool = True
     """Only degensac."""
     laf_coefficient: float = 0.0
-    """Only degensac, on frames (N, 6): above 0 the affine shapes must agree as well."""
+    """Only degensac, on frames (N, 6): above 0 it looks for a matrix that the affine shapes agree with too, up to so
+    many thresholds. Inliers are chosen by their places alone: a frame that disagrees can be one."""
+    inliers: Literal["model", "published"] = "model"
+    """Only degensac. ``model``: the matches whose distance to the matrix is within the threshold; ``published``: as
+    pydegensac marks them, and as the published baselines have them, where its symmetric check clears the flags of
+    wrong matches, so that they depend on the order of the matches."""
+    threshold_n: float | None = None
+    """Only OpenCV's estimators of E, in place of ``threshold_px``: on points normalised by the calibrations, as in the
+    configurations of the IMW benchmark."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -74,23 +102,45 @@ class EstimatorSettings:
             raise UsageError(f"unknown estimator {self.method!r}: {', '.join(METHODS)}{hint}")
         if not self.threshold_px > 0:
             raise UsageError(f"the inlier threshold must be positive pixels, got {self.threshold_px}")
+        if self.threshold_n is not None and not self.threshold_n > 0:
+            raise UsageError(f"the normalised inlier threshold must be positive, got {self.threshold_n}")
         if not 0 < self.confidence < 1:
             raise UsageError(f"the confidence must lie in (0, 1), got {self.confidence}")
         if self.max_iters < 1:
             raise UsageError(f"max_iters must be at least 1, got {self.max_iters}")
         if self.error_type not in ("sampson", "symm_epipolar"):
             raise UsageError(f"unknown error type {self.error_type!r}: sampson or symm_epipolar")
-        if self.laf_coefficient > 0 and self.method != "degensac":
-            raise UsageError(f"only degensac compares affine shapes, not {self.method}")
+        if self.inliers not in ("model", "published"):
+            raise UsageError(f"inliers are those of the model or published, not {self.inliers!r}")
+        special = [item for item in fields(self) if item.name in (*_DEGENSAC, "threshold_n")]
+        for item in special:
+            if item.name not in PARAMETERS[self.method] and getattr(self, item.name) != item.default:
+                raise UsageError(f"{item.name} has no effect with the estimator {self.method}")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """It estimates E, and needs the calibrations."""
+        return self.method not in UNCALIBRATED_METHODS
 
     @property
     def min_points(self) -> int:
         """Matches below which the estimate fails."""
-        return 7 if self.method == "7pt" else 8
+        return 5 if self.is_calibrated else 7 if self.method == "7pt" else 8
+
+    def describe(self, num_matches: int = 0) -> str:
+        """Method and threshold as they work on so many matches: ``degensac, 0.75 px``."""
+        if self.method == "7pt" and num_matches > 7:
+            return "7pt, which is least median of squares for more than seven matches"
+        return f"{self.method}, {self.threshold_px:g} px" if "threshold_px" in PARAMETERS[self.method] else self.method
 
     def to_dict(self) -> dict[str, Any]:
         """What is hashed, stored and shown."""
-        return asdict(self)
+        settings = asdict(self)
+        if settings["threshold_n"] is None:
+            del settings["threshold_n"]
+        if self.method not in SEEDED_METHODS:  # OpenCV's own
+            del settings["inliers"]
+        return settings
 
     @classmethod
     def from_official(cls, geom: dict[str, Any]) -> EstimatorSettings:
@@ -105,12 +155,16 @@ class EstimatorSettings:
                 f"the estimator {name!r} is not available: {', '.join(OFFICIAL_METHODS)}"
                 f"{closest(name, OFFICIAL_METHODS)}"
             )
-        given = {"threshold": "threshold_px", "confidence": "confidence", "max_iter": "max_iters"}
+        method = OFFICIAL_METHODS[name]
+        threshold = "threshold_n" if method not in UNCALIBRATED_METHODS else "threshold_px"
+        given = {"threshold": threshold, "confidence": "confidence", "max_iter": "max_iters"}
         given |= {"error_type": "error_type", "degeneracy_check": "degeneracy_check"}
         options = {ours: geom[theirs] for theirs, ours in given.items() if theirs in geom}
         if name == "cmp-degensac-f-laf":
             options["laf_coefficient"] = OFFICIAL_LAF_COEFFICIENT
-        return cls(method=OFFICIAL_METHODS[name], **options)
+        if method not in UNCALIBRATED_METHODS:
+            options.setdefault("max_iters", _OPENCV_MAX_ITERS)
+        return cls(method=method, **options)
 
 
 # Of the published baselines of the IMW benchmark.
@@ -177,51 +231,92 @@ def estimate_fundamental(
         an :class:`Estimate`; never raises for bad points.
 
     Raises:
-        ValueError: the two point sets differ in shape, or the seed is out of range.
+        ValueError: the point sets differ in shape, are not of the right width, or the seed is out of range.
         MissingDependencyError: the library of the estimator is not installed.
-        UsageError: it is a version that does not know one of our options.
+        UsageError: it is a version that does not know one of our options, or the estimator is one of E.
     """
     settings = settings or EstimatorSettings()
-    if not 0 <= seed < 2**31:
-        raise UsageError(f"the seed of an estimator must lie in 0 to 2^31 - 1, got {seed}")
-    width = 6 if settings.laf_coefficient > 0 else 2
-    x0, x1 = (np.ascontiguousarray(np.asarray(p, dtype=np.float64).reshape(-1, width)) for p in (points0, points1))
-    if x0.shape != x1.shape:
-        raise ValueError(f"matched points must have one shape, got {x0.shape} and {x1.shape}")
+    if settings.is_calibrated:
+        raise UsageError(f"{settings.method} estimates E from known calibrations, here F is asked for")
+    x0, x1 = as_matched(points0, points1, seed, 6 if settings.laf_coefficient > 0 else 2)
     nothing = np.zeros(len(x0), dtype=bool)
-    if len(x0) < settings.min_points:
-        return Estimate(None, nothing, f"{len(x0)} matches, {settings.min_points} needed")
-    if not (np.isfinite(x0).all() and np.isfinite(x1).all()):
-        return Estimate(None, nothing, "a matched point is NaN or infinite")
+    if reason := too_few_or_bad(x0, x1, settings):
+        return Estimate(None, nothing, reason)
     run = {"degensac": _degensac, "poselib": _poselib}.get(settings.method, _opencv)
     try:
         model, mask = run(x0, x1, settings, seed)
     except HardNet8Error:
         raise
-    except _LIBRARY_ERRORS as error:
+    except LIBRARY_ERRORS as error:
         return Estimate(None, nothing, f"{settings.method} failed: {' '.join(str(error).split())}")
-    return _checked(model, mask, settings, nothing)
+    return _checked(model, mask, x0, x1, settings)
 
 
-_LIBRARY_ERRORS = (ValueError, RuntimeError, ArithmeticError, np.linalg.LinAlgError)
+LIBRARY_ERRORS = (ValueError, RuntimeError, ArithmeticError, np.linalg.LinAlgError)
 
 
-def _checked(model: Any, mask: Any, settings: EstimatorSettings, nothing: Bools) -> Estimate:
+def as_matched(points0: ArrayLike, points1: ArrayLike, seed: int, width: int = 2) -> tuple[Floats, Floats]:
+    """Two point sets (N, ``width``) that an estimator can take; (0, ``width``) for empty ones.
+
+    Raises:
+        ValueError: they differ in shape or have another width.
+        UsageError: the seed is out of range.
+    """
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"the seed of an estimator must lie in 0 to 2^31 - 1, got {seed}")
+    x0, x1 = (np.ascontiguousarray(np.asarray(p, dtype=np.float64)) for p in (points0, points1))
+    x0, x1 = (x.reshape(0, width) if x.size == 0 else x for x in (x0, x1))
+    if x0.shape != x1.shape:
+        raise ValueError(f"matched points must have one shape, got {x0.shape} and {x1.shape}")
+    if x0.ndim != 2 or x0.shape[1] != width:
+        raise ValueError(f"matched points must be (N, {width}), got {x0.shape}")
+    return x0, x1
+
+
+def too_few_or_bad(x0: Floats, x1: Floats, settings: EstimatorSettings) -> str:
+    """Why nothing can be estimated of matched points; empty when it can."""
+    if len(x0) < settings.min_points:
+        return f"{len(x0)} matches, {settings.min_points} needed"
+    return "" if np.isfinite(x0).all() and np.isfinite(x1).all() else "a matched point is NaN or infinite"
+
+
+def _checked(model: Any, mask: Any, x0: Floats, x1: Floats, settings: EstimatorSettings) -> Estimate:
     """The estimate of what a library returned, or the reason to refuse it."""
-    if model is None or mask is None:
-        return Estimate(None, nothing, f"{settings.method} found no model")
-    F = np.asarray(model, dtype=np.float64)
-    if F.size == 0 or F.ndim != 2 or F.shape[1] != 3 or F.shape[0] % 3:
-        return Estimate(None, nothing, f"{settings.method} returned a matrix of shape {F.shape}")
-    if not np.isfinite(F).all() or not np.abs(F).max() > 0:
-        return Estimate(None, nothing, f"{settings.method} returned no finite matrix")
-    inliers = np.asarray(mask).ravel().astype(bool)
+    nothing = np.zeros(len(x0), dtype=bool)
+    F, reason = finite_matrices(model, mask, settings.method)
+    if F is None:
+        return Estimate(None, nothing, reason)
+    if settings.method in SEEDED_METHODS and settings.inliers == "model":
+        inliers = model_inliers(x0[:, :2], x1[:, :2], F[0], settings)
+    else:
+        inliers = np.asarray(mask).ravel().astype(bool)
     if inliers.shape != nothing.shape:
         return Estimate(None, nothing, f"{settings.method} returned {inliers.size} flags for {nothing.size} points")
-    fewest = MIN_DEGENSAC_INLIERS if settings.method in ("degensac", "poselib") else 1
+    fewest = MIN_DEGENSAC_INLIERS if settings.method in SEEDED_METHODS else 1
     if inliers.sum() < fewest:
         return Estimate(None, nothing, f"{settings.method}: {int(inliers.sum())} inliers, {fewest} needed")
-    return Estimate(F.reshape(-1, 3, 3), inliers)
+    return Estimate(F, inliers)
+
+
+def finite_matrices(model: Any, mask: Any, method: str) -> tuple[Floats | None, str]:
+    """The matrices (k, 3, 3) that a library returned, or None and the reason to refuse them."""
+    if model is None or mask is None:
+        return None, f"{method} found no model"
+    matrices = np.asarray(model, dtype=np.float64)
+    if matrices.size == 0 or matrices.ndim != 2 or matrices.shape[1] != 3 or matrices.shape[0] % 3:
+        return None, f"{method} returned a matrix of shape {matrices.shape}"
+    if not np.isfinite(matrices).all() or not np.abs(matrices).max() > 0:
+        return None, f"{method} returned no finite matrix"
+    return matrices.reshape(-1, 3, 3), ""
+
+
+def model_inliers(x0: Floats, x1: Floats, F: Floats, settings: EstimatorSettings) -> Bools:
+    """Matches (N,) whose distance to F (3, 3) is at most the threshold: Sampson's, or of both epipolar lines as one."""
+    if settings.error_type == "symm_epipolar":
+        inliers: Bools = epipolar_squared(x0, x1, F) <= settings.threshold_px**2
+    else:
+        inliers = sampson_distances(x0, x1, F) <= settings.threshold_px
+    return inliers
 
 
 def _degensac(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> tuple[Any, Any]:
@@ -248,6 +343,18 @@ def _poselib(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> 
         import poselib
     except ImportError:
         raise missing_extra("poselib", "poselib") from None
+    F, info = poselib.estimate_fundamental(x0, x1, poselib_options(settings, seed), {})
+    return F, info["inliers"]
+
+
+def poselib_options(settings: EstimatorSettings, seed: int) -> dict[str, Any]:
+    """The options of poselib's RANSAC.
+
+    Raises:
+        UsageError: the installed version does not know one of them; it would ignore it without a word.
+    """
+    import poselib
+
     options = {
         "max_epipolar_error": settings.threshold_px,
         "success_prob": settings.confidence,
@@ -256,10 +363,9 @@ def _poselib(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> 
         "seed": seed,
     }
     unknown = options.keys() - dict(poselib.RansacOptions()).keys()
-    if unknown:  # it would ignore them without a word
+    if unknown:
         raise UsageError(f"this version of poselib has no option {', '.join(sorted(unknown))}: use poselib 2.0.5")
-    F, info = poselib.estimate_fundamental(x0, x1, options, {})
-    return F, info["inliers"]
+    return options
 
 
 def _opencv(x0: Floats, x1: Floats, settings: EstimatorSettings, _: int) -> tuple[Any, Any]:

@@ -64,7 +64,7 @@ def estimate_homography(
         points1: (M, 2) pixels.
         settings: how; default OpenCV RANSAC at 3 px.
         weights: (M,) of the matches, for ``dlt``.
-        seed: of the robust methods.
+        seed: of poselib's; OpenCV's RANSAC takes none, and repeats itself.
 
     Returns:
         The estimate; without a matrix for fewer than 4 matches or when the library finds none.
@@ -92,7 +92,6 @@ def _opencv(
 ) -> _Found:
     import cv2
 
-    cv2.setRNGSeed(seed)
     H, mask = cv2.findHomography(
         x0,
         x1,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.machine import choose_device
 from common.shell import seed_number
-from eval.core.estimators import BASELINE, METHODS, EstimatorSettings
+from eval.core.estimators import (
+    BASELINE,
+    METHODS,
+    OFFICIAL_METHODS,
+    PARAMETERS,
+    UNCALIBRATED_METHODS,
+    EstimatorSettings,
+)
 from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
 from eval.core.matching import Filter, MatcherSettings
 from eval.core.results import Result, Score, write_results
@@ -36,6 +44,7 @@ UPRIGHT: dict[str, Literal["position", "response"]] = {
     "upright++": "position",
 }
 FGINN_RADIUS_PX = 10.0
+RATIO = MatcherSettings().threshold or 1.0
 
 
 def add_descriptor_flags(parser: argparse.ArgumentParser, required: bool = False, whole: bool = True) -> None:
@@ -126,14 +135,31 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
 
 
 def methods_from(args: argparse.Namespace) -> list[Method]:
-    """The descriptors and whole local features that the flags ask for."""
+    """The descriptors and whole local features that the flags ask for.
+
+    Raises:
+        UsageError: a flag of keypoints where every method finds its own; or see :func:`load_methods`.
+    """
     methods = load_methods(args)
+    if all(isinstance(method, WholeFeature) for method in methods):
+        for flag, default in _KEYPOINT_DEFAULTS.items():
+            if getattr(args, flag[2:].replace("-", "_")) != default:
+                raise UsageError(f"{flag} has no effect with {methods[0].name}, which finds its own keypoints")
     for method in methods:
         if not isinstance(method, WholeFeature):
             method.patches = args.patches
         if isinstance(method, Sift):
             method.places = args.places
     return methods
+
+
+_KEYPOINT_DEFAULTS: dict[str, Any] = {
+    "--upright": "off",
+    "--affine": "none",
+    "--patches": "kornia",
+    "--places": "exact",
+    "--mr-size": DEFAULT_MR_SIZE,
+}
 
 
 def add_matching_flags(parser: argparse.ArgumentParser, imported: bool = False) -> argparse._ArgumentGroup:
@@ -144,9 +170,7 @@ def add_matching_flags(parser: argparse.ArgumentParser, imported: bool = False) 
         rule += "; imported: the matches that came with imported@FILE.h5"
     choices = [*MATCHERS, "adalam", "lightglue", *(["imported"] if imported else [])]
     matching.add_argument("--matcher", choices=choices, default="smnn", help=rule)
-    matching.add_argument(
-        "--ratio", type=float, default=MatcherSettings().threshold, help="largest ratio that passes (stereo)"
-    )
+    matching.add_argument("--ratio", type=float, help=f"largest ratio that passes (default: {RATIO:g})")
     return matching
 
 
@@ -161,35 +185,96 @@ def matcher_from(name: str, ratio: float) -> MatcherSettings:
     )
 
 
-def any_matcher_from(name: str, ratio: float, task: str, methods: Sequence[Method] = ()) -> Matcher:
+def any_matcher_from(
+    name: str,
+    ratio: float | None,
+    task: str,
+    methods: Sequence[Method] = (),
+    flag: str = "--ratio",
+    default_ratio: float = RATIO,
+) -> Matcher:
     """The matcher of a name; ``imported`` takes the matches of a task of the benchmark.
 
+    Args:
+        name: what ``--matcher`` was given.
+        ratio: what ``flag`` was given; None: nothing.
+        task: of the benchmark, for imported matches.
+        methods: what finds the descriptors.
+        flag: of the ratio.
+        default_ratio: where the flag was not given.
+
     Raises:
-        UsageError: one of the methods does not go with it.
+        UsageError: one of the methods does not go with it, or a ratio for a matcher that tests none.
         MissingFileError: weights of LightGlue are not there.
     """
+    if ratio is not None and (name not in MATCHERS or MATCHERS[name][0] == "none"):
+        raise UsageError(f"{flag} has no effect with --matcher {name}: leave it away")
     if name == "adalam":
         return AdalamSettings()
     if name == "lightglue":
         return lightglue_settings(methods)
-    return check_imported(methods, task) if name == "imported" else matcher_from(name, ratio)
+    if name == "imported":
+        return check_imported(methods, task)
+    return matcher_from(name, default_ratio if ratio is None else ratio)
 
 
-def add_pose_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of the estimator of the fundamental matrix; returns their group."""
+def add_pose_flags(
+    parser: argparse.ArgumentParser, defaults: EstimatorSettings = BASELINE, calibrated: bool = True
+) -> argparse._ArgumentGroup:
+    """Add the flags of the estimator of the two-view geometry; returns their group.
+
+    Args:
+        parser: of a command.
+        defaults: what :func:`estimator_from` is given too.
+        calibrated: whether calibrations are known, so that E can be estimated.
+    """
     pose = parser.add_argument_group("pose")
-    pose.add_argument("--estimator", choices=METHODS, default=BASELINE.method, help="of F")
-    pose.add_argument("--threshold", type=float, default=BASELINE.threshold_px, help="of inliers, pixels")
-    pose.add_argument("--confidence", type=float, default=BASELINE.confidence, help="of the estimator")
-    pose.add_argument("--max-iters", type=int, default=BASELINE.max_iters, help="of the estimator")
+    what = "of F, or (names in -e) of E from the known calibrations" if calibrated else "of F"
+    pose.add_argument(
+        "--estimator",
+        type=lambda name: OFFICIAL_METHODS.get(name, name),
+        choices=METHODS if calibrated else UNCALIBRATED_METHODS,
+        help=f"{what}; the benchmark's names (cv2-ransac-f, …) are taken too (default: {defaults.method})",
+    )
+    for field, flag, kind, text in _POSE_FLAGS:
+        default = getattr(defaults, field)
+        shown = f"{default:g}" if isinstance(default, float) else default
+        pose.add_argument(flag, type=kind, help=f"{text} (default: {shown})")
+    pose.add_argument(
+        "--inliers",
+        choices=("model", "published"),
+        help="of degensac; model: within the threshold; published: as pydegensac marks them, by the order of the "
+        "matches too (default: model)",
+    )
     return pose
 
 
-def estimator_from(args: argparse.Namespace) -> EstimatorSettings:
-    """The estimator that the flags ask for."""
-    return EstimatorSettings(
-        method=args.estimator, threshold_px=args.threshold, confidence=args.confidence, max_iters=args.max_iters
-    )
+# Field of the settings, flag, type, help.
+_POSE_FLAGS: tuple[tuple[str, str, type, str], ...] = (
+    ("threshold_px", "--threshold", float, "of inliers, pixels"),
+    ("confidence", "--confidence", float, "of the estimator"),
+    ("max_iters", "--max-iters", int, "iterations of the estimator, at most"),
+)
+
+
+def given_pose_flags(args: argparse.Namespace) -> dict[str, tuple[str, Any]]:
+    """Field of the settings -> flag and value, of the pose flags beside ``--estimator`` that were given."""
+    flags = {field: flag for field, flag, _, _ in _POSE_FLAGS} | {"inliers": "--inliers"}
+    values = {field: (flag, getattr(args, flag[2:].replace("-", "_"))) for field, flag in flags.items()}
+    return {field: pair for field, pair in values.items() if pair[1] is not None}
+
+
+def estimator_from(args: argparse.Namespace, defaults: EstimatorSettings = BASELINE) -> EstimatorSettings:
+    """The estimator that the flags ask for.
+
+    Raises:
+        UsageError: a value that makes no sense, or a flag that the estimator does not hear.
+    """
+    method, given = args.estimator or defaults.method, given_pose_flags(args)
+    for field, (flag, _) in given.items():
+        if field not in PARAMETERS[method]:
+            raise UsageError(f"{flag} has no effect with --estimator {method}: leave it away")
+    return replace(defaults, method=method, **{field: value for field, (_, value) in given.items()})
 
 
 def finish(out: Path, results: Sequence[Result], as_json: bool, lines: str) -> None:

@@ -10,13 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.geometry import (
     as_matches,
+    as_points,
     essential_from_fundamental,
     eval_essential,
     normalize_keypoints,
     select_essential,
 )
-from common.metrics import FAILED_POSE, max_error_deg
-from eval.core.estimators import Estimate, EstimatorSettings, estimate_fundamental
+from common.metrics import FAILED_POSE, evaluate_R_t, max_error_deg
+from eval.core.essential import estimate_essential
+from eval.core.estimators import EstimatorSettings, estimate_fundamental
 
 
 class PairScore(NamedTuple):
@@ -49,7 +51,7 @@ def score_pair(
 ) -> PairScore:
     """Estimate the relative pose of two calibrated images from matches and compare it with the true one.
 
-    F from the pixels, E = K1' F K0, pose by the inliers of F.
+    F from the pixels, E = K1' F K0, pose by the inliers of F; or, by an estimator of E, the pose that it gives.
 
     Args:
         kpts0: keypoints of image 0 in pixels, (N0, >= 2); frames (N0, 6) for degensac with a LAF coefficient.
@@ -66,20 +68,27 @@ def score_pair(
     """
     settings = settings or EstimatorSettings()
     pairs = as_matches(matches)
+    if settings.is_calibrated:
+        x0, x1 = as_points(kpts0)[pairs[:, 0]], as_points(kpts1)[pairs[:, 1]]
+        pose = estimate_essential(x0, x1, K0, K1, settings, seed)
+        if pose.R is None or pose.t is None:
+            return _failure(pose.inliers, pose.reason)
+        err_q, err_t = evaluate_R_t(dR, dt, pose.R, pose.t)
+        return PairScore(float(max_error_deg([err_q, err_t])[0]), err_q, err_t, pose.inliers, pose.E, "")
     width = 6 if settings.laf_coefficient > 0 else 2
     points0 = np.asarray(kpts0, dtype=np.float64)[pairs[:, 0], :width]
     points1 = np.asarray(kpts1, dtype=np.float64)[pairs[:, 1], :width]
     estimate = estimate_fundamental(points0, points1, settings, seed)
     if estimate.F is None:
-        return _failure(estimate)
+        return _failure(estimate.inliers, estimate.reason)
     x0 = normalize_keypoints(points0[estimate.inliers], K0)
     x1 = normalize_keypoints(points1[estimate.inliers], K1)
     E = select_essential(essential_from_fundamental(estimate.F, K0, K1), x0, x1)
     err_q, err_t = eval_essential(x0, x1, E, dR, dt)
     if (err_q, err_t) == FAILED_POSE:
-        return _failure(estimate, f"no pose from {int(estimate.inliers.sum())} inliers")
+        return _failure(estimate.inliers, f"no pose from {int(estimate.inliers.sum())} inliers")
     return PairScore(float(max_error_deg([err_q, err_t])[0]), err_q, err_t, estimate.inliers, E, "")
 
 
-def _failure(estimate: Estimate, reason: str = "") -> PairScore:
-    return PairScore(math.inf, *FAILED_POSE, estimate.inliers, None, reason or estimate.reason)
+def _failure(inliers: NDArray[np.bool_], reason: str) -> PairScore:
+    return PairScore(math.inf, *FAILED_POSE, inliers, None, reason)

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from common.cache import Cache
-from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_methods
+from eval.core.options import (
+    add_descriptor_flags,
+    add_pose_flags,
+    add_run_flags,
+    estimator_from,
+    finish,
+    format_table,
+    load_methods,
+)
 from eval.core.results import Result, run_folder
 from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, evaluate
 from eval.dev.settings import DevSettings
@@ -42,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ransac-seeds", type=int, default=defaults.ransac_seeds, metavar="N", help="estimates a pair, averaged"
     )
+    add_pose_flags(parser, defaults.estimator)
     add_run_flags(parser, "dev")
 
 
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     settings = DevSettings(
         detector=DogSettings(num=args.keypoints, contrast=base.detector.contrast, edge=base.detector.edge),
         mr_size=args.mr_size,
+        estimator=estimator_from(args, base.estimator),
         ransac_seeds=args.ransac_seeds,
         seed=args.seed,
     )

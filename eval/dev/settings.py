@@ -23,7 +23,7 @@ class DevSettings:
         ratios: thresholds of the ratio test, one of which is chosen on half of the pairs.
         min_common: 3-D points that a pair of a scene with poses has in common, at least.
         pose_pairs: pairs judged a scene with poses, at most.
-        estimator: of the fundamental matrix.
+        estimator: of the relative pose.
         ransac_seeds: estimates a pair; a pair's accuracy is the mean over them.
         homography: of the corner error.
         spacing_px: no two places of a fixed camera are nearer.

@@ -21,6 +21,7 @@ from eval.core.options import (
     detector_from,
     estimator_from,
     finish,
+    given_pose_flags,
     methods_from,
 )
 from eval.core.results import environment, run_folder, strict
@@ -48,7 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
     )
     matching = add_matching_flags(parser, imported=True)
-    matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
+    matching.add_argument(
+        "--multiview-ratio", type=float, help=f"largest ratio that passes in multiview (default: {MULTIVIEW_RATIO:g})"
+    )
     add_pose_flags(parser)
     add_run_flags(parser, "imw")
     tasks = parser.add_argument_group("tasks and pictures")
@@ -139,7 +142,17 @@ def _draw(out: Path, runs: Sequence[MethodRun], count: int) -> list[Path]:
 
 
 def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> ImwSettings:
-    """The settings that the flags ask for, checked against the methods."""
+    """The settings that the flags ask for, checked against the methods.
+
+    Raises:
+        UsageError: a flag of a task that ``--task`` leaves out, or a value that makes no sense.
+    """
+    idle = [flag for flag, _ in given_pose_flags(args).values()]
+    idle += [flag for flag, value in (("--estimator", args.estimator), ("--ratio", args.ratio)) if value is not None]
+    if "stereo" not in args.task and idle:
+        raise UsageError(f"{idle[0]} has no effect without the task stereo: leave it away")
+    if "multiview" not in args.task and args.multiview_ratio is not None:
+        raise UsageError("--multiview-ratio has no effect without the task multiview: leave it away")
     return ImwSettings(
         StereoSettings(
             detector=detector_from(args, args.keypoints),
@@ -151,7 +164,12 @@ def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> I
         ),
         MultiviewSettings(
             matcher=any_matcher_from(
-                args.matcher, args.multiview_ratio, "multiview", methods if "multiview" in args.task else ()
+                args.matcher,
+                args.multiview_ratio,
+                "multiview",
+                methods if "multiview" in args.task else (),
+                "--multiview-ratio",
+                MULTIVIEW_RATIO,
             ),
             seed=args.seed,
             time_limit_s=args.bag_timeout,

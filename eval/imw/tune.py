@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from common.cache import Cache
+from eval.core.estimators import PARAMETERS
 from eval.core.matching import MatcherSettings
 from eval.features import Method
 from eval.features.extract import Features
@@ -22,7 +23,6 @@ METRIC = "stereo/mAA@10"
 # Grids of the published baselines.
 THRESHOLDS_PX = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 RATIOS = (0.8, 0.85, 0.9, 0.95, 0.99)
-_WITHOUT_THRESHOLD = ("8pt", "7pt", "lmeds")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def tune(
     Raises:
         UsageError: neither has anything to choose.
     """
-    has_threshold, has_ratio = settings.estimator.method not in _WITHOUT_THRESHOLD, _ratio(settings) is not None
+    has_threshold = "threshold_px" in PARAMETERS[settings.estimator.method]
+    has_ratio = _ratio(settings) is not None
     if not (has_threshold or has_ratio):
         raise UsageError(
             f"--tune: the estimator {settings.estimator.method} has no threshold, and the matcher no ratio to choose"

@@ -23,7 +23,7 @@ from eval.core.options import (
 from eval.features import Method, known_names
 from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct
-from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings
+from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings, camera_numbers
 from eval.reconstruct.undistort import undistort
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.files import atomic_path
@@ -129,7 +129,7 @@ def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettin
             model=args.camera_model,
             mode=args.cameras,
             focal_px=args.focal,
-            params=_numbers(args.camera_params),
+            params=camera_numbers(args.camera_params),
             refine=args.refine,
         ),
         seed=args.seed,
@@ -168,11 +168,3 @@ def table(outcome: Outcome) -> str:
                 f"{what}: {', '.join(names[:10])}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             )
     return "\n".join(lines)
-
-
-def _numbers(text: str | None) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise UsageError(f"--camera-params {text}: expected numbers with commas between them") from None

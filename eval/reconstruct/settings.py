@@ -95,3 +95,11 @@ class ReconstructSettings:
             "seed": self.seed,
             "num_threads": self.num_threads,
         }
+
+
+def camera_numbers(text: str | None) -> tuple[float, ...]:
+    """What ``--camera-params`` was given: numbers with commas between them; none for None."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"--camera-params {text}: expected numbers with commas between them") from None

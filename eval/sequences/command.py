@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ TASKS = {
     "repeatability": _Task("crop-320x240", 1000, 300),
 }
 _BUDGETS = {"opencv": (0.995, 3000), "poselib": (0.9999, 100_000)}  # confidence and iterations of auc's estimators
+_ESTIMATOR: Literal["opencv", "poselib"] = "poselib"  # of auc
+_THRESHOLD_PX = 1.0
 SUPPRESSION_PX = 4.0  # of repeatability: no stronger keypoint is nearer
 
 
@@ -86,8 +88,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
     group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="strongest DoG keypoints for mma")
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
-    group.add_argument("--estimator", choices=tuple(_BUDGETS), default="poselib", help="robust estimator of auc")
-    group.add_argument("--threshold", type=float, default=1.0, help="inlier threshold of auc's estimator, pixels")
+    group.add_argument("--estimator", choices=tuple(_BUDGETS), help=f"robust estimator of auc (default: {_ESTIMATOR})")
+    group.add_argument(
+        "--threshold", type=float, help=f"inlier threshold of auc's estimator, pixels (default: {_THRESHOLD_PX:g})"
+    )
     group.add_argument("--viz", type=int, default=1, metavar="N", help="sequences whose middle pair is drawn (mma)")
     add_run_flags(parser, "sequences")
 
@@ -95,7 +99,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
     settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size)
-    robust = HomographySettings(args.estimator, args.threshold, *_BUDGETS[args.estimator])
+    if "auc" not in args.task:
+        for flag, value in (("--estimator", args.estimator), ("--threshold", args.threshold)):
+            if value is not None:
+                raise UsageError(f"{flag} has no effect without the task auc: leave it away")
+    estimator: Literal["opencv", "poselib"] = args.estimator or _ESTIMATOR
+    threshold_px = _THRESHOLD_PX if args.threshold is None else args.threshold
+    robust = HomographySettings(estimator, threshold_px, *_BUDGETS[estimator])
     sequences = find_sequences(args.data)
     excluded: list[str] = []
     if not args.all:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.geometry import epipolar_squared, essential_from_pose, relative_pose
+from common.metrics import evaluate_R_t
 from eval.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,57 @@ def test_coordinates_are_those_of_the_full_upright_image(
     assert within(report, np.array(report["model"]["matrix"]), 2.0) == 1.0
 
 
+def pose_error_deg(yard, report: dict[str, Any]) -> float:
+    pose = report["pose"]
+    return math.degrees(max(evaluate_R_t(*relative_pose(*yard.poses[ONE], *yard.poses[TWO]), pose["R"], pose["t"])))
+
+
+@pytest.mark.parametrize("method", ["poselib-e", "cv2-ransac-e", "usac-magsac-e"])
+def test_calibrated_photographs_have_a_pose(method: str, yard, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [str(yard.images / ONE), str(yard.images / TWO), "--estimator", method, "--camera-params", "400,192,144,0"]
+    report = as_json(capsys, *line)
+    assert pose_error_deg(yard, report) < 1.5
+    assert report["model"]["kind"] == "essential matrix"
+    assert report["cameras"][0] == {"model": "SIMPLE_RADIAL", "params": [400, 192, 144, 0], "source": "given"}
+    F = np.linalg.inv(K).T @ np.array(report["model"]["matrix"]) @ np.linalg.inv(K)
+    assert within(report, F, 1.5) == 1.0
+    assert main(["match", *line, *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert f"of an essential matrix ({method.removeprefix('cv2-')}, 1 px)" in printed
+    assert "pose: turned by " in printed
+
+
+def test_focal_lengths_of_exif_and_photographs_stored_turned(
+    yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, turned in ((ONE, False), (TWO, True)):
+        image = Image.open(yard.images / name)
+        stored = image.transpose(Image.Transpose.ROTATE_90) if turned else image
+        exif = stored.getexif()
+        exif[0x0112] = 6 if turned else 1
+        exif.get_ifd(0x8769)[0xA405] = 36  # 35 mm equivalent; the diagonal of 480 px is 43.27 mm: 399.4 px
+        stored.save(tmp_path / name, quality=95, exif=exif)
+    line = [str(tmp_path / ONE), str(tmp_path / TWO), "--estimator", "poselib-e"]
+    report = as_json(capsys, *line)
+    assert pose_error_deg(yard, report) < 1.5
+    assert [camera["source"] for camera in report["cameras"]] == ["EXIF", "EXIF"]
+    assert report["cameras"][1]["params"] == pytest.approx([399.4, 144, 192], abs=1)
+    assert report["pose"]["parallax_deg"] > 2
+
+
+def test_a_camera_that_only_turns_is_said_so(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = cv2.imdecode(np.frombuffer((yard.images / ONE).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    R = cv2.Rodrigues(np.array([0.02, 0.15, 0.05]))[0]
+    cv2.imwrite(str(tmp_path / "turned.png"), cv2.warpPerspective(image, K @ R @ np.linalg.inv(K), (384, 288)))
+    line = [str(yard.images / ONE), str(tmp_path / "turned.png"), "--estimator", "poselib-e"]
+    assert main(["match", *line, "--camera-params", "400,192,144,0", *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "pose: turned by 9." in printed  # |(0.02, 0.15, 0.05)| = 9.1 degrees
+    assert "little parallax" in printed
+    assert main(["match", *line, *QUICK]) == 2
+    assert "EXIF has no focal length" in capsys.readouterr().err
+
+
 def test_a_homography(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = cv2.imdecode(np.frombuffer((yard.images / ONE).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     H = np.array([[0.9, 0.1, 20.0], [-0.08, 0.95, 15.0], [1e-4, 5e-5, 1.0]])
@@ -139,6 +192,23 @@ def test_unrelated_and_blank_photographs_are_said_so(yard, tmp_path: Path, capsy
         (["--desc", "rootsfit"], 2, "did you mean rootsift"),
         (["--max-side", "3"], 2, "at least 32"),
         (["--ratio", "3"], 2, "threshold in [0.1, 1.01]"),
+        (["--ratio", "0.8", "--matcher", "mnn"], 2, "--ratio has no effect with --matcher mnn"),
+        (["--homography", "--estimator", "ransac"], 2, "--estimator has no effect with --homography"),
+        (["--homography", "--threshold", "2"], 2, "--threshold has no effect with --homography"),
+        (["--homography", "--confidence", "0.9"], 2, "--confidence has no effect with --homography"),
+        (["--homography", "--max-iters", "10"], 2, "--max-iters has no effect with --homography"),
+        (["--homography", "--inliers", "model"], 2, "--inliers has no effect with --homography"),
+        (["--homography", "--seed", "1"], 2, "--seed has no effect with --homography"),
+        (["--homography", "--camera-params", "1,2,3,4"], 2, "--camera-params has no effect with --homography"),
+        (["--estimator", "lmeds", "--threshold", "2"], 2, "--threshold has no effect with --estimator lmeds"),
+        (["--estimator", "8pt", "--confidence", "0.9"], 2, "--confidence has no effect with --estimator 8pt"),
+        (["--estimator", "7pt", "--threshold", "2"], 2, "--threshold has no effect with --estimator 7pt"),
+        (["--estimator", "poselib", "--inliers", "published"], 2, "--inliers has no effect"),
+        (["--estimator", "cv2-ransac-f", "--seed", "1"], 2, "--seed has no effect with --estimator ransac"),
+        (["--camera-params", "1,2,3,4"], 2, "--camera-params has no effect with an estimator of F"),
+        (["--estimator", "poselib-e", "--camera-model", "PINHOLE"], 2, "no effect without --camera-params"),
+        (["--estimator", "poselib-e", "--camera-params", "1,2"], 2, "f, cx, cy, k; got 2 numbers"),
+        (["--estimator", "poselib-e"], 2, "EXIF has no focal length"),
     ],
 )
 def test_wrong_usage_is_one_line(

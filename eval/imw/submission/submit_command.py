@@ -54,8 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_keypoint_flags(parser)
     matching = add_matching_flags(parser, imported=True)
-    matching.add_argument("--multiview-ratio", type=float, default=MULTIVIEW_RATIO, help="largest ratio (multiview)")
-    add_pose_flags(parser)
+    matching.add_argument(
+        "--multiview-ratio", type=float, help=f"largest ratio that passes in multiview (default: {MULTIVIEW_RATIO:g})"
+    )
+    add_pose_flags(parser, calibrated=False)
     run_group = parser.add_argument_group("run")
     run_group.add_argument("--seed", type=int, default=0, help="of the estimator, for custom matches")
     run_group.add_argument("--jobs", type=int, metavar="N", help="processes for pairs (default: one a core)")
@@ -72,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
         detector=detector_from(args, TRACKS[args.track]),
         mr_size=args.mr_size,
         stereo=any_matcher_from(args.matcher, args.ratio, "stereo", [method]),
-        multiview=any_matcher_from(args.matcher, args.multiview_ratio, "multiview", [method]),
+        multiview=any_matcher_from(
+            args.matcher, args.multiview_ratio, "multiview", [method], "--multiview-ratio", MULTIVIEW_RATIO
+        ),
         estimator=estimator_from(args),
         custom_matches=args.custom_matches,
         pairwise=args.pairwise_keypoints,

@@ -9,11 +9,18 @@ import poselib
 import pydegensac
 import pytest
 
-from common.geometry import epipolar_squared
-from eval.core.estimators import METHODS, OFFICIAL_METHODS, EstimatorSettings, estimate_fundamental, matched_points
+from common.geometry import epipolar_squared, sampson_distances
+from eval.core.estimators import (
+    METHODS,
+    OFFICIAL_METHODS,
+    UNCALIBRATED_METHODS,
+    EstimatorSettings,
+    estimate_fundamental,
+    matched_points,
+)
 from kornia_hardnet8.errors import MissingDependencyError, UsageError
 
-ROBUST = [m for m in METHODS if m not in ("8pt", "7pt")]
+ROBUST = [m for m in UNCALIBRATED_METHODS if m not in ("8pt", "7pt")]
 
 
 def scene(num: int = 150, num_outliers: int = 50, noise: float = 0.2, seed: int = 0):
@@ -55,7 +62,7 @@ def test_minimal_and_linear(method):
     assert min(epipolar_squared(p0, p1, F).max() for F in found.F) < 1e-6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNCALIBRATED_METHODS)
 @pytest.mark.parametrize("points", ["none", "one", "six", "coincident", "nan"])
 def test_every_failure_has_a_reason(method, points):
     p0, p1, _ = scene(20, 0)
@@ -87,7 +94,7 @@ def test_seeds(method):
             estimate_fundamental(p0, p1, settings, seed=seed)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("degensac", "poselib")])
+@pytest.mark.parametrize("method", [m for m in UNCALIBRATED_METHODS if m not in ("degensac", "poselib")])
 def test_opencv_repeats_itself_whatever_its_generator_did(method):
     p0, p1, _ = scene(noise=0.6)
     found = []
@@ -161,14 +168,64 @@ def test_degensac_options():
     assert epipolar_squared(p0, p1, symmetric.F[0])[symmetric.inliers].max() <= 1.5**2 * (1 + 1e-9)
 
 
-def test_degensac_compares_affine_shapes():
+@pytest.mark.parametrize("kind", ["sampson", "symm_epipolar"])
+def test_the_inliers_of_degensac_are_those_of_its_matrix_in_any_order(kind):
+    p0, p1, _ = scene(noise=1.0)
+    settings = EstimatorSettings(threshold_px=1.5, error_type=kind)
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(p0))
+        estimate = estimate_fundamental(p0[order], p1[order], settings, seed)
+        F = estimate.F[0]
+        if kind == "sampson":
+            inside = sampson_distances(p0[order], p1[order], F) <= 1.5
+        else:
+            inside = epipolar_squared(p0[order], p1[order], F) <= 1.5**2
+        assert np.array_equal(estimate.inliers, inside)
+
+
+def test_the_published_inliers_of_degensac_are_an_option():
+    p0, p1, _ = scene(noise=1.0)
+    settings = EstimatorSettings(threshold_px=1.5, inliers="published")
+    published = estimate_fundamental(p0, p1, settings, seed=3)
+    _, mask = pydegensac.findFundamentalMatrix(p0, p1, 1.5, 0.9999, 10_000, 0.0, "sampson", True, True, 3)
+    assert np.array_equal(published.inliers, mask)
+    assert settings.to_dict()["inliers"] == "published"
+
+
+def test_degensac_with_frames_chooses_inliers_by_their_places():
     p0, p1, _ = scene(noise=0.1)
     frames0, frames1 = (np.column_stack([p, np.tile([10.0, 0.0, 0.0, 10.0], (len(p), 1))]) for p in (p0, p1))
-    with_shapes = EstimatorSettings(laf_coefficient=2.0)
-    alike = estimate_fundamental(frames0, frames1, with_shapes)
-    assert alike.inliers[50:].mean() > 0.5
-    frames1[50:, 2:] = [0.0, 10.0, -10.0, 0.0]  # every true match turned by 90 degrees
-    assert estimate_fundamental(frames0, frames1, with_shapes).inliers.sum() < 0.5 * alike.inliers.sum()
+    frames1[50:70, 2:] = [0.0, 10.0, -10.0, 0.0]  # true matches whose frames are turned by 90 degrees
+    estimate = estimate_fundamental(frames0, frames1, EstimatorSettings(laf_coefficient=2.0))
+    assert estimate.inliers[50:70].mean() > 0.5
+    frames1[50:, 2:] = [0.0, 10.0, -10.0, 0.0]  # all of them: no matrix agrees with the frames
+    assert estimate_fundamental(frames0, frames1, EstimatorSettings(laf_coefficient=2.0)).inliers.sum() < 50
+    with pytest.raises(ValueError, match=r"must be \(N, 6\), got \(150, 2\)"):
+        estimate_fundamental(p0, p1, EstimatorSettings(laf_coefficient=2.0))
+
+
+def test_the_inliers_of_poselib_are_those_of_the_matrix_that_it_returns():
+    p0, p1, _ = scene(noise=1.0)
+    estimate = estimate_fundamental(p0, p1, EstimatorSettings("poselib", threshold_px=1.5))
+    assert np.array_equal(estimate.inliers, sampson_distances(p0, p1, estimate.F[0]) <= 1.5)
+
+
+def test_sampson_distances():
+    F = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0.0]])  # y0 = y1: a shift along x
+    p0, p1 = np.array([[0, 0], [5, 3], [1, 1.0]]), np.array([[9, 0], [2, 7], [1, 1.5]])
+    np.testing.assert_allclose(sampson_distances(p0, p1, F), np.array([0, 4, 0.5]) / np.sqrt(2))
+
+
+def test_seven_points_and_more():
+    assert EstimatorSettings("7pt").describe(7) == "7pt"
+    assert "least median of squares" in EstimatorSettings("7pt").describe(8)
+    p0, p1, _ = scene(noise=0.3)
+    assert np.array_equal(
+        estimate_fundamental(p0, p1, EstimatorSettings("7pt", confidence=0.99)).F,
+        estimate_fundamental(p0, p1, EstimatorSettings("lmeds", confidence=0.99)).F,
+    )
+    assert EstimatorSettings("lmeds").describe(90) == "lmeds"
+    assert EstimatorSettings(threshold_px=0.5).describe(90) == "degensac, 0.5 px"
 
 
 def test_degensac_needs_eight_inliers():
@@ -198,7 +255,12 @@ def test_matched_points():
         ({"confidence": 1.0}, "confidence"),
         ({"max_iters": 0}, "max_iters"),
         ({"error_type": "algebraic"}, "unknown error type"),
-        ({"method": "ransac", "laf_coefficient": 2.0}, "only degensac"),
+        ({"method": "ransac", "laf_coefficient": 2.0}, "laf_coefficient has no effect with the estimator ransac"),
+        ({"method": "poselib", "inliers": "published"}, "inliers has no effect"),
+        ({"method": "lmeds", "error_type": "symm_epipolar"}, "error_type has no effect"),
+        ({"method": "poselib-e", "threshold_n": 0.001}, "threshold_n has no effect"),
+        ({"inliers": "all"}, "model or published"),
+        ({"method": "ransac-e", "threshold_n": 0.0}, "must be positive"),
     ],
 )
 def test_refused_settings(options, message):
@@ -213,7 +275,12 @@ def test_from_official():
     assert EstimatorSettings.from_official(geom) == expected
     assert EstimatorSettings.from_official({**geom, "method": "cmp-degensac-f-laf"}).laf_coefficient == 2.0
     assert EstimatorSettings(**expected.to_dict()) == expected
-    assert set(OFFICIAL_METHODS.values()) == set(METHODS) - {"poselib"}
+    assert set(OFFICIAL_METHODS.values()) == {
+        m for m in METHODS if "poselib" not in m and not (m[:4] == "usac" and m[-2:] == "-e")
+    }
+    calibrated = EstimatorSettings.from_official({"method": "cv2-ransac-e", "threshold": 0.001, "confidence": 0.999999})
+    assert calibrated == EstimatorSettings("ransac-e", confidence=0.999999, max_iters=1000, threshold_n=0.001)
+    assert EstimatorSettings(**calibrated.to_dict()) == calibrated
     with pytest.raises(UsageError, match="'cmp-magsac-f' is not available"):
         EstimatorSettings.from_official({"method": "cmp-magsac-f"})
 

@@ -155,7 +155,11 @@ def test_lightglue_is_refused_for_descriptors_that_it_does_not_know(
 
 
 def test_names_of_matchers(tmp_path: Path) -> None:
-    assert any_matcher_from("adalam", 0.9, "stereo") == AdalamSettings()
+    assert any_matcher_from("adalam", None, "stereo") == AdalamSettings()
     assert any_matcher_from("smnn", 0.8, "stereo") == MatcherSettings(threshold=0.8)
+    assert any_matcher_from("smnn", None, "multiview", default_ratio=0.7) == MatcherSettings(threshold=0.7)
+    for name in ("mnn", "nn", "adalam", "lightglue", "imported"):
+        with pytest.raises(UsageError, match=f"--ratio has no effect with --matcher {name}"):
+            any_matcher_from(name, 0.8, "stereo")
     with pytest.raises(UsageError, match="brings no stereo matches"):
-        any_matcher_from("imported", 0.9, "stereo", [load("rootsift")])
+        any_matcher_from("imported", None, "stereo", [load("rootsift")])

@@ -21,7 +21,7 @@ from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8._engine import has_onednn_int8
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import HardNet8Error, MissingDependencyError
-from kornia_hardnet8.export import export, import_openvino
+from kornia_hardnet8.export import export, load_openvino
 
 Describe = Callable[[Tensor], Tensor]
 BASE = "kornia"
@@ -94,9 +94,7 @@ def _onnxruntime(path: Path, threads: int) -> Describe:
 
 
 def _openvino(path: Path, threads: int) -> Describe:
-    openvino = import_openvino()
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = load_openvino(path, threads)
 
     def describe(patches: Tensor) -> Tensor:
         return torch.cat([torch.from_numpy(compiled(p.numpy())[0].copy()) for p in patches.split(KORNIA_CHUNK)])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kornia_hardnet8 import _engine
 from kornia_hardnet8._engine import FusedConv
-from kornia_hardnet8.errors import UsageError, closest, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
 from kornia_hardnet8.files import write_bytes
 from kornia_hardnet8.hardnet8 import HardNet8
 
@@ -31,7 +31,8 @@ def export(module: HardNet8, path: str | Path, format: Format = "onnx", precisio
     """Write a network to a file, whole or not at all.
 
     Convention: input ``patches`` (N, 1, S, S) float32 of any intensity range, output ``descriptors`` (N, D) float32 of
-    unit length, N free. In reduced precision only the convolutions change.
+    unit length, N free; a patch with a value that is not finite gives a row of NaN, in every format. In reduced
+    precision only the convolutions change.
 
     Args:
         module: the network, weights on any device.
@@ -78,6 +79,32 @@ def import_openvino() -> Any:
     except ImportError:
         raise missing_extra("openvino", "openvino") from None
     return openvino
+
+
+def load_openvino(path: str | Path, num_threads: int = 0) -> Any:
+    """A file of OpenVINO, compiled for the CPU in fp32: call it with patches (N, 1, S, S), row 0 is the descriptors.
+
+    OpenVINO left to itself computes in bf16 where the processor can, and the file cannot forbid it.
+
+    Args:
+        path: the ``.xml``.
+        num_threads: 0: OpenVINO's choice.
+
+    Raises:
+        MissingDependencyError: openvino is not installed.
+        MissingFileError: there is no such file.
+        DataError: OpenVINO does not read it.
+    """
+    openvino = import_openvino()
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if num_threads:
+        settings["INFERENCE_NUM_THREADS"] = num_threads
+    if not Path(path).is_file():
+        raise MissingFileError(f"{path} is not there")
+    try:
+        return openvino.Core().compile_model(Path(path), "CPU", settings)
+    except RuntimeError as error:
+        raise DataError(f"{path}: OpenVINO does not read it: {' '.join(str(error).split())[:200]}") from None
 
 
 def _export_torchscript(module: HardNet8, path: Path) -> None:
@@ -162,6 +189,7 @@ def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
     if plain.mean is not None and plain.components is not None:
         x = graph.node("Sub", x, graph.constant(plain.mean))
         x = _unit_length(graph, graph.node("MatMul", x, graph.constant(plain.components)))
+    x = graph.node("Add", x, _not_finite(graph, "patches"))
     graph.nodes.append(helper.make_node("Identity", [x], ["descriptors"], name="descriptors"))
     side = module.patch_size
     proto = helper.make_graph(
@@ -187,6 +215,12 @@ def _standardise(graph: _Graph, x: str, side: int) -> str:
     squares = graph.node("ReduceSumSquare", centred, axes, keepdims=1)
     std = graph.node("Sqrt", graph.node("Div", squares, graph.constant(float(side * side - 1))))
     return graph.node("Div", centred, graph.node("Add", std, graph.constant(1e-7)))
+
+
+def _not_finite(graph: _Graph, patches: str) -> str:
+    """(N, 1): NaN for a patch that is not finite, else 0; layers in 8 bits, and OpenVINO's ReLU, make 0 of NaN."""
+    mean = graph.node("ReduceMean", patches, graph.constant(np.array([2, 3])), keepdims=0)
+    return graph.node("Mul", mean, graph.constant(0.0))
 
 
 def _unit_length(graph: _Graph, x: str) -> str:

@@ -25,7 +25,6 @@ from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings, camera_numbers
 from eval.reconstruct.undistort import undistort
-from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.files import atomic_path
 
 

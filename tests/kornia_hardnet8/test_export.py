@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import ARCHS
 from kornia_hardnet8.checkpoints import Weights, save_weights
-from kornia_hardnet8.errors import UsageError
-from kornia_hardnet8.export import Format, export, import_openvino
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.export import SUFFIXES, Format, export, import_openvino, load_openvino
 from kornia_hardnet8.inference import calibrate
 
 from .conftest import fill_module
@@ -159,12 +159,48 @@ def test_openvino(precision: Any, atol: float, seven: HardNet8, tmp_path: Path) 
     assert sys.modules["openvino_telemetry"] is None  # nothing is reported to anyone
     export(seven, tmp_path / "m.xml", "openvino", precision)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.bin", "m.xml"]
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(tmp_path / "m.xml", "CPU", settings)
+    compiled = load_openvino(tmp_path / "m.xml", num_threads=1)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32  # bf16 where the CPU can
     for count in (1, 6):
         patches = patches_for(seven, count)
         found = torch.from_numpy(np.array(compiled(patches.numpy())[0]))
         torch.testing.assert_close(found, plain(seven, patches), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_patches_that_are_not_finite_give_rows_of_nan(
+    format: Any, precision: Any, seven: HardNet8, tmp_path: Path
+) -> None:
+    if format == "torchscript" and precision != "fp32":
+        pytest.skip("TorchScript has fp32 only")
+    if format == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    patches = patches_for(seven, 6)
+    sound = [0, 2, 3, 5]
+    patches[1, 0, 3, 4], patches[4, 0] = float("nan"), float("inf")
+    path = tmp_path / f"m{SUFFIXES[format]}"
+    export(seven, path, format, precision)
+    if format == "onnx":
+        descs = run_onnx(path, patches)
+        alone = run_onnx(path, patches[sound])
+    elif format == "openvino":
+        compiled = load_openvino(path, num_threads=1)
+        descs, alone = (torch.from_numpy(compiled(p.numpy())[0].copy()) for p in (patches, patches[sound]))
+    else:
+        descs, alone = (torch.jit.load(path)(p) for p in (patches, patches[sound]))
+    assert descs.isnan().all(dim=1).tolist() == [False, True, False, False, True, False]
+    torch.testing.assert_close(descs[sound], alone, atol=1e-5, rtol=0)
+
+
+def test_files_that_openvino_does_not_read(tmp_path: Path) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    with pytest.raises(MissingFileError, match="is not there"):
+        load_openvino(tmp_path / "none.xml")
+    (tmp_path / "bad.xml").write_text("<net")
+    with pytest.raises(DataError, match="OpenVINO does not read it"):
+        load_openvino(tmp_path / "bad.xml")
 
 
 @pytest.mark.parametrize(

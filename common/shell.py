@@ -80,15 +80,24 @@ def progress(
             log.info("%s: %d%s %s, %s", what, done, f"/{total}" if total else "", unit, ", ".join(parts))
 
 
-def dispatch(program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str]) -> int:
+def dispatch(
+    program: str,
+    description: str,
+    commands: Mapping[str, tuple[str, str]],
+    groups: Mapping[str, Sequence[str]],
+    argv: Sequence[str],
+) -> int:
     """Run the sub-command that ``argv`` names.
 
     ``commands`` maps a name to (module, one line of help). The module is imported only when its command is asked
-    for; it offers ``configure(parser)`` and ``run(args) -> int | None``.
+    for; it offers ``configure(parser)`` and ``run(args) -> int | None``. ``groups`` are their headings in the help.
     """
     width = max(map(len, commands))
-    lines = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in commands.items())
-    usage = f"usage: python -m {program} COMMAND …\n\n{description}\n\ncommands:\n{lines}\n"
+    lines = "\n".join(
+        f"\n{heading}:\n" + "\n".join(f"  {name:{width}}  {commands[name][1]}" for name in names)
+        for heading, names in groups.items()
+    )
+    usage = f"usage: python -m {program} COMMAND …\n\n{description}\n{lines}\n\nEach has its own --help.\n"
     if not argv or argv[0] in ("-h", "--help"):
         print(usage, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
@@ -171,7 +180,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].split("=")[0]
             if not name.startswith("-"):
-                self.error(f"unexpected argument {name!r}: what belongs together stands together")
+                self.error(f"unexpected argument {name!r}: values of one option must follow each other, after its name")
             self.error(f"there is no option {name}{closest(name, self._options(values), count=1)}")
         return values
 

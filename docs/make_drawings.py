@@ -74,8 +74,8 @@ def frame() -> str:
     parts.append(f'<circle cx="{x}" cy="{y}" r="{sigma}" fill="none" stroke="{RED}" stroke-width="2.5"/>')
     parts.append(arrow(x, y, x + half * math.cos(turn), y + half * math.sin(turn), BLUE))
     parts.append(arrow(x, y, x - half * math.sin(turn), y + half * math.cos(turn), BLUE))
-    parts.append(text(x + 40, y - 42, "first column of A", BLUE))
-    parts.append(text(x + 50, y + 70, "second column", BLUE))
+    parts.append(text(x + 84, y - 50, "first column of A", BLUE, "end"))
+    parts.append(text(x + 22, y + 92, "second", BLUE, "end"))
     parts.append(text(x - 12, y - 16, "σ", RED, "end"))
     for k, (color, words) in enumerate([
         (RED, "circle: radius σ of the detection"),
@@ -91,14 +91,16 @@ def frame() -> str:
 def angles() -> str:
     """The two senses of rotation, y pointing down."""
     parts = []
-    for x, degrees, color, words in ((150, 60, RED, "OpenCV, COLMAP: clockwise"), (450, -60, BLUE, "kornia: counter-")):
+    for x, degrees, color, words in (
+        (150, 60, RED, "OpenCV, COLMAP: clockwise"),
+        (450, -60, BLUE, "kornia: counter-clockwise"),
+    ):
         y = 150
         parts += [arrow(x, y, x + 110, y, SOFT), arrow(x, y, x, y + 110, SOFT)]
         parts += [text(x + 116, y + 5, "x", SOFT), text(x - 4, y + 128, "y", SOFT)]
         end = math.radians(degrees)
         parts += [arrow(x, y, x + 100 * math.cos(end), y + 100 * math.sin(end), color), arc(x, y, 55, degrees, color)]
         parts.append(text(x - 90, 40, words, color))
-    parts.append(text(360, 62, "clockwise", BLUE))
     return svg(620, 290, parts)
 
 

@@ -26,7 +26,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("eval.report.command", "one static HTML page from results of any benchmarks"),
 }
 
+# heading -> its commands, as --help lists them
+GROUPS: dict[str, tuple[str, ...]] = {
+    "use it on your photographs": ("match", "reconstruct"),
+    "judge": ("imw", "hpatches", "sequences", "brown", "webcam", "dev"),
+    "look and compare": ("report", "compare", "bench"),
+    "make or bring data": ("imw-scene", "imw-import", "hpatches-build"),
+    "take part in the challenge": ("imw-submit", "imw-validate"),
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
-    return dispatch("eval", "Judge descriptors and whole local features.", COMMANDS, argv)
+    return dispatch("eval", "Judge descriptors and whole local features.", COMMANDS, GROUPS, argv)

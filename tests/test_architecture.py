@@ -169,6 +169,8 @@ def test_every_command_has_its_module(cli: object) -> None:
     for name, (module, text) in cli.COMMANDS.items():  # type: ignore[attr-defined]
         assert importlib.util.find_spec(module), f"command {name}: there is no module {module}"
         assert len(text.splitlines()) == 1
+    grouped = [name for names in cli.GROUPS.values() for name in names]  # type: ignore[attr-defined]
+    assert sorted(grouped) == sorted(cli.COMMANDS)  # type: ignore[attr-defined]
 
 
 # Written so that this file does not hold what it looks for.

@@ -20,9 +20,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
     "plot": ("train.plot_command", "the curves of runs as a picture"),
     "bench": ("benchmarks.training_command", "patches per second, stage by stage"),
-    "bundle": ("train.bundle_command", "write a checkpoint as weights that ship with the library"),
+    "bundle": ("train.bundle_command", "write a checkpoint as one small file of weights"),
     "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
     "export": ("train.export_command", "write weights as ONNX, TorchScript or OpenVINO"),
+}
+
+# heading -> its commands, as --help lists them
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": ("build", "merge", "info", "fetch"),
+    "train": ("run", "plot", "average", "pca", "bench"),
+    "use the weights": ("bundle", "convert", "export"),
 }
 
 
@@ -33,4 +40,4 @@ def main(argv: Sequence[str]) -> int:
         return 2
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         return run_module("train", *COMMANDS["run"], argv)
-    return dispatch("train", "Train descriptors; `python -m train --ds STORE --out RUN` trains.", COMMANDS, argv)
+    return dispatch("train", "Train descriptors: `python -m train --ds STORE --out RUN`.", COMMANDS, GROUPS, argv)

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     lines += [f"{method.name}: {found}" for method, found in zip(methods, tuned, strict=False)]
     lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
     if args.viz > 0:
-        lines += [f"picture: {path}" for path in _draw(out, runs, args.viz)]
+        lines.append(f"pictures: {len(_draw(out, runs, args.viz))} below {out}")
     finish(out, results, args.json, "\n".join(lines))
 
 

@@ -38,7 +38,7 @@ def test_what_counts_nothing_is_refused_by_the_parser(text: str) -> None:
         (["kind", "--wider"], "there is no option --wider; did you mean --width?"),
         (["--xyz"], "there is no option --xyz"),
         (["--width", "x"], "argument --width: invalid int value: 'x'"),
-        (["kind", "a", "b"], "unexpected argument 'b': what belongs together stands together"),
+        (["kind", "a", "b"], "unexpected argument 'b': values of one option must follow each other, after its name"),
         (["kin"], "argument KIND: invalid choice: 'kin' (choose from 'kind', 'other')"),
     ],
 )

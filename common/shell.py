@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 from kornia_hardnet8.errors import HardNet8Error, closest
@@ -87,50 +86,65 @@ def dispatch(
     groups: Mapping[str, Sequence[str]],
     argv: Sequence[str],
 ) -> int:
-    """Run the sub-command that ``argv`` names.
+    """Run the command that ``argv`` names.
 
-    ``commands`` maps a name to (module, one line of help). The module is imported only when its command is asked
-    for; it offers ``configure(parser)`` and ``run(args) -> int | None``. ``groups`` are their headings in the help.
+    ``commands`` maps a name of one word or two (``build photos``) to (module, one line of help). The module is imported
+    only when its command is asked for; it offers ``configure(parser)`` and ``run(args) -> int | None``, one that is
+    named ``module:x`` offers ``configure_x`` and ``run_x``. ``groups`` are their headings in the help.
     """
-    width = max(map(len, commands))
+    name, rest = split_command(commands, argv)
+    if name in commands:
+        return run_module(f"{program} {name}", *commands[name], rest)
+    first, _, second = name.partition(" ")
+    family = [known for known in commands if known.startswith(f"{first} ")] if first else []
+    asked = second if family else first
+    if asked not in ("", "-h", "--help"):
+        owner = f"{program} {first}" if family else program
+        known = [name.partition(" ")[2] for name in family] or {name.partition(" ")[0] for name in commands}
+        print(f"error: {owner} has no command {asked!r}{closest(asked, known)}", file=sys.stderr)
+        return 2
+    shown = {first: family} if family else groups
+    width = max(len(name) for names in shown.values() for name in names)
     lines = "\n".join(
         f"\n{heading}:\n" + "\n".join(f"  {name:{width}}  {commands[name][1]}" for name in names)
-        for heading, names in groups.items()
+        for heading, names in shown.items()
     )
     usage = f"usage: python -m {program} COMMAND …\n\n{description}\n{lines}\n\nEach has its own --help.\n"
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage, file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    name, rest = argv[0], list(argv[1:])
-    if name not in commands:
-        print(f"error: {program} has no command {name!r}{closest(name, commands)}", file=sys.stderr)
-        return 2
-    return run_module(f"{program} {name}", *commands[name], rest)
+    print(usage, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+def split_command(commands: Iterable[str], argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the command that ``argv`` begins with, of two words where such ones begin so, and what follows."""
+    words = 2 if argv and any(name.startswith(f"{argv[0]} ") for name in commands) else 1
+    return " ".join(argv[:words]), list(argv[words:])
 
 
 def run_module(title: str, module_name: str, description: str, argv: Sequence[str]) -> int:
-    """Parse ``argv`` for one command module and run it, with the flags that every command shares."""
+    """Parse ``argv`` for one command and run it, with the flags that every command shares."""
 
     def command() -> int | None:
-        module, parser = command_parser(title, module_name, description)
+        run, parser = command_parser(title, module_name, description)
         args = parser.parse_args(argv)
         set_up_logging(-1 if args.quiet else args.verbose)
-        result: int | None = module.run(args)
-        return result
+        return run(args)
 
     return run_command(command, debug="--debug" in argv)
 
 
-def command_parser(title: str, module_name: str, description: str) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """A command module and the parser of its flags."""
-    module = importlib.import_module(module_name)
+def command_parser(
+    title: str, module_name: str, description: str
+) -> tuple[Callable[[argparse.Namespace], int | None], argparse.ArgumentParser]:
+    """What runs a command, and the parser of its flags."""
+    module_name, _, name = module_name.partition(":")
+    module, end = importlib.import_module(module_name), f"_{name}" if name else ""
     parser = _Parser(
         prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
-    module.configure(parser)
+    getattr(module, f"configure{end}")(parser)
     parser.set_defaults(verbose=0, quiet=False, debug=False)
     add_message_flags(parser)
-    return module, parser
+    return getattr(module, f"run{end}"), parser
 
 
 def add_message_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from kornia.io import ImageLoadType, load_image
 import eval.cli
 import kornia_hardnet8
 import train.cli
-from common.shell import command_parser
+from common.shell import command_parser, split_command
 from kornia_hardnet8.__main__ import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def test_command_lines_are_understood(line: str) -> None:
         make_parser().parse_args(words)
         return
     commands = COMMANDS[program]
-    name = "run" if words[0].startswith("-") else words.pop(0)
+    name, words = ("run", words) if words[0].startswith("-") else split_command(commands, words)
     _, parser = command_parser(f"{program} {name}", *commands[name])
     parser.parse_args(words)
 

@@ -11,23 +11,27 @@ from train.flags2020 import SCRIPTS, answer_script
 
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("train.run_command", "train a network (the command that is meant when none is named)"),
-    "build": ("train.stores.build_command", "build a patch store: photos, colmap, amos, brown, hpatches"),
-    "merge": ("train.stores.merge_command", "join patch stores into one"),
-    "info": ("train.stores.info_command", "what is in a patch store, and a contact sheet of it"),
-    "fetch": ("train.fetch_command", "download data sets"),
-    "average": ("train.average_command", "average the weights of runs that started from the same ones"),
-    "pca": ("train.pca_command", "fit the projection of a checkpoint on a patch store"),
-    "plot": ("train.plot_command", "the curves of runs as a picture"),
+    "run": ("train.command", "train a network (the command that is meant when none is named)"),
+    "build colmap": ("train.stores.colmap", "a patch store of images and a COLMAP model: one label for each 3-D point"),
+    "build photos": ("train.stores.photos", "of single photographs under random homographies and light"),
+    "build amos": ("train.stores.amos", "of fixed cameras: a folder of views, each a folder of photographs"),
+    "build brown": ("train.stores.brown", "of Brown's photo tourism patches as published"),
+    "build hpatches": ("train.stores.hpatches", "of strips of the HPatches release"),
+    "merge": ("train.stores.merge", "join patch stores into one"),
+    "info": ("train.stores.info", "what is in a patch store, and a contact sheet of it"),
+    "fetch": ("train.fetch", "download data sets"),
+    "average": ("train.average", "average the weights of runs that started from the same ones"),
+    "pca": ("train.pca", "fit the projection of a checkpoint on a patch store"),
+    "plot": ("train.plots", "the curves of runs as a picture"),
     "bench": ("benchmarks.training_command", "patches per second, stage by stage"),
-    "bundle": ("train.bundle_command", "write a checkpoint as one small file of weights"),
-    "convert": ("train.convert_command", "turn a checkpoint of any known format into another"),
-    "export": ("train.export_command", "write weights as ONNX, TorchScript or OpenVINO"),
+    "bundle": ("train.models:bundle", "write a checkpoint as one small file of weights"),
+    "convert": ("train.models:convert", "turn a checkpoint of any known format into another"),
+    "export": ("train.models:export", "write weights as ONNX, TorchScript or OpenVINO"),
 }
 
 # heading -> its commands, as --help lists them
 GROUPS: dict[str, tuple[str, ...]] = {
-    "data": ("build", "merge", "info", "fetch"),
+    "data": (*(name for name in COMMANDS if name.startswith("build ")), "merge", "info", "fetch"),
     "train": ("run", "plot", "average", "pca", "bench"),
     "use the weights": ("bundle", "convert", "export"),
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.images import load_cv2
 from kornia_hardnet8.errors import DataError
-from train.stores.photos import build_photos
+from train.stores.photos import PhotoSettings, build_photos
 
 NUM_PICTURES, HEIGHT, WIDTH = 6, 480, 640
 
@@ -36,7 +36,7 @@ def demo_store() -> Path:
         for number in range(NUM_PICTURES):
             cv2.imwrite(str(Path(temporary) / f"{number}.png"), draw_picture(number))
         try:
-            build_photos(temporary, out, num_views=4, max_labels=200)
+            build_photos(temporary, out, PhotoSettings(num_views=4, max_labels=200))
         except DataError:
             if not (out / "meta.json").is_file():  # another process was faster
                 raise

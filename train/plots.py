@@ -1,7 +1,8 @@
-"""Curves of training runs."""
+"""``python -m train plot RUN…``: the curves of runs as a picture."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ PANELS = (
     ("learning rate", True, ("lr",)),
     ("length of the gradient", True, ("grad_norm",)),
 )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--out", type=Path, default=Path("training.png"), metavar="FILE", help="picture to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and say where."""
+    plot_runs(args.runs, args.out)
+    print(args.out)
 
 
 def read_metrics(run: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -183,7 +183,7 @@ def test_the_help_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None
     for part in ("memory of a step", "without it trains h8", "at 95 % recall", "tripletMargin++", "--micro-batch"):
         assert part in text
     assert "--filter_sets" not in text
-    for command, part in (("pca", "evaluation mode"), ("build amos", "in one resampling"), ("build", "goes on")):
+    for command, part in (("pca", "evaluation mode"), ("build amos", "in one resampling"), ("build photos", "goes on")):
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
         assert part in " ".join(capsys.readouterr().out.split())

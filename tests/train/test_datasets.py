@@ -293,7 +293,7 @@ def test_the_generated_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_fetch_says_to_build_is_what_a_token_names(tmp_path: Path) -> None:
     """The commands that are printed after a download, and those that a missing token is answered with."""
-    from train.fetch_command import SOURCES
+    from train.fetch import SOURCES
 
     for token, source in (("lib", "liberty"), ("HP_easy", "hpatches"), ("v3", "amos-v3")):
         place = tmp_path / SOURCES[source].folder

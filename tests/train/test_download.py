@@ -17,7 +17,7 @@ import pytest
 from kornia_hardnet8.errors import DataError
 from train.cli import main
 from train.download import DownloadError, download
-from train.fetch_command import SOURCES, Source
+from train.fetch import SOURCES, Source
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -195,7 +195,7 @@ def test_the_command_answers_wrong_names_and_files(tmp_path: Path, capsys: pytes
 
 
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
-    from train.fetch_command import unpack
+    from train.fetch import unpack
 
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:

@@ -522,7 +522,7 @@ def test_pca_and_bundle(
     from train.augment import center_crop
     from train.validate import describe_batch
 
-    monkeypatch.setattr("train.bundle_command.BUNDLED_DIR", tmp_path)
+    monkeypatch.setattr("train.models.BUNDLED_DIR", tmp_path)
     assert main(["bundle", str(tiny_checkpoint), "--name", "tiny"]) == 1
     assert "train pca" in capsys.readouterr().err
     out = tmp_path / "pca.ckpt"

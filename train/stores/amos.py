@@ -1,7 +1,8 @@
-"""Patches of fixed cameras: the same places cut in all photographs of a view (the AMOS patches of 2020)."""
+"""``python -m train build amos``: the same places cut in all photographs of fixed cameras (AMOS patches of 2020)."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,16 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from common.jobs import Map, worker_map
-from common.shell import progress
+from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
-from train.stores.frames import cut_alike, similarity_frames
+from train.stores.flags import add_cut, add_output, how_built, number_crop, refuse_idle
+from train.stores.frames import Cut, cut_alike, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
+from train.stores.redetected import RedetectedSettings, build_redetected
 from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image, view_key
 from train.stores.views import transfer
-from train.stores.writer import StoreWriter, create_store
+from train.stores.writer import Built, StoreWriter, create_store
 
 log = logging.getLogger(__name__)
 PATCH_SIZE = 96
@@ -35,12 +38,32 @@ SEEN_RADIUS = 10.0  # pixels: a place is seen in an image where the detector fir
 
 
 @dataclass(frozen=True)
-class Built:
-    """Counts of a finished build; ``places`` by name of view."""
+class AmosSettings:
+    """What decides the places of a view and how they are cut.
 
-    patches: int
-    labels: int
-    places: dict[str, int]
+    Attributes:
+        base: half the side of the smallest places in pixels.
+        threshold: least response of the detector; doubled where more than ``max_sets`` places have it.
+        reference: image that the detector runs on.
+        patch_mask: a place is visible only where the detector fires again.
+        max_sets: places kept of each view.
+        patch_size: side of a stored patch in pixels.
+        seed: of the angles.
+    """
+
+    base: float = BASE
+    threshold: float = INITIAL_THRESHOLD
+    reference: Literal["mean", "median"] = "mean"
+    patch_mask: bool = False
+    max_sets: int = 2000
+    patch_size: int = PATCH_SIZE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.base <= 0 or self.max_sets < 1 or self.threshold <= 0:
+            raise UsageError("build amos needs a positive --base, --threshold and --max-sets")
+        if self.patch_size % 2 or self.patch_size < 8:
+            raise UsageError(f"build amos needs an even --patch-size of 8 and more, got {self.patch_size}")
 
 
 @dataclass(frozen=True)
@@ -55,18 +78,69 @@ class Places:
 _Kept: TypeAlias = tuple[ViewImage, np.ndarray | None]  # pixels in the frame of the reference; None: to be read again
 
 
+# Settings of one detector and their defaults: the parser has none, to tell which were given.
+_OF_DETECTOR: dict[str, dict[str, Any]] = {
+    "sift": {"crop": str(Cut.crop), "mr_size": Cut.mr_size},
+    "hessian": {"base": BASE, "threshold": INITIAL_THRESHOLD, "reference": "mean", "patch_mask": False},
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="DIR/<camera>[_...]/ with images, and homographies where they moved"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="DIR/<camera>.png, non-zero where usable")
+    parser.add_argument(
+        "--detector",
+        choices=("hessian", "sift"),
+        default="hessian",
+        help="hessian: the same places cut in all images, 96-pixel patches with a crop and support of their own; "
+        "sift: keypoints detected again in each image",
+    )
+    add_output(parser)
+    add_cut(parser, of_detector="with --detector sift: ")
+    parser.add_argument("--max-sets", type=int, default=2000, metavar="N", help="places kept of each view")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed of angles and choices")
+    hessian = parser.add_argument_group("hessian detector")
+    hessian.add_argument("--base", type=float, metavar="PIXELS", help="half side of the smallest places (default: 30)")
+    hessian.add_argument("--threshold", type=float, help="least response; doubled above --max-sets (default: 0.00016)")
+    hessian.add_argument("--reference", choices=("mean", "median"), help="image it runs on (default: mean)")
+    hessian.add_argument(
+        "--patch-mask",
+        action="store_true",
+        default=None,
+        help="a place is visible only where the detector finds it again",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build by the detector that is asked for, and say what came out."""
+    for detector, defaults in _OF_DETECTOR.items():
+        given = {name: getattr(args, name) for name in defaults}
+        if detector != args.detector:
+            refuse_idle(given, f"--detector {args.detector}")
+        else:
+            vars(args).update({name: default for name, default in defaults.items() if given[name] is None})
+    chosen: dict[str, Any] = {"max_sets": args.max_sets, "seed": args.seed}
+    where: dict[str, Any] = {"masks": args.masks, "num_workers": args.num_workers, "how": how_built(args, "amos")}
+    if args.detector == "sift":
+        crop, side = number_crop(args, "amos"), args.patch_size or Cut.patch_size
+        cutting = RedetectedSettings(crop, args.mr_size, side, **chosen)
+        built = build_redetected(args.folder, args.out, cutting, **where)
+    else:
+        side = args.patch_size or PATCH_SIZE
+        settings = AmosSettings(args.base, args.threshold, args.reference, args.patch_mask, patch_size=side, **chosen)
+        built = build_amos(args.folder, args.out, settings, **where)
+    print(f"{args.out}: {built}")
+
+
 def build_amos(
     root: str | Path,
     out: str | Path,
+    settings: AmosSettings = AmosSettings(),
     *,
     masks: str | Path | None = None,
-    patch_mask: bool = False,
-    reference: Literal["mean", "median"] = "mean",
-    base: float = BASE,
-    max_sets: int = 2000,
-    threshold: float = INITIAL_THRESHOLD,
-    patch_size: int = PATCH_SIZE,
-    seed: int = 0,
     num_workers: int = 0,
     how: dict[str, Any] | None = None,
 ) -> Built:
@@ -83,40 +157,35 @@ def build_amos(
     An interrupted build goes on with the view that it was at.
 
     Raises:
-        UsageError: a setting out of range.
         MissingFileError, DataError: see :func:`list_views`; or no place is found in any view.
     """
-    if base <= 0 or max_sets < 1 or threshold <= 0:
-        raise UsageError("build amos needs a positive --base, --threshold and --max-sets")
-    if patch_size % 2:
-        raise UsageError(f"build amos needs an even --patch-size, got {patch_size}")
     root = Path(root)
     views = list_views(root, masks)
-    key = ["amos", base, max_sets, threshold, reference, patch_mask, seed, view_key(views, masks)]
-    with create_store(out, patch_size, key=key) as writer, worker_map(num_workers) as run:
+    names = ("base", "max_sets", "threshold", "reference", "patch_mask", "seed")
+    key = ["amos", *(getattr(settings, name) for name in names), view_key(views, masks)]
+    with create_store(out, settings.patch_size, key=key) as writer, worker_map(num_workers) as run:
         done = len(writer.records)
         steps = progress(range(2 * sum(len(view.images) for view in views[done:])), what="amos", unit="image")
         for number, view in enumerate(views[done:], done):
-            image, kept = _reference_and_images(view, reference, run, steps)
-            rng = np.random.default_rng((seed, *view.name.encode()))
-            places = find_places(image, view.mask, base, max_sets, threshold, patch_size, rng)
+            image, kept = _reference_and_images(view, settings.reference, run, steps)
+            rng = np.random.default_rng((settings.seed, *view.name.encode()))
+            places = find_places(image, view.mask, settings, rng)
             at_once = min(_CUT_AT_ONCE, -(-len(kept) // max(1, num_workers)))
-            cuts = _cut_in_images(kept, places, patch_size, base, patch_mask, at_once, run)
+            cuts = _cut_in_images(kept, places, settings, at_once, run)
             first_image = sum(len(earlier.images) for earlier in views[:number])
-            _append_view(writer, number, first_image, places, (found for found, _ in zip(cuts, steps, strict=False)))
+            _append_view(writer, number, first_image, places, (cut for cut, _ in zip(cuts, steps, strict=False)))
         squares = [np.array(record["squares"]).reshape(-1, 2, 3) for record in writer.records]
-        found = {view.name: len(own) for view, own in zip(views, squares, strict=True)}
-        cut_down = {v.name for v, r in zip(views, writer.records, strict=True) if r["threshold"] > threshold}
-        if not any(found.values()):
+        thresholds = [record["threshold"] for record in writer.records]
+        if not any(map(len, squares)):
             raise DataError(f"{root}: no place found in any view: a smaller --base or --threshold finds more")
-        writer.set_collisions(*_collisions_of_views(squares, patch_size))
+        writer.set_collisions(*_collisions_of_views(squares, settings.patch_size))
         writer.meta = {
             "kind": "views",
             "crop": CROP,
             "mr_size": None,  # a place is as wide as its window, no keypoint has a scale
             "views": [
-                {"name": v.name, "images": len(v.images), "labels": found[v.name], "threshold": record["threshold"]}
-                for v, record in zip(views, writer.records, strict=True)
+                {"name": view.name, "images": len(view.images), "labels": len(own), "threshold": threshold}
+                for view, own, threshold in zip(views, squares, thresholds, strict=True)
             ],
             "built": how or {},
             "sources": [
@@ -124,8 +193,12 @@ def build_amos(
                 for view in views for i in view.images
             ],
         }  # fmt: skip
-    _tell_places(views, found, cut_down, base)
-    return Built(writer.count, sum(found.values()), found)
+    for view, own, threshold in zip(views, squares, thresholds, strict=True):
+        few = len(own) < FEW_PLACES and threshold <= settings.threshold  # else there were more than --max-sets
+        width, height = view.images[0].size
+        hint = f" in {width} x {height} pixels: a --base below {settings.base:g} finds more" if few else ""
+        log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, len(own), hint)
+    return Built(writer.count, sum(map(len, squares)), {"views": len(views)})
 
 
 def _reference_and_images(
@@ -145,14 +218,13 @@ def _reference_and_images(
 
 
 def _cut_in_images(
-    kept: list[_Kept], places: Places, patch_size: int, base: float, seen: bool, at_once: int, run: Map
+    kept: list[_Kept], places: Places, settings: AmosSettings, at_once: int, run: Map
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Patches (n, S, S) of the places, and which of them are visible (n,), image by image."""
-    samples = max(1, len(places.squares)) * patch_size**2
+    samples = max(1, len(places.squares)) * settings.patch_size**2
     at_once = max(1, min(at_once, _CUT_SAMPLES // samples))
     batches = [kept[start : start + at_once] for start in range(0, len(kept), at_once)]
-    job = partial(_cut_batch, places=places, patch_size=patch_size, base=base, seen=seen)
-    for patches, visible in run(job, batches):
+    for patches, visible in run(partial(_cut_batch, places=places, settings=settings), batches):
         yield from zip(patches, visible, strict=True)
 
 
@@ -168,13 +240,6 @@ def _append_view(
             image_ids=np.full(count, image), cam_ids=np.full(count, view),
         )  # fmt: skip
     writer.commit({"threshold": places.threshold, "squares": places.squares.tolist()})
-
-
-def _tell_places(views: list[ViewFolder], found: dict[str, int], cut_down: set[str], base: float) -> None:
-    for view in views:
-        few = found[view.name] < FEW_PLACES and view.name not in cut_down  # those had more than --max-sets
-        hint = f" in {view.images[0].size[0]} x {view.images[0].size[1]} pixels: a --base below {base:g} finds more"
-        log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, found[view.name], hint * few)
 
 
 def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"] = "mean") -> np.ndarray:
@@ -196,18 +261,10 @@ def reference_image(images: Iterable[np.ndarray], kind: Literal["mean", "median"
     return (total / (count * 255)).astype(np.float32)
 
 
-def find_places(
-    image: np.ndarray,
-    mask: np.ndarray | None,
-    base: float,
-    max_sets: int,
-    threshold: float,
-    patch_size: int,
-    rng: np.random.Generator,
-) -> Places:
+def find_places(image: np.ndarray, mask: np.ndarray | None, settings: AmosSettings, rng: np.random.Generator) -> Places:
     """The places of a view's reference image (H, W) in 0..1 whose stored square lies inside it."""
-    squares, used = detect_squares(image, mask, base, max_sets, threshold)
-    squares = squares[squares_inside(squares, image.shape[1], image.shape[0], patch_size)]
+    squares, used = detect_squares(image, mask, settings.base, settings.max_sets, settings.threshold)
+    squares = squares[squares_inside(squares, image.shape[1], image.shape[0], settings.patch_size)]
     angles = np.deg2rad(rng.uniform(-180, 180, size=len(squares)))
     # the cut counts from the corner of the first pixel: half a pixel up and left of pixel centres
     centres = squares[:, :, 2] - 0.5
@@ -290,17 +347,15 @@ def seen_in(image: np.ndarray, squares: np.ndarray, base: float, threshold: floa
     return np.asarray(distance <= SEEN_RADIUS)
 
 
-def _cut_batch(
-    batch: list[_Kept], places: Places, patch_size: int, base: float, seen: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut_batch(batch: list[_Kept], places: Places, settings: AmosSettings) -> tuple[np.ndarray, np.ndarray]:
     """Patches (C, n, S, S) of the places in C images, and which of them are visible (C, n)."""
     images = np.stack([read_view_image(image) if pixels is None else pixels for image, pixels in batch])
     visible = np.ones((len(batch), len(places.squares)), bool)
-    corners = square_corners(places.squares, patch_size)
+    corners = square_corners(places.squares, settings.patch_size)
     for (image, _), pixels, row in zip(batch, images, visible, strict=True):
         if image.homography is not None:
             there = transfer(image.homography, corners.reshape(-1, 2)).reshape(corners.shape)
             row &= ((there >= 0) & (there <= image.file_size)).all(axis=(1, 2))
-        if seen:
-            row &= seen_in(pixels / np.float32(255), places.squares, base, places.threshold)
-    return cut_alike(images, places.frames, patch_size, CROP), visible
+        if settings.patch_mask:
+            row &= seen_in(pixels / np.float32(255), places.squares, settings.base, places.threshold)
+    return cut_alike(images, places.frames, settings.patch_size, CROP), visible

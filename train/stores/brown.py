@@ -1,12 +1,12 @@
-"""Patches of Brown's photo tourism data, in the layout in which they were published."""
+"""``python -m train build brown``: Brown's photo tourism patches, in the layout in which they were published."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
 from kornia_hardnet8.files import sha256_file
-from train.stores.writer import create_store, source_key
+from train.stores.flags import add_output, how_built
+from train.stores.writer import Built, create_store, source_key
 
 log = logging.getLogger(__name__)
 SIDE = 64
@@ -31,14 +32,20 @@ COUNTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Built:
-    """Counts of a finished build; ``images`` is 0 without ``interest.txt``."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="patches0000.bmp …, info.txt, interest.txt, m50_100000_100000_0.txt"
+    )
+    add_output(parser)
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="another list of test pairs")
 
-    patches: int
-    labels: int
-    images: int
-    pairs: int
+
+def run(args: argparse.Namespace) -> None:
+    """Build, and say what came out."""
+    how = how_built(args, "brown")
+    built = build_brown(args.folder, args.out, pairs=args.pairs, num_workers=args.num_workers, how=how)
+    print(f"{args.out}: {built}")
 
 
 def build_brown(
@@ -110,7 +117,8 @@ def build_brown(
             ],
         }
     num_images = 0 if images is None else len(np.unique(images))
-    return Built(len(labels), len(np.unique(labels)), num_images, 0 if tested is None else len(tested))
+    num_pairs = 0 if tested is None else len(tested)
+    return Built(len(labels), len(np.unique(labels)), {"images": num_images, "test pairs": num_pairs})
 
 
 def find_folder(folder: Path) -> Path:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
+from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import lafs_from_similarity
 from kornia_hardnet8.patches import extract_patches
 
 MIN_INSIDE = 0.6  # share of the plain support that must lie inside the image
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How patches are cut in the frames of keypoints.
+
+    Attributes:
+        crop: side of the stored patch / side of the plain patch.
+        mr_size: half side of the plain patch / sigma.
+        patch_size: side of the stored patch in pixels.
+    """
+
+    crop: float = 1.5
+    mr_size: float = 12.0
+    patch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.mr_size > 0 or self.patch_size < 8:
+            raise UsageError("--mr-size must be positive and --patch-size at least 8")
 
 
 def similarity_frames(xy: np.ndarray, sigma: np.ndarray, angle: np.ndarray, mr_size: float) -> np.ndarray:

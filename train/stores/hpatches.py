@@ -1,10 +1,10 @@
-"""Patches of the HPatches release: strips of corresponding patches."""
+"""``python -m train build hpatches``: strips of corresponding patches of the HPatches release."""
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
-from train.stores.writer import create_store, source_key
+from train.stores.flags import add_output, how_built
+from train.stores.writer import Built, create_store, source_key
 
 SIDE = 65
 LEVELS = {"e": "easy", "h": "hard", "t": "tough"}
@@ -23,13 +24,24 @@ NUM_TARGETS = 5
 MR_SIZE = 12.0  # HardNets trained on these patches are used with patches of half side 12 sigma
 
 
-@dataclass(frozen=True)
-class Built:
-    """Counts of a finished build."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="DIR/<sequence>/ref.png, e1.png … t5.png")
+    add_output(parser)
+    parser.add_argument(
+        "--levels", nargs="+", default=["e", "h", "t"], metavar="LEVEL", help="noise beside the reference: e, h, t"
+    )
+    parser.add_argument("--sequences", nargs="+", default=["*"], metavar="GLOB", help="sequences to take")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="GLOB", help="sequences to leave out")
 
-    patches: int
-    labels: int
-    sequences: int
+
+def run(args: argparse.Namespace) -> None:
+    """Build, and say what came out."""
+    built = build_hpatches(
+        args.folder, args.out, levels=args.levels, sequences=args.sequences, exclude=args.exclude,
+        num_workers=args.num_workers, how=how_built(args, "hpatches"),
+    )  # fmt: skip
+    print(f"{args.out}: {built}")
 
 
 def build_hpatches(
@@ -62,18 +74,7 @@ def build_hpatches(
     """
     if not levels or any(level not in LEVELS for level in levels):
         raise UsageError(f"--levels takes {', '.join(LEVELS)}, got {' '.join(levels) or 'nothing'}")
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingFileError(f"folder {folder} is not there")
-    found = sorted(path for path in folder.iterdir() if (path / "ref.png").is_file())
-    chosen = [path for path in found if _among(path.name, sequences) and not _among(path.name, exclude)]
-    if not found:
-        raise DataError(f"{folder} holds no sequence: no folder with ref.png in it")
-    if not chosen:
-        left = f" and --exclude {' '.join(exclude)} leaves" if exclude else ""
-        raise DataError(
-            f"{folder} holds {len(found)} sequences, but none that --sequences {' '.join(sequences)} takes{left}"
-        )
+    chosen = _sequences(Path(folder), sequences, exclude)
     types = ["ref", *(f"{level}{k}" for level in LEVELS if level in levels for k in range(1, NUM_TARGETS + 1))]
     counts = [count_patches(path, types) for path in chosen]
     first = np.concatenate([[0], np.cumsum(counts)])
@@ -96,7 +97,23 @@ def build_hpatches(
             "built": how or {},
             "sources": [{"name": f"{p.parent.name}/{p.name}", "sha256": sha256_file(p)} for p in strips],
         }
-    return Built(writer.count, int(first[-1]), len(chosen))
+    return Built(writer.count, int(first[-1]), {"sequences": len(chosen)})
+
+
+def _sequences(folder: Path, patterns: Sequence[str], exclude: Sequence[str]) -> list[Path]:
+    """The folders of the sequences that the patterns take, by name."""
+    if not folder.is_dir():
+        raise MissingFileError(f"folder {folder} is not there")
+    present = sorted(path for path in folder.iterdir() if (path / "ref.png").is_file())
+    if not present:
+        raise DataError(f"{folder} holds no sequence: no folder with ref.png in it")
+    chosen = [path for path in present if _among(path.name, patterns) and not _among(path.name, exclude)]
+    if not chosen:
+        left = f" and --exclude {' '.join(exclude)} leaves" if exclude else ""
+        raise DataError(
+            f"{folder} holds {len(present)} sequences, but none that --sequences {' '.join(patterns)} takes{left}"
+        )
+    return chosen
 
 
 def count_patches(sequence: Path, types: Sequence[str]) -> int:

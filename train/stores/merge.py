@@ -1,7 +1,8 @@
-"""Joining patch stores into one."""
+"""``python -m train merge STORE… --out STORE``: join patch stores into one."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,30 @@ import numpy as np
 from common.patchstore import PatchStore
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.writer import create_store
+from train.stores.writer import StoreWriter, create_store
 
 _BLOCK = 8192  # patches copied at once
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="the stores, in this order")
+    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
+    parser.add_argument(
+        "--same-place",
+        action="append",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="STORE",
+        help="stores of one place, whose labels are never negatives of each other; once for each group",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Merge."""
+    store = merge_stores(args.stores, args.out, args.same_place)
+    print(f"{args.out}: {len(store)} patches, {store.meta['num_labels']} labels, from {len(args.stores)} stores")
 
 
 def merge_stores(
@@ -36,8 +58,6 @@ def merge_stores(
     """
     groups = _place_groups(paths, same_place)
     stores = _open_alike(paths)
-    with_frames = all(store.frames is not None for store in stores)
-    with_visible = any(store.visible is not None for store in stores)
     with_places = bool(groups) or any(store.place_ids is not None for store in stores)
     places = _Places()
     parts: list[dict[str, Any]] = []
@@ -48,17 +68,11 @@ def merge_stores(
     with create_store(out, first.patch_size, channels) as writer:
         for store in progress(stores, what="merge", unit="store"):
             ids = _Ids.of(store)
-            rows = ids.rows(before)
-            if with_frames and store.frames is not None:
-                rows["frames"] = store.frames
-            if with_visible:
-                rows["visible"] = np.ones(len(store), bool) if store.visible is None else store.visible
+            rows = {**ids.rows(before), **_optional_rows(store, stores)}
             if with_places:
                 place = store.path.resolve()
                 rows["place_ids"] = places.of(store, groups.get(place), str(place))
-            for low in range(0, len(store), _BLOCK):
-                block = slice(low, low + _BLOCK)
-                writer.append(np.asarray(store.patches[block]), **{name: row[block] for name, row in rows.items()})
+            _copy(store, rows, writer)
             if store.pairs is not None:
                 pairs.append(np.asarray(store.pairs) + np.array([before.patches, before.patches, 0]))
             own_starts, own_items = ids.collisions(store, before)
@@ -70,22 +84,42 @@ def merge_stores(
             writer.set_pairs(np.concatenate(pairs))
         if any(store.collisions is not None for store in stores):
             writer.set_collisions(np.concatenate(starts), np.concatenate(items))
-        writer.meta = {
-            "kind": first.meta["kind"],
-            "crop": first.meta["crop"],
-            "mr_size": first.meta["mr_size"],
-            "has_cams": all(store.meta.get("has_cams", True) for store in stores),
-            "parts": parts,
-            "built": {
-                "command": "merge",
-                "stores": [{"name": s.path.name, "built": s.meta.get("built", {})} for s in stores],
-                "same_place": [[Path(p).name for p in members] for members in same_place],
-            },
-            "sources": [
-                {**source, "name": f"{s.path.name}/{source['name']}"} for s in stores for source in s.meta["sources"]
-            ],
-        }
+        writer.meta = _meta(stores, parts, same_place)
     return PatchStore.open(out)
+
+
+def _optional_rows(store: PatchStore, stores: list[PatchStore]) -> dict[str, np.ndarray]:
+    """Frames, which are kept where all stores have them, and visibility, which is told where one has it."""
+    rows = {}
+    if store.frames is not None and all(other.frames is not None for other in stores):
+        rows["frames"] = store.frames
+    if any(other.visible is not None for other in stores):
+        rows["visible"] = np.ones(len(store), bool) if store.visible is None else store.visible
+    return rows
+
+
+def _copy(store: PatchStore, rows: dict[str, np.ndarray], writer: StoreWriter) -> None:
+    for low in range(0, len(store), _BLOCK):
+        block = slice(low, low + _BLOCK)
+        writer.append(np.asarray(store.patches[block]), **{name: row[block] for name, row in rows.items()})
+
+
+def _meta(
+    stores: list[PatchStore], parts: list[dict[str, Any]], same_place: Sequence[Sequence[str | Path]]
+) -> dict[str, Any]:
+    return {
+        **{name: stores[0].meta[name] for name in ("kind", "crop", "mr_size")},
+        "has_cams": all(store.meta.get("has_cams", True) for store in stores),
+        "parts": parts,
+        "built": {
+            "command": "merge",
+            "stores": [{"name": s.path.name, "built": s.meta.get("built", {})} for s in stores],
+            "same_place": [[Path(p).name for p in members] for members in same_place],
+        },
+        "sources": [
+            {**source, "name": f"{s.path.name}/{source['name']}"} for s in stores for source in s.meta["sources"]
+        ],
+    }
 
 
 def _place_groups(paths: Sequence[str | Path], same_place: Sequence[Sequence[str | Path]]) -> dict[Path, int]:

@@ -1,7 +1,11 @@
-"""Patches from single photographs: views under random homographies and light, keypoints detected again in each."""
+"""``python -m train build photos``: patches from single photographs.
+
+Views are drawn under random homographies and light, and keypoints are detected again in each.
+"""
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import logging
 from collections.abc import Sequence
@@ -14,14 +18,15 @@ import numpy as np
 
 from common.images import pictures_below, read_bgr
 from common.jobs import ordered_map
-from common.shell import progress
+from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
-from train.stores.frames import MIN_INSIDE, cut, inside_share, similarity_frames
+from train.stores.flags import add_cut, add_output, how_built, number_crop
+from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
 from train.stores.linking import Keypoints, carry, group, turn_between
 from train.stores.sift import detect_sift
 from train.stores.views import random_homography, render_view
-from train.stores.writer import create_store, source_key
+from train.stores.writer import Built, create_store, source_key
 
 log = logging.getLogger(__name__)
 MAX_KEYPOINTS = 3000  # of each view, the strongest
@@ -33,12 +38,23 @@ _OCTAVE_FLATTENING = 0.5  # labels are drawn with weight (labels of their octave
 
 
 @dataclass(frozen=True)
-class Built:
-    """Counts of a finished build."""
+class PhotoSettings(Cut):
+    """What decides the patches of a photograph, beside how they are cut in the keypoints' frames.
 
-    patches: int
-    labels: int
-    photos: int
+    Attributes:
+        num_views: views made of it.
+        max_labels: labels kept of it.
+        seed: of the views.
+    """
+
+    num_views: int = 6
+    max_labels: int = 700
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_views < 2 or self.max_labels < 1:
+            raise UsageError("build photos needs at least 2 views and 1 label a photograph")
 
 
 @dataclass(frozen=True)
@@ -53,17 +69,34 @@ class PhotoPatches:
     """Why the photograph cannot be used: then it gives nothing."""
 
 
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of photographs")
+    add_output(parser)
+    add_cut(parser)
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="GLOB", help="file names to leave out")
+    parser.add_argument("--views", type=int, default=6, metavar="N", help="views made of each photograph")
+    parser.add_argument("--max-labels", type=int, default=700, metavar="N", help="labels kept of each photograph")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed of the views")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build, and say what came out."""
+    settings = PhotoSettings(
+        number_crop(args, "photos"), args.mr_size, args.patch_size or Cut.patch_size,
+        num_views=args.views, max_labels=args.max_labels, seed=args.seed,
+    )  # fmt: skip
+    how = how_built(args, "photos")
+    built = build_photos(args.folder, args.out, settings, exclude=args.exclude, num_workers=args.num_workers, how=how)
+    print(f"{args.out}: {built}")
+
+
 def build_photos(
     folder: str | Path,
     out: str | Path,
+    settings: PhotoSettings = PhotoSettings(),
     *,
-    crop: float = 1.5,
-    mr_size: float = 12.0,
-    patch_size: int = 64,
     exclude: Sequence[str] = (),
-    num_views: int = 6,
-    max_labels: int = 700,
-    seed: int = 0,
     num_workers: int = 0,
     how: dict[str, Any] | None = None,
 ) -> Built:
@@ -81,25 +114,20 @@ def build_photos(
     Raises:
         MissingFileError: the folder is not there.
         DataError: it holds no image, or no label comes out.
-        UsageError: fewer than two views.
     """
-    if num_views < 2 or max_labels < 1:
-        raise UsageError("build photos needs at least 2 views and 1 label a photograph")
     folder = Path(folder)
     paths = [p for p in pictures_below(folder) if not any(fnmatch.fnmatch(p.name, pattern) for pattern in exclude)]
     if not paths:
         raise DataError(f"{folder}: every image is excluded")
-    job = partial(
-        photo_patches, crop=crop, mr_size=mr_size, patch_size=patch_size, num_views=num_views, max_labels=max_labels
-    )
-    key = ["photos", crop, mr_size, num_views, max_labels, seed, source_key(paths)]
-    with create_store(out, patch_size, key=key) as writer:
+    num_views, seed = settings.num_views, settings.seed
+    key = ["photos", settings.crop, settings.mr_size, num_views, settings.max_labels, seed, source_key(paths)]
+    with create_store(out, settings.patch_size, key=key) as writer:
         # the seed goes by name, so that a photograph gives the same patches whatever else is in the folder
         items = [(path, (seed, *path.relative_to(folder).as_posix().encode())) for path in paths]
         done = len(writer.records)
         offset = sum(record["labels"] for record in writer.records)
         left_out = 0
-        results = ordered_map(job, items[done:], num_workers)
+        results = ordered_map(partial(photo_patches, settings=settings), items[done:], num_workers)
         for index, result in enumerate(progress(results, total=len(items) - done, what="photos", unit="photo"), done):
             if result.problem:
                 log.warning("left out: %s", result.problem)
@@ -116,51 +144,49 @@ def build_photos(
             unusable = f" ({left_out} of {len(items)} photographs cannot be used)" if left_out else ""
             raise DataError(f"{folder}: no keypoint was found again in a second view{unusable}")
         writer.meta = {
-            "crop": float(crop),
-            "mr_size": float(mr_size),
+            "crop": float(settings.crop),
+            "mr_size": float(settings.mr_size),
             "built": how or {},
             "sources": [{"name": p.relative_to(folder).as_posix(), "sha256": sha256_file(p)} for p in paths],
         }
     log.info("%s: %d patches of %d labels from %d of %d photographs", out, writer.count, offset, used, len(paths))
     if left_out:
         log.warning("%d photograph(s) left out, see above", left_out)
-    return Built(writer.count, offset, used)
+    return Built(writer.count, offset, {"photographs": used})
 
 
-def photo_patches(
-    item: tuple[Path, tuple[int, ...]], *, crop: float, mr_size: float, patch_size: int, num_views: int, max_labels: int
-) -> PhotoPatches:
+def photo_patches(item: tuple[Path, tuple[int, ...]], settings: PhotoSettings) -> PhotoPatches:
     """The patches of one photograph; ``item`` is its path and the seed of its views."""
     path, seed = item
     rng = np.random.default_rng(seed)
     try:
         photo = np.ascontiguousarray(read_bgr(path)[..., ::-1])
-        if min(photo.shape[:2]) < patch_size:
+        if min(photo.shape[:2]) < settings.patch_size:
             raise DataError(f"image {path} is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch")
     except DataError as error:
-        return _nothing(patch_size, str(error))
+        return _nothing(settings.patch_size, str(error))
     height, width = photo.shape[:2]
     views, keypoints = [], []
-    for _ in range(num_views):
+    for _ in range(settings.num_views):
         view = render_view(photo, random_homography(width, height, rng), rng)
-        found = Keypoints(*detect_sift(view.image, CONTRAST, MAX_KEYPOINTS))
-        frames = similarity_frames(found.xy, found.sigma, found.angle, mr_size)
+        detected = Keypoints(*detect_sift(view.image, CONTRAST, MAX_KEYPOINTS))
+        frames = similarity_frames(detected.xy, detected.sigma, detected.angle, settings.mr_size)
         inside = inside_share(frames, width, height) >= MIN_INSIDE
         inside &= inside_share(frames, width, height, np.linalg.inv(view.homography)) >= MIN_INSIDE
         views.append(view)
-        keypoints.append(found.take(inside))
+        keypoints.append(detected.take(inside))
     homographies = [view.homography for view in views]
-    groups = select(group(keypoints, homographies), keypoints, homographies, max_labels, rng)
+    groups = select(group(keypoints, homographies), keypoints, homographies, settings.max_labels, rng)
 
     rows = np.concatenate([np.empty((0, 2), np.int64), *groups])
     labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
-    patches = np.empty((len(rows), patch_size, patch_size), np.uint8)
+    patches = np.empty((len(rows), settings.patch_size, settings.patch_size), np.uint8)
     frames = np.empty((len(rows), 2, 3), np.float32)
     for index, (view, points) in enumerate(zip(views, keypoints, strict=True)):
-        mine = rows[:, 0] == index
-        some = points.take(rows[mine, 1])
-        frames[mine] = similarity_frames(some.xy, some.sigma, some.angle, mr_size)
-        patches[mine] = cut(view.image, frames[mine], patch_size, crop)
+        here = rows[:, 0] == index
+        chosen = points.take(rows[here, 1])
+        frames[here] = similarity_frames(chosen.xy, chosen.sigma, chosen.angle, settings.mr_size)
+        patches[here] = cut(view.image, frames[here], settings.patch_size, settings.crop)
     order = np.argsort(rows[:, 0], kind="stable")
     return PhotoPatches(patches[order], labels[order], rows[order, 0], frames[order])
 

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,19 @@ except ImportError:  # not on this system: two builds of one store are not kept 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
 _Line = dict[str, Any]  # of the journal: patches so far, names of the row arrays, record of the item
+
+
+@dataclass(frozen=True)
+class Built:
+    """Counts of a finished build: patches, labels, and what its source consists of by name (``{"images": 3}``)."""
+
+    patches: int
+    labels: int
+    source: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = {"patches": self.patches, "labels": self.labels, **self.source}
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 class StoreWriter:

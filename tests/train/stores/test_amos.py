@@ -14,6 +14,7 @@ from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.amos import (
     CROP,
     PATCH_SIZE,
+    AmosSettings,
     build_amos,
     collisions,
     cut_maps,
@@ -33,7 +34,7 @@ from train.stores.hessian import (
     window,
     window_maximum,
 )
-from train.stores.redetected import build_redetected
+from train.stores.redetected import RedetectedSettings, build_redetected
 from train.stores.view_folders import list_views, read_homography, warp_to_reference
 
 VECTOR_TESTS = {
@@ -215,12 +216,12 @@ def root(tmp_path_factory, textures) -> Path:
 @pytest.fixture(scope="module")
 def built(root, tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "views"
-    return build_amos(root, path, base=BASE, max_sets=300), PatchStore.open(path)
+    return build_amos(root, path, AmosSettings(BASE, max_sets=300)), PatchStore.open(path)
 
 
 def test_rows_go_by_view_image_place(built) -> None:
     counts, store = built
-    a, b = counts.places["0001_street"], counts.places["0002"]
+    a, b = (view["labels"] for view in store.meta["views"])
     assert min(a, b) > 20
     assert len(store) == counts.patches == 3 * a + 2 * b
     expected = np.concatenate([np.tile(np.arange(a), 3), a + np.tile(np.arange(b), 2)])
@@ -234,8 +235,8 @@ def test_rows_go_by_view_image_place(built) -> None:
 
 def test_patches_of_a_place_agree(built, correlate) -> None:
     """Light alone differs in the first view; the second is brought into register, where it can be."""
-    counts, store = built
-    a, b = counts.places["0001_street"], counts.places["0002"]
+    _, store = built
+    a, b = (view["labels"] for view in store.meta["views"])
     assert np.median(correlate(store.patches[:a], store.patches[2 * a : 3 * a])) > 0.99
     first, second = store.patches[3 * a : 3 * a + b], store.patches[3 * a + b :]
     visible = np.asarray(store.visible)[3 * a + b :]
@@ -252,7 +253,7 @@ def test_collisions_are_places_that_overlap(built) -> None:
     starts, items = store.collisions
     assert len(starts) == counts.labels + 1
     assert starts[-1] == len(items) > 0
-    first = np.asarray(store.frames)[: counts.places["0001_street"]]
+    first = np.asarray(store.frames)[: store.meta["views"][0]["labels"]]
     half = 1.5 * np.linalg.det(first[:, :, :2]) ** 0.5  # of the stored square
     gap = np.abs(first[:, None, :, 2] - first[None, :, :, 2]).max(axis=2)
     touching = gap <= half[:, None] + half[None] + 1e-3
@@ -267,7 +268,7 @@ def test_masks_and_patch_masks(root, built, tmp_path: Path) -> None:
         mask = np.zeros((80, 100), np.uint8)
         mask[:, 50:] = 255  # half the size of the images
         cv2.imwrite(str(tmp_path / "masks" / f"{camera}.png"), mask)
-    build_amos(root, tmp_path / "s", masks=tmp_path / "masks", base=BASE, max_sets=300, patch_mask=True)
+    build_amos(root, tmp_path / "s", AmosSettings(BASE, max_sets=300, patch_mask=True), masks=tmp_path / "masks")
     store = PatchStore.open(tmp_path / "s")
     assert 0 < len(store) < len(built[1])
     assert store.frames[:, 0, 2].min() >= 99.5
@@ -284,10 +285,10 @@ def test_seen_in() -> None:
 
 
 def test_seeds(root, built, tmp_path: Path) -> None:
-    build_amos(root, tmp_path / "same", base=BASE, max_sets=300)
+    build_amos(root, tmp_path / "same", AmosSettings(BASE, max_sets=300))
     again = PatchStore.open(tmp_path / "same")
     np.testing.assert_array_equal(again.patches, built[1].patches)
-    build_amos(root, tmp_path / "other", base=BASE, max_sets=300, seed=1)
+    build_amos(root, tmp_path / "other", AmosSettings(BASE, max_sets=300, seed=1))
     other = PatchStore.open(tmp_path / "other")
     np.testing.assert_array_equal(other.labels, built[1].labels)
     assert not np.array_equal(other.patches, built[1].patches)
@@ -296,23 +297,24 @@ def test_seeds(root, built, tmp_path: Path) -> None:
 def test_images_that_are_not_kept_are_read_again(root, built, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("train.stores.amos._KEPT_BYTES", 0)
     monkeypatch.setattr("train.stores.amos._CUT_SAMPLES", 1)  # one image at a time
-    build_amos(root, tmp_path / "s", base=BASE, max_sets=300)
+    build_amos(root, tmp_path / "s", AmosSettings(BASE, max_sets=300))
     for name in ("patches.npy", "visible.npy"):
         assert (tmp_path / "s" / name).read_bytes() == (built[1].path / name).read_bytes()
 
 
 def test_redetected_keypoints(root, tmp_path: Path, correlate) -> None:
-    counts = build_redetected(root, tmp_path / "s", max_sets=60)
+    build_redetected(root, tmp_path / "s", RedetectedSettings(max_sets=60))
     store = PatchStore.open(tmp_path / "s")
     assert (store.meta["kind"], store.meta["crop"], store.meta["mr_size"]) == ("tuples", 1.5, 12.0)
-    assert max(counts.places.values()) <= 60
+    counts = [view["labels"] for view in store.meta["views"]]
+    assert max(counts) <= 60
     labels = np.asarray(store.labels)
     first, second = np.nonzero(np.triu(labels[:, None] == labels[None], k=1))
     assert len(first) > 60
     assert (store.image_ids[first] != store.image_ids[second]).all()
     per_label = np.bincount(labels)
-    assert set(per_label[: counts.places["0001_street"]]) == {3}
-    assert set(per_label[counts.places["0001_street"] :]) == {2}
+    assert set(per_label[: counts[0]]) == {3}
+    assert set(per_label[counts[0] :]) == {2}
     centre = np.asarray(store.frames)[:, :, 2]
     assert np.median(np.linalg.norm(centre[first] - centre[second], axis=1)) < 0.3
     assert np.median(correlate(store.patches[first], store.patches[second])) > 0.98
@@ -370,9 +372,9 @@ def test_bad_views_are_named(root, tmp_path: Path) -> None:
 
 def test_bad_settings_and_empty_results(root, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="positive --base"):
-        build_amos(root, tmp_path / "s", base=0)
+        AmosSettings(base=0)
     with pytest.raises(UsageError, match="even --patch-size"):
-        build_amos(root, tmp_path / "s", patch_size=63)
+        AmosSettings(patch_size=63)
     with pytest.raises(DataError, match="no place found in any view"):
-        build_amos(root, tmp_path / "s", threshold=1e6)
+        build_amos(root, tmp_path / "s", AmosSettings(threshold=1e6))
     assert not (tmp_path / "s").exists()

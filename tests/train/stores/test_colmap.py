@@ -13,8 +13,9 @@ import pytest
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from tests.common.colmap_files import state
-from train.stores.colmap import build_colmap, cut_fixed, fixed_windows, parse_crop
+from train.stores.colmap import ColmapSettings, build_colmap, cut_fixed, fixed_windows
 from train.stores.colmap_model import load_observations
+from train.stores.flags import parse_crop
 from train.stores.frames import inside_share
 
 
@@ -48,7 +49,7 @@ def test_patches_of_one_point_show_the_same_thing(built, correlate) -> None:
 
 def test_bookkeeping(scene, built) -> None:
     counts, store = built
-    assert (counts.patches, counts.labels, counts.images) == (len(store), store.meta["num_labels"], 3)
+    assert (counts.patches, counts.labels, counts.source) == (len(store), store.meta["num_labels"], {"images": 3})
     assert (store.meta["crop"], store.meta["mr_size"], store.meta["kind"]) == (1.5, 12.0, "tuples")
     labels, per_label = np.unique(store.labels, return_counts=True)
     np.testing.assert_array_equal(labels, np.arange(counts.labels))
@@ -56,7 +57,8 @@ def test_bookkeeping(scene, built) -> None:
     # images are numbered by sorted name
     assert [source["name"] for source in store.meta["sources"]] == ["a second.png", "b/first.png", "c.png"]
     np.testing.assert_array_equal(store.image_ids, store.cam_ids)
-    assert counts.dropped_border + counts.dropped_short + counts.patches == sum(map(len, scene.observed))
+    dropped = store.meta["dropped"]
+    assert dropped["border"] + dropped["short_track"] + counts.patches == sum(map(len, scene.observed))
 
 
 def test_frames_are_plain_and_centred_on_pixels(scene, built) -> None:
@@ -100,8 +102,9 @@ def test_detected_again_without_features(scene, tmp_path: Path, correlate) -> No
     counts = build_colmap(scene.images, tmp_path / "model", tmp_path / "store")
     store = PatchStore.open(tmp_path / "store")
     total = sum(map(len, scene.observed))
-    assert counts.dropped_undetected < 0.5 * total
-    assert counts.dropped_undetected + counts.dropped_border + counts.dropped_short + counts.patches == total
+    dropped = PatchStore.open(tmp_path / "store").meta["dropped"]
+    assert dropped["undetected"] < 0.5 * total
+    assert sum(dropped.values()) + counts.patches == total
     first, second = _pairs(store)
     inset = round(64 * (1 - 1 / 1.5) / 2)
     plain = store.patches[:, inset:-inset, inset:-inset]
@@ -117,12 +120,12 @@ def test_workers_change_nothing(scene, built, tmp_path: Path) -> None:
 
 
 def test_min_track(scene, tmp_path: Path) -> None:
-    counts = build_colmap(scene.images, scene.model, tmp_path / "store", min_track=3)
+    counts = build_colmap(scene.images, scene.model, tmp_path / "store", ColmapSettings(min_track=3))
     labels, per_label = np.unique(PatchStore.open(tmp_path / "store").labels, return_counts=True)
     assert per_label.min() == 3
     assert counts.labels == len(labels)
     with pytest.raises(DataError, match="no point is seen in 4 images"):
-        build_colmap(scene.images, scene.model, tmp_path / "none", min_track=4)
+        build_colmap(scene.images, scene.model, tmp_path / "none", ColmapSettings(min_track=4))
     assert not (tmp_path / "none").exists()
 
 
@@ -137,7 +140,7 @@ def test_fixed_windows_of_2020(vectors) -> None:
 
 
 def test_build_fixed(scene, tmp_path: Path) -> None:
-    counts = build_colmap(scene.images, scene.model, tmp_path / "store", crop="fixed")
+    counts = build_colmap(scene.images, scene.model, tmp_path / "store", ColmapSettings(fixed=True))
     store = PatchStore.open(tmp_path / "store")
     assert counts.patches == len(store) > 20
     assert (store.meta["crop"], store.meta["mr_size"], store.patch_size) == (1.0, None, 64)

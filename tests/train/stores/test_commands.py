@@ -15,7 +15,7 @@ import pytest
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, UsageError
 from train.cli import main
-from train.stores.info_command import correlations, describe, write_sheet
+from train.stores.info import correlations, describe, write_sheet
 from train.stores.writer import create_store
 
 ROOT = Path(__file__).parents[3]
@@ -161,10 +161,15 @@ def test_help_shows_defaults(capsys) -> None:
 
 
 def test_unknown_kind(capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["build", "photo", "x", "--out", "y"])
-    assert stop.value.code == 2
-    assert "photos" in capsys.readouterr().err
+    assert main(["build", "photo", "x", "--out", "y"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: train build has no command 'photo'; did you mean photos")
+    assert error.count("\n") == 1
+    assert main(["build", "--help"]) == 0
+    listed = capsys.readouterr().out
+    assert "build colmap" in listed
+    assert "merge" not in listed
+    assert main(["build"]) == 2
 
 
 def _store(path: Path, patches: np.ndarray, labels: list[int], crop: float) -> PatchStore:

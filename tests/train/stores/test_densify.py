@@ -12,7 +12,7 @@ import pytest
 
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.colmap import build_colmap
+from train.stores.colmap import ColmapSettings
 from train.stores.densify import carry_by_depth, densify, epipolar_px, open_views
 from train.stores.linking import Keypoints, carry, turn_between
 
@@ -124,7 +124,7 @@ def test_command_builds_a_store(model: Path, tmp_path: Path, correlate) -> None:
 
 def test_what_cannot_be_done_is_said(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--dense detects its own keypoints"):
-        build_colmap(model / "images", model / "sparse", tmp_path / "store", dense=True, crop="fixed")
+        ColmapSettings(dense=True, fixed=True)
     few = tmp_path / "few"
     few.mkdir()
     (few / "cameras.txt").write_bytes((model / "sparse/cameras.txt").read_bytes())

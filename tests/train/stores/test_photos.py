@@ -13,7 +13,7 @@ from common.images import read_bgr
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.stores.linking import Keypoints, carry, group, mutual_links, turn_between
-from train.stores.photos import build_photos, select
+from train.stores.photos import PhotoSettings, build_photos, select
 from train.stores.views import jacobians, photometric, random_homography, render_view, transfer, warp
 
 
@@ -32,7 +32,7 @@ def photos(tmp_path_factory, textures) -> Path:
 @pytest.fixture(scope="module")
 def built(photos, tmp_path_factory) -> PatchStore:
     path = tmp_path_factory.mktemp("store") / "photos"
-    build_photos(photos, path, exclude=["left_out_*"], num_views=4, max_labels=120, seed=5)
+    build_photos(photos, path, PhotoSettings(num_views=4, max_labels=120, seed=5), exclude=["left_out_*"])
     return PatchStore.open(path)
 
 
@@ -214,14 +214,16 @@ def test_bookkeeping(built) -> None:
 
 def test_seeds(photos, built, tmp_path: Path) -> None:
     settings = {"num_views": 4, "max_labels": 120}
-    build_photos(photos, tmp_path / "same", exclude=["left_out_*"], seed=5, **settings)
+    build_photos(photos, tmp_path / "same", PhotoSettings(seed=5, **settings), exclude=["left_out_*"])
     np.testing.assert_array_equal(PatchStore.open(tmp_path / "same").patches, built.patches)
-    build_photos(photos, tmp_path / "other", exclude=["left_out_*"], seed=6, **settings)
+    build_photos(photos, tmp_path / "other", PhotoSettings(seed=6, **settings), exclude=["left_out_*"])
     assert not np.array_equal(PatchStore.open(tmp_path / "other").patches[:50], built.patches[:50])
 
 
 def test_a_photo_gives_the_same_patches_in_any_company(photos, built, tmp_path: Path) -> None:
-    build_photos(photos, tmp_path / "s", exclude=["left_out_*", "a.png"], num_views=4, max_labels=120, seed=5)
+    build_photos(
+        photos, tmp_path / "s", PhotoSettings(num_views=4, max_labels=120, seed=5), exclude=["left_out_*", "a.png"]
+    )
     alone = PatchStore.open(tmp_path / "s")
     np.testing.assert_array_equal(alone.patches, built.patches[np.asarray(built.cam_ids) >= 4])
 
@@ -244,7 +246,7 @@ def test_bad_input_is_named(photos, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every image is excluded"):
         build_photos(photos, tmp_path / "s", exclude=["*"])
     with pytest.raises(UsageError, match="at least 2 views"):
-        build_photos(photos, tmp_path / "s", num_views=1)
+        PhotoSettings(num_views=1)
     (tmp_path / "bad").mkdir()
     cv2.imwrite(str(tmp_path / "bad" / "x.jpg"), np.full((120, 160), 127, np.uint8))
     with pytest.raises(DataError, match="no keypoint was found again"):
@@ -277,16 +279,17 @@ def test_a_photo_that_is_cut_short_is_named(photos, tmp_path: Path, progressive:
 def test_a_photo_that_cannot_be_used_costs_the_others_nothing(
     photos, tmp_path: Path, num_workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    build_photos(photos, tmp_path / "alone", num_views=2, max_labels=20)
+    settings = PhotoSettings(num_views=2, max_labels=20)
+    build_photos(photos, tmp_path / "alone", settings)
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "cut.jpg").write_bytes(b"\xff\xd8 no image")
     cv2.imwrite(str(folder / "narrow.png"), np.zeros((500, 63), np.uint8))
     (folder / "._a.png").write_bytes(b"not a picture at all")
-    built = build_photos(folder, tmp_path / "store", num_views=2, max_labels=20, num_workers=num_workers)
+    built = build_photos(folder, tmp_path / "store", settings, num_workers=num_workers)
     alone, store = (PatchStore.open(tmp_path / name) for name in ("alone", "store"))
     np.testing.assert_array_equal(np.asarray(alone.patches), np.asarray(store.patches))
-    assert built.photos == 3
+    assert built.source == {"photographs": 3}
     assert f"left out: image {folder / 'cut.jpg'} does not decode" in caplog.text
     assert f"left out: image {folder / 'narrow.png'} is 63 x 500 pixels, smaller than a patch" in caplog.text
     assert "2 photograph(s) left out" in caplog.text

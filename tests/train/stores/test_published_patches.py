@@ -19,6 +19,7 @@ from train.config import TrainConfig
 from train.stores import brown
 from train.stores.brown import build_brown, read_first_column, read_mosaic, read_pairs
 from train.stores.hpatches import build_hpatches
+from train.stores.writer import Built
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "vectors_hpatches.json"
 NUM_PATCHES = 300
@@ -50,7 +51,7 @@ def subset(tmp_path_factory) -> Path:
 
 def test_brown_as_published(subset: Path, tmp_path: Path) -> None:
     built = build_brown(subset, tmp_path / "s", pairs=subset / "m50_40_40_0.txt")
-    assert built == brown.Built(NUM_PATCHES, 100, 20, 40)
+    assert built == Built(NUM_PATCHES, 100, {"images": 20, "test pairs": 40})
     store = PatchStore.open(tmp_path / "s")
     np.testing.assert_array_equal(store.patches, np.load(subset / "patches.npy"))
     np.testing.assert_array_equal(store.labels, np.arange(NUM_PATCHES) // 3 * 2)
@@ -75,7 +76,7 @@ def test_the_command_finds_the_inner_folder_and_works_in_processes(subset: Path,
 def test_without_reference_images_there_are_no_cameras(subset: Path, tmp_path: Path) -> None:
     shutil.copytree(subset, tmp_path / "raw")
     (tmp_path / "raw" / "interest.txt").unlink()
-    assert build_brown(tmp_path / "raw", tmp_path / "s") == brown.Built(NUM_PATCHES, 100, 0, 0)
+    assert build_brown(tmp_path / "raw", tmp_path / "s") == Built(NUM_PATCHES, 100, {"images": 0, "test pairs": 0})
     store = PatchStore.open(tmp_path / "s")
     assert store.pairs is None
     with pytest.raises(DataError, match="has no cam_ids"):
@@ -177,7 +178,7 @@ def test_strips_become_labels(release: Path, tmp_path: Path, capsys) -> None:
 
 def test_levels_and_sequences_are_chosen(release: Path, tmp_path: Path) -> None:
     built = build_hpatches(release, tmp_path / "s", levels=["e"], sequences=["v_*"])
-    assert (built.patches, built.labels, built.sequences) == (30, 5, 1)
+    assert built == Built(30, 5, {"sequences": 1})
     assert PatchStore.open(tmp_path / "s").patches[:, 0, 0].max() == 6 * 5 + 4
     assert build_hpatches(release, tmp_path / "t", exclude=["v_*"]).labels == 3
     with pytest.raises(UsageError, match="--levels takes e, h, t, got x"):
@@ -204,4 +205,4 @@ def test_damaged_strips_are_refused(release: Path, tmp_path: Path) -> None:
     (copy / "i_door" / "h2.png").unlink()
     with pytest.raises(MissingFileError, match=r"h2\.png is not there"):
         build_hpatches(copy, tmp_path / "s")
-    assert build_hpatches(copy, tmp_path / "s", levels=["e"]).sequences == 2
+    assert build_hpatches(copy, tmp_path / "s", levels=["e"]).source == {"sequences": 2}

@@ -14,7 +14,7 @@ import torch
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
 from train.cli import main
-from train.stores.colmap import build_colmap, some_points
+from train.stores.colmap import build_colmap, random_points
 from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
 from train.stores.reconstruct import map_database, match_mutual, reconstruct
@@ -203,8 +203,8 @@ def test_matches_are_mutual_and_distinct() -> None:
 def test_points_are_kept_whole() -> None:
     points, counts = np.array([3, 8, 9, 40, 41]), np.array([2, 3, 2, 5, 4])
     for seed in range(5):
-        kept = some_points(points, counts, 9, seed)
+        kept = random_points(points, counts, 9, seed)
         assert counts[np.isin(points, kept)].sum() <= 9
         assert list(kept) == sorted(kept)
         assert len(kept)
-    assert some_points(points, counts, 16, 0).tolist() == points.tolist()
+    assert random_points(points, counts, 16, 0).tolist() == points.tolist()

@@ -97,6 +97,15 @@ def test_imports_keep_to_the_rules(path: Path) -> None:
     assert [name for name in imports(tree, package) if breaks_the_rules(package.split(".")[0], name)] == []
 
 
+def test_what_only_2020_needs_is_asked_for_by_the_command_line_and_where_data_are_opened() -> None:
+    askers = {
+        module_of(path)
+        for path in (ROOT / "train").rglob("*.py")
+        if any(name.startswith("train.recipes2020") for name in imports(ast.parse(path.read_text()), package_of(path)))
+    }
+    assert {name for name in askers if not name.startswith("train.recipes2020.")} == {"train.cli", "train.datasets"}
+
+
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

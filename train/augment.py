@@ -66,23 +66,14 @@ VIEW_PRESETS = {
     ),
     "full": Augmentation(25.0, shift=(0.0, 0.1), symmetries=4, zoom=(0.7, 1.1), shear_deg=(-20.0, 20.0)),
 }
-# Values of the 2020 option --K that are no augmentation.
-_RETIRED = {
-    "resize32": "is the default: patches are resampled to what --arch takes",
-    "resize48": "is now the choice of a network that takes 48 pixels, such as --arch h8p48",
-    "resize64": "is now the choice of a network that takes 64 pixels, such as --arch h8p64",
-    "resize_crop": "changed the support of the patches: build a store with a smaller mr_size instead",
-}
 
 
 def get_augmentation(name: str, kind: str = "tuples") -> Augmentation:
     """The strengths of a preset for a kind of store (``tuples`` or ``views``).
 
     Raises:
-        UsageError: an unknown name, or one of the 2020 names that are no augmentation.
+        UsageError: an unknown name.
     """
-    if name in _RETIRED:
-        raise UsageError(f"augmentation {name!r} {_RETIRED[name]}")
     if name not in PRESETS:
         raise UsageError(f"unknown augmentation {name!r} (there are: {', '.join(PRESETS)}){closest(name, PRESETS)}")
     return VIEW_PRESETS.get(name, PRESETS[name]) if kind == "views" else PRESETS[name]

@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from common.shell import dispatch, run_module
-from train.flags2020 import SCRIPTS, answer_script
+from common.shell import dispatch, run_command, run_module
+from train.recipes2020.flags import SCRIPTS, answer_script, refuse_retired
 
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     if argv and (script := re.sub(r"\.(py|ipynb|sh)$", "", argv[0].rsplit("/", 1)[-1])) in SCRIPTS:
         print(f"error: {argv[0]} of the 2020 code {answer_script(script, argv[1:])}", file=sys.stderr)
         return 2
-    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
-        return run_module("train", *COMMANDS["run"], argv)
+    if argv and (argv[0] == "run" or (argv[0].startswith("-") and argv[0] not in ("-h", "--help"))):
+        flags = argv[1:] if argv[0] == "run" else argv
+        refused = run_command(lambda: refuse_retired(flags), debug="--debug" in flags)
+        return refused or run_module("train", *COMMANDS["run"], flags)
     return dispatch("train", "Train descriptors: `python -m train --ds STORE --out RUN`.", COMMANDS, GROUPS, argv)

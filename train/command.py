@@ -19,7 +19,6 @@ from train.augment import PRESETS
 from train.config import COMBINATIONS, PRECISIONS, TrainConfig
 from train.criterion import LOSS_SETTINGS, LOSSES, parse_loss
 from train.datasets import parse_mix
-from train.flags2020 import OPTIMIZER_2020, add_refusals
 from train.losses import REDUCTIONS
 from train.optim import OPTIMIZERS, SCHEDULES
 
@@ -123,7 +122,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(learn, "--compile", dest="compile", action="store_true",
         help="let torch.compile fuse the network; measured on CPUs it gains nothing")  # fmt: skip
     parser.set_defaults(spellings=spellings)
-    add_refusals(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -131,11 +129,6 @@ def run(args: argparse.Namespace) -> int | None:
     from train.loop import read_config, resume_run, run_to_end, start_run
 
     given = {name: getattr(args, name) for name in _DEFAULTS if hasattr(args, name)}
-    if given.get("optimizer") == OPTIMIZER_2020:
-        raise UsageError(
-            f"--optimizer {OPTIMIZER_2020} of the 2020 code had no effect, it ran AdamW: leave it away for that; "
-            "sgd2017 is the optimiser of the 2017 code"
-        )
     if args.resume is None:
         if "ds" not in given:
             raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")

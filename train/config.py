@@ -11,7 +11,7 @@ from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from train.augment import Augmentation, get_augmentation
 from train.criterion import Criterion, parse_loss
-from train.losses import REDUCTIONS, RETIRED_REDUCTIONS, LossOptions
+from train.losses import REDUCTIONS, LossOptions
 from train.optim import OPTIMIZERS, SCHEDULES
 from train.sampling import Sampling
 
@@ -102,11 +102,6 @@ class TrainConfig:
             (self.batch_reduce, REDUCTIONS, "reduction of negatives"),
             (self.combine, COMBINATIONS, "combination of sets"),
         ):
-            if value not in known and value in RETIRED_REDUCTIONS:
-                raise UsageError(
-                    f"--batch_reduce {value} of the 2020 code is left out: its help offered it, but it ended in a "
-                    f"failed assertion (there are: {', '.join(known)})"
-                )
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r} (there are: {', '.join(known)}){closest(value, known)}")
         _ = self.sampling

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kornia_hardnet8.errors import UsageError, closest
 from train import losses
-from train.flags2020 import CORRELATION
 from train.losses import ITEM_LOSSES, Described, LossOptions
 
 
@@ -57,13 +56,6 @@ LOSSES: dict[str, LossEntry] = {
     "length": LossEntry(losses.LengthDifference, "HyNet's regularised normalisation", regulariser=True),
     "gor": LossEntry(losses.GlobalOrthogonality, "global orthogonality", regulariser=True),
 }
-# names of earlier code -> what became of them
-RETIRED = {
-    "face": "of the 2020 code is left out: its code was never part of the repository",
-    "theirTripletMargin": "of the 2020 code is left out: its code was never part of the repository",
-    "decor": f"of the 2017 code is left out: {CORRELATION}",
-    "CorrelationPenaltyLoss": f"of the 2017 code is left out: {CORRELATION}",
-}
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,6 @@ def parse_loss(text: str, npos: int = 2) -> list[LossTerm]:
         if match is None:
             raise UsageError(f"loss {text!r}: {part!r} is not of the form name or name*weight")
         name, number = match.groups()
-        if name in RETIRED:
-            raise UsageError(f"loss {name} {RETIRED[name]}")
         if name not in LOSSES:
             raise UsageError(f"unknown loss {name!r}{closest(name, LOSSES)}")
         try:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import MissingFileError, UsageError, closest
-from train.catalogue import ALIASES, MIXES, TOKENS, expand_mix, known_file
-from train.flags2020 import names_2020
+from train.recipes2020.catalogue import ALIASES, MIXES, TOKENS, expand_mix, origin_2020, places_2020
+from train.recipes2020.files import open_2020
 
 DEMO = "demo"
 DATA_ROOT = "Datasets"  # the default of every --data-root
@@ -81,14 +81,12 @@ def open_place(place: Path) -> PatchStore:
 
     Raises:
         UsageError: a file inside a store instead of the store.
-        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`train.data2020.open_2020`.
+        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`train.recipes2020.files.open_2020`.
     """
     if not place.is_file():
         return PatchStore.open(place)
     if (place.parent / "meta.json").is_file():
         raise UsageError(f"{place} is a file of the patch store {place.parent}: name the folder")
-    from train.data2020 import open_2020
-
     return open_2020(place)
 
 
@@ -99,27 +97,17 @@ def find_store(token: str, data_root: Path) -> Path:
         MissingFileError: nowhere; a token of 2020 is answered with its origin.
         UsageError: the folder of a webcam set holds several files, none of them built with the defaults of 2020.
     """
-    known = known_file(token)
-    places = [Path(token)]
-    if known is not None:
-        folder = (data_root / known.path).with_suffix("")
-        built = [] if (folder / "meta.json").is_file() else sorted(folder.glob(f"{folder.name}_*.pt"))
-        if (usual := folder / f"{folder.name}_{names_2020([])[0]}.pt") in built:  # what 2020 took without options
-            built = [usual]
-        if len(built) > 1:
-            raise UsageError(f"data set {token!r}: which of {', '.join(map(str, built))}? Name it as a path")
-        places += [data_root / known.path, *built, folder]
-    places.append(data_root / token)
+    of_2020 = places_2020(token, data_root)
+    places = [Path(token), *of_2020, data_root / token]
     for place in places:
         if place.is_file() or (place / "meta.json").is_file():
             return place
     for place in places:
-        if place.is_dir() and known is None:  # a folder that is no store says so when it is opened
+        if place.is_dir() and not of_2020:  # a folder that is no store says so when it is opened
             return place
     looked = ", ".join(str(place) for place in places[1:])
-    if known is not None:
-        flag = "" if data_root == Path(DATA_ROOT) else f" --data-root {data_root}"
-        origin = known.origin.format(root=data_root, flag=flag)
+    flag = "" if data_root == Path(DATA_ROOT) else f" --data-root {data_root}"
+    if origin := origin_2020(token, data_root, flag):
         raise MissingFileError(f"data set {token!r} is not there (looked for {looked}); it comes from {origin}")
     present = [path.name for path in data_root.iterdir()] if data_root.is_dir() else []
     names = [*present, *TOKENS, *ALIASES, *MIXES, DEMO]

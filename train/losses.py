@@ -20,8 +20,6 @@ from train.mining import (
 )
 
 REDUCTIONS = ("min", "average", "random")
-# what the help of the 2020 code offered beside these, where an assertion failed
-RETIRED_REDUCTIONS = ("random_global", "L2Net")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from train.cli import main
 from train.config import TrainConfig
 from train.criterion import LOSS_SETTINGS, LOSSES
-from train.flags2020 import FLAGS, names_2020, parse_2020
 from train.losses import Described
+from train.recipes2020.flags import FLAGS, names_2020, parse_2020
 
 UNIVERSAL = ["--arch=h8", "--ds=v4+lib", "--loss=tripletMargin++"]
 PHOTO_TOURISM = ["--arch=h8E512", "--ds=lib+colo+notre", "--bs=9000", "--mpos=0.5", "--fewcams"]

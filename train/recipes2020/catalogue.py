@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kornia_hardnet8.errors import UsageError
+from train.recipes2020.flags import names_2020
 
 _ARCHIVE = "the archive of the 2020 code's authors: python -m train fetch 2020{flag}"
 
@@ -126,6 +128,29 @@ def expand_mix(text: str) -> str:
     return MIXES.get(text.strip(), text)
 
 
-def known_file(token: str) -> Known | None:
-    """What a token stood for in 2020."""
+def places_2020(token: str, data_root: Path) -> list[Path]:
+    """Where what a token stood for in 2020 may lie below the data root: its file, or a folder; empty for other tokens.
+
+    Raises:
+        UsageError: the folder of a webcam set holds several files, none of them built with the defaults of 2020.
+    """
+    known = _known(token)
+    if known is None:
+        return []
+    folder = (data_root / known.path).with_suffix("")
+    built = [] if (folder / "meta.json").is_file() else sorted(folder.glob(f"{folder.name}_*.pt"))
+    if (usual := folder / f"{folder.name}_{names_2020([])[0]}.pt") in built:  # what 2020 took without options
+        built = [usual]
+    if len(built) > 1:
+        raise UsageError(f"data set {token!r}: which of {', '.join(map(str, built))}? Name it as a path")
+    return [data_root / known.path, *built, folder]
+
+
+def origin_2020(token: str, data_root: Path, flag: str) -> str | None:
+    """Where a token of 2020 comes from; ``flag`` names the data root in commands. None for other tokens."""
+    known = _known(token)
+    return None if known is None else known.origin.format(root=data_root, flag=flag)
+
+
+def _known(token: str) -> Known | None:
     return TOKENS.get(ALIASES.get(token, token))

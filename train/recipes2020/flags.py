@@ -135,7 +135,37 @@ REGULARISERS_2017 = {
     "--gor": "is a term of the loss: --loss tripletMargin,gor, with its --alpha as weight: gor*0.5",
     "--decor": f"is left out: {CORRELATION}",
 }
-OPTIMIZER_2020 = "sgd"  # what --optimizer said unless told otherwise, without effect
+_GONE = {name: f"of the 2020 code {flag.answer}" for flag in FLAGS if flag.answer for name in flag.names}
+_GONE |= {name: f"of the 2017 code {answer}" for name, answer in REGULARISERS_2017.items()}
+
+_LOSS = "of the 2020 code is left out: its code was never part of the repository"
+_REDUCTION = (
+    "of the 2020 code is left out: its help offered it, but it ended in a failed assertion (there are: min, average, "
+    "random)"
+)
+_RESAMPLED = "is now the choice of a network that takes {0} pixels, such as --arch h8p{0}"
+_AUGMENTATIONS = {
+    "resize32": "is the default: patches are resampled to what --arch takes",
+    "resize48": _RESAMPLED.format(48),
+    "resize64": _RESAMPLED.format(64),
+    "resize_crop": "changed the support of the patches: build a store with a smaller mr_size instead",
+}
+# option -> value -> what became of it
+RETIRED_VALUES = {
+    "--loss": {
+        "face": _LOSS,
+        "theirTripletMargin": _LOSS,
+        "decor": f"of the 2017 code is left out: {CORRELATION}",
+        "CorrelationPenaltyLoss": f"of the 2017 code is left out: {CORRELATION}",
+    },
+    "--batch_reduce": {"random_global": _REDUCTION, "L2Net": _REDUCTION},
+    "--aug": _AUGMENTATIONS,
+    "--K": _AUGMENTATIONS,
+    "--optimizer": {
+        "sgd": "of the 2020 code had no effect, it ran AdamW: leave it away for that; sgd2017 is the optimiser of the "
+        "2017 code"
+    },
+}
 # name of a script (its file without the ending) -> what does its work
 SCRIPTS = {
     "ftrain": "is python -m train, with the same options",
@@ -152,29 +182,22 @@ SCRIPTS = {
 }
 
 
-class _Refuse(argparse.Action):
-    """Answer an option that is gone with what became of it; the help does not list it."""
+def refuse_retired(argv: Sequence[str]) -> None:
+    """Answer options and values of earlier code that the trainer does not take with what became of them.
 
-    def __init__(self, option_strings: Sequence[str], dest: str, answer: str) -> None:
-        super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
-        self.answer = answer
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
-    ) -> NoReturn:
-        """Raise the answer."""
-        by_value = PATCH_GENERATORS if "--patch_gen" in self.option_strings else {}
-        if values in by_value:
-            raise UsageError(f"{option_string} {values} of the 2020 code {by_value[values]}")
-        raise UsageError(f"{option_string} {self.answer}")
-
-
-def add_refusals(parser: argparse.ArgumentParser) -> None:
-    """Let the parser answer every option of the 2020 code that is not taken, and the regularisers of the 2017 code."""
-    answers = {flag.names: f"of the 2020 code {flag.answer}" for flag in FLAGS if flag.answer is not None}
-    answers |= {(name,): f"of the 2017 code {answer}" for name, answer in REGULARISERS_2017.items()}
-    for names, answer in answers.items():
-        parser.add_argument(*names, dest=f"refused_{names[0][2:]}", action=_Refuse, answer=answer)
+    Raises:
+        UsageError: there is one.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        if option in ("--patch_gen", "--pgen") and value in PATCH_GENERATORS:
+            raise UsageError(f"{option} {value} of the 2020 code {PATCH_GENERATORS[value]}")
+        if option in _GONE:
+            raise UsageError(f"{option} {_GONE[option]}")
+        for name in value.split(",") if option == "--loss" else [value]:
+            stem = name.split("*")[0].strip()
+            if stem in RETIRED_VALUES.get(option, {}):
+                raise UsageError(f"{option} {stem} {RETIRED_VALUES[option][stem]}")
 
 
 def answer_script(script: str, argv: Sequence[str]) -> str:

@@ -52,6 +52,19 @@ class Ranges:
     outputs: tuple[float, ...]
 
 
+def ranges_from_json(value: Any) -> Ranges | None:
+    """The ranges that a weight file holds, or None where there are none or they are malformed."""
+    try:
+        return Ranges(float(value["input"]), tuple(float(v) for v in value["outputs"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def ranges_to_json(ranges: Ranges) -> dict[str, Any]:
+    """For a weight file's metadata."""
+    return {**dataclasses.asdict(ranges), "outputs": list(ranges.outputs)}
+
+
 @dataclass(frozen=True)
 class FusedConv:
     """A convolution with its batch norm folded in, and whether a ReLU follows."""
@@ -414,16 +427,3 @@ def _sum_of_bits(tensor: Tensor) -> int:
     total = int(flat[:whole].view(torch.int64).sum()) if whole else 0
     rest = flat[whole:]
     return total + (int(rest.double().sum().view(torch.int64)) if len(rest) else 0)
-
-
-def ranges_from_json(value: Any) -> Ranges | None:
-    """The ranges that a weight file holds, or None where there are none or they are malformed."""
-    try:
-        return Ranges(float(value["input"]), tuple(float(v) for v in value["outputs"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def ranges_to_json(ranges: Ranges) -> dict[str, Any]:
-    """For a weight file's metadata."""
-    return {**dataclasses.asdict(ranges), "outputs": list(ranges.outputs)}

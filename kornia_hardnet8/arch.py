@@ -9,6 +9,7 @@ Source: the 2020 training code (pultarmi/HardNet_MultiDataset), the 2017 one (Da
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -176,33 +177,33 @@ def build_features(token: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 1
     for layer in get_arch(token).layers.split():
-        if layer.startswith("C"):
-            conv = _parse_conv(layer)
-            module: nn.Module = nn.Conv2d(
-                conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, bias=False
-            )
-            assert isinstance(module, nn.Conv2d)
-            nn.init.orthogonal_(module.weight.data, gain=0.6)
-            channels = conv.out_channels
-        elif layer == "BN":
-            module = nn.BatchNorm2d(channels, affine=False)
-        elif layer == "BN1d":
-            module = nn.BatchNorm1d(get_arch(token).dim, affine=False)
-        elif layer == "IN":
-            module = nn.InstanceNorm2d(channels)
-        elif layer == "R":
-            module = nn.ReLU(inplace=True)
-        elif layer == "LR":
-            module = nn.LeakyReLU(inplace=True)
-        elif layer == "T":
-            module = nn.Tanh()
-        elif layer == "AVG":
-            module = nn.AdaptiveAvgPool2d((1, 1))
-        elif layer == "F":
-            module = nn.Flatten()
-        elif layer.startswith("D"):
-            module = nn.Dropout(float(layer[1:]))
-        else:
-            module = nn.MaxPool2d(int(layer.removeprefix("MAX")), stride=1)
+        match = re.fullmatch(r"(C|BN1d|MAX|[A-Z]+)(.*)", layer)
+        assert match is not None  # the table is tested
+        module = _LAYERS[match[1]](channels, layer if match[1] == "C" else match[2])
+        if isinstance(module, nn.Conv2d):
+            channels = module.out_channels
         layers.append(module)
     return nn.Sequential(*layers)
+
+
+def _convolution(channels: int, layer: str) -> nn.Module:
+    conv = _parse_conv(layer)
+    module = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, bias=False)
+    nn.init.orthogonal_(module.weight.data, gain=0.6)
+    return module
+
+
+# Letters of a layer -> from the channels that come in and what stands behind the letters.
+_LAYERS: dict[str, Callable[[int, str], nn.Module]] = {
+    "C": _convolution,
+    "BN": lambda channels, _: nn.BatchNorm2d(channels, affine=False),
+    "BN1d": lambda channels, _: nn.BatchNorm1d(channels, affine=False),
+    "IN": lambda channels, _: nn.InstanceNorm2d(channels),
+    "R": lambda *_: nn.ReLU(inplace=True),
+    "LR": lambda *_: nn.LeakyReLU(inplace=True),
+    "T": lambda *_: nn.Tanh(),
+    "D": lambda _, rate: nn.Dropout(float(rate)),
+    "AVG": lambda *_: nn.AdaptiveAvgPool2d((1, 1)),
+    "MAX": lambda _, size: nn.MaxPool2d(int(size), stride=1),
+    "F": lambda *_: nn.Flatten(),
+}

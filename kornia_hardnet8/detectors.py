@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import kornia.feature as KF
 import torch
@@ -17,7 +17,7 @@ from kornia_hardnet8.lafs import lafs_from_opencv
 from kornia_hardnet8.patches import extract_patches
 
 DetectorName = Literal["dog", "keynet", "hessian", "sift-opencv"]
-DETECTORS: tuple[DetectorName, ...] = ("dog", "keynet", "hessian", "sift-opencv")
+DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 # Half side of the frames / sigma on which shape and orientation are estimated: kornia's.
 DETECTION_MR_SIZE = 6.0
 # Side of the patches that orientation is estimated on, and how many at once.

@@ -133,20 +133,20 @@ def gemm_rate(precision: str, device: torch.device, side: int = 2048) -> float:
 
 def _staged_step(run: Run) -> dict[str, float]:
     """One training step by its stages, the data not read ahead; seconds."""
-    device, seconds = run.device, {}
+    clock, device = _clock(run.device), run.device
+    seconds: dict[str, float] = {}
     seconds["data"], batch = _timed(device, lambda: run.source.batch(run.step))
-    seconds["augmentation"], patches = _timed(device, lambda: run.augmented(batch))
-    seconds["forward"], raw = _timed(device, lambda: run._describe(patches, 0))
-    seconds["mining and loss"], (loss, _) = _timed(device, lambda: run._loss(raw, batch))
-    seconds["backward"], _ = _timed(device, run.scaler.scale(loss).backward)
-    seconds["optimiser"], _ = _timed(device, lambda: _step(run))
-    run.step += 1
+    last = clock()
+
+    def on_stage(stage: str) -> None:
+        nonlocal last
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        last, before = clock(), last
+        seconds[stage] = last - before
+
+    run.advance(batch, on_stage=on_stage)
     return seconds
-
-
-def _step(run: Run) -> None:
-    run._gradient_norm()
-    run._apply_gradient()
 
 
 def _plain_loop(config: TrainConfig, stored: torch.Tensor, device: torch.device, steps: int) -> float:

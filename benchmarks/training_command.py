@@ -18,7 +18,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", default="tripletMargin", help="loss string")
     parser.add_argument("--aug", default="mild", help="augmentation")
     parser.add_argument("--precision", default="auto", help="of the forward pass; fp32 is measured beside it")
-    parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the network")
     parser.add_argument("--steps", type=positive_number, default=3, help="timed steps")
     parser.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
@@ -38,9 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)
-    config = TrainConfig(
-        "bench", arch=args.arch, bs=args.bs, loss=args.loss, aug=args.aug, steps=100, holdout=0.0, compile=args.compile
-    )
+    config = TrainConfig("bench", arch=args.arch, bs=args.bs, loss=args.loss, aug=args.aug, steps=100, holdout=0.0)
     precisions = dict.fromkeys([resolve_precision(args.precision, device), "fp32"])
     rows: list[dict[str, Any]] = []
     for precision in precisions:

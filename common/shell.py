@@ -54,29 +54,33 @@ def progress(
     what: str = "",
     unit: str = "it",
     status: Callable[[], str] = str,
+    done: int = 0,
 ) -> Iterator[T]:
-    """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s; ``status()`` ends it."""
+    """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s; ``status()`` ends it.
+
+    ``done`` of the ``total`` were done before.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        bar = tqdm(items, total=total, desc=what, unit=unit, file=sys.stderr)
+        bar = tqdm(items, total=total, initial=done, desc=what, unit=unit, file=sys.stderr)
         for item in bar:
             yield item
             bar.set_postfix_str(status(), refresh=False)
         return
     log = logging.getLogger("kornia_hardnet8.progress")
     start = last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    for count, item in enumerate(items, done + 1):
         yield item
         now = time.monotonic()
         if now - last >= PLAIN_PROGRESS_S:
             last = now
-            rate = done / (now - start)
-            left = f"about {(total - done) / rate:.0f} s left" if total else ""
+            rate = (count - done) / (now - start)
+            left = f"about {(total - count) / rate:.0f} s left" if total else ""
             parts = filter(None, (f"{rate:.3g} {unit}/s", left, status()))
-            log.info("%s: %d%s %s, %s", what, done, f"/{total}" if total else "", unit, ", ".join(parts))
+            log.info("%s: %d%s %s, %s", what, count, f"/{total}" if total else "", unit, ", ".join(parts))
 
 
 def dispatch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -49,22 +49,30 @@ class Augmentation:
 
 _ASPECT = (math.log(0.9), math.log(1.1))
 # "full" and "noblur" are the presets of the 2020 option --K; its blur was measured in stored pixels.
-_K = Augmentation(5.0, shift=(0.03, 0.03), symmetries=4, zoom=(0.9, 1.0), shear_deg=(5.0, 5.0))
+_K = Augmentation(rotation_deg=5.0, shift=(0.03, 0.03), symmetries=4, zoom=(0.9, 1.0), shear_deg=(5.0, 5.0))
+_MILD = Augmentation(
+    rotation_deg=8.0, log2_scale=0.15, shift=(0.02, 0.02), symmetries=8, gamma=0.3, noise=0.1, blur=(0.0, 0.7)
+)
 PRESETS = {
     "none": Augmentation(),
     "published": Augmentation(symmetries=4),
-    "mild": Augmentation(8.0, 0.15, (0.02, 0.02), 8, gamma=0.3, noise=0.1, blur=(0.0, 0.7)),
+    "mild": _MILD,
     # Tracks are the strongest keypoints of a reconstruction; the weak ones, which matching uses too, drown in noise.
-    "strong": Augmentation(8.0, 0.15, (0.02, 0.02), 8, gamma=0.5, shading=0.25, noise=0.4, blur=(0.0, 1.0)),
-    "full": Augmentation(5.0, shift=(0.03, 0.03), symmetries=4, blur=(0.3, 0.3), zoom=(0.9, 1.0), shear_deg=(5.0, 5.0)),
+    "strong": replace(_MILD, gamma=0.5, shading=0.25, noise=0.4, blur=(0.0, 1.0)),
+    "full": replace(_K, blur=(0.3, 0.3)),
     "noblur": _K,
 }
 # What a preset means for stores of views (webcams), where that differs.
 VIEW_PRESETS = {
     "published": Augmentation(
-        25.0, symmetries=4, zoom=(0.8, 1.4), shear_deg=(-25.0, 25.0), crop_area=(0.7, 1.0), crop_log_aspect=_ASPECT
+        rotation_deg=25.0,
+        symmetries=4,
+        zoom=(0.8, 1.4),
+        shear_deg=(-25.0, 25.0),
+        crop_area=(0.7, 1.0),
+        crop_log_aspect=_ASPECT,
     ),
-    "full": Augmentation(25.0, shift=(0.0, 0.1), symmetries=4, zoom=(0.7, 1.1), shear_deg=(-20.0, 20.0)),
+    "full": Augmentation(rotation_deg=25.0, shift=(0.0, 0.1), symmetries=4, zoom=(0.7, 1.1), shear_deg=(-20.0, 20.0)),
 }
 
 

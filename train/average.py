@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if not first.get("config"):
         raise DataError(f"{args.checkpoints[0]} is no checkpoint of a run: it does not say how to draw patches")
     moved = {name: value for name in ("ds", "data_root") if (value := getattr(args, name)) is not None}
-    alone = {"init": None, "nested": None, "ema": 0.0, "micro_batch": 0, "compile": False}
+    alone = {"init": None, "nested": None, "ema": 0.0, "micro_batch": 0}
     config = TrainConfig.from_dict({**first["config"], **alone, **moved})
     if config.dropout_rate:
         config = dataclasses.replace(config, dropout=0.0)  # statistics as in use

@@ -110,7 +110,7 @@ class BatchSource:
         """For each store the labels left out because they have a single patch."""
         return [index.num_single if isinstance(index, LabelIndex) else 0 for index in self.indices]
 
-    def tell(self) -> None:
+    def log_notes(self) -> None:
         """Log what of the data is left out or falls short of the settings."""
         if any(self.num_single):
             log.info("labels with a single patch, left out: %s", ", ".join(map(str, self.num_single)))

@@ -11,44 +11,24 @@ from typing import Any
 
 import torch
 
-from common.machine import choose_device
+from common.machine import choose_device, keep_freed_memory
 from common.shell import positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
-from train.config import COMBINATIONS, PRECISIONS, TrainConfig
-from train.criterion import LOSS_SETTINGS, LOSSES, parse_loss
+from train.config import COMBINATIONS, PRECISIONS, RECIPES, SettingError, TrainConfig
 from train.datasets import parse_mix
-from train.losses import REDUCTIONS
+from train.losses import LOSS_SETTINGS, LOSSES, REDUCTIONS, parse_loss
 from train.optim import OPTIMIZERS, SCHEDULES
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-MEMORY = (
-    "memory of a step: the network keeps 0.55 MB a patch in bf16, 1.2 MB in fp32 (h8E512): 10 or 22 GB for "
-    "--bs 9000, 3.4 or 7.4 GB for --bs 3072; a process on Linux keeps what it freed, up to half as much again "
-    "(6.2 GiB for --bs 3072 in bf16). --micro-batch N keeps that of N patches instead (2.1 GiB for --bs 9000 "
-    "--micro-batch 1500 in bf16, 2.7 GiB for --bs 3072 --micro-batch 1536 in fp32; about a third slower; batch norm "
-    "then takes its statistics from N patches). Mining keeps blocks of 64 MB, never the whole matrix of distances."
-)
-CHANGES = (
-    "differences from the 2020 code, which ran AdamW with decay 0.01 whatever --optimizer and --wd said: those "
-    "defaults are the settings that it ran with; FPR95 is at 95 % recall (it printed that at 99 %), on labels that are "
-    "never trained on; labels with one patch are left out; sampling repeats with --seed; --no_fliprot works; "
-    "the schedule of --combine inbatch counts the steps that it takes; --fewcams takes random labels of its last "
-    "camera (there: the lowest) and all labels where a batch is larger than the set (there: an error); --ds takes any "
-    "mix; --loss refuses names that it does not know; tuples of --Npos patches are equally long; checkpoints hold what "
-    "--resume needs, and no code; they are saved after their validation, the best one too (there: the last before it); "
-    "patches are read from the disk as they are needed (there: all in memory); options that had no effect are refused. "
-    "Kept as it was: --batch_reduce average sets entry (i, j) against the positive distance of j; webcam patches are "
-    "sheared along x alone, and turned by the augmentation, not their frames."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags, with the names of the 2020 code where it had them."""
-    parser.epilog = f"{MEMORY}\n\n{CHANGES}"
+    parser.epilog = "docs/training-2020.md tells what differs from the 2020 code, and how much memory a step takes."
 
-    # Settings have no default in the parser, so that --resume tells which were given.
+    # Settings have no default in the parser, so that --resume and --recipe tell which were given.
     spellings = {"out": "--out"}
 
     def add(group: argparse._ArgumentGroup, *names: str, dest: str, help: str, **kwargs: Any) -> None:
@@ -60,7 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
     run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
-    add(run, "--init", dest="init", help="start from these weights", metavar="FILE")
+    run.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="defaults of the settings below: 2020, made for days of a GPU, or short, for a core and 20 minutes, "
+        "which is " + ", ".join(f"{name} {value}" for name, value in RECIPES["short"].items()) + " (default: 2020)",
+    )
+    add(run, "--init", dest="init", help="start from these weights: a file, or the name of a bundled model",
+        metavar="FILE")  # fmt: skip
     add(run, "--seed", dest="seed", type=seed_number, help="seed of everything random")
     add(run, "--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
@@ -75,78 +62,56 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(data, "--fewcams", dest="fewcams", action="store_true", help="take the labels of a batch from few cameras")
     add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
         help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
-    add(data, "--combine", dest="combine", choices=COMBINATIONS, help="how a batch is made of several sets")
+    add(data, "--combine", dest="combine", choices=COMBINATIONS,
+        help="random: each batch from one set; epoch: one set after the other in an epoch; inbatch: --bs tuples of "
+        "each set in every batch")  # fmt: skip
     add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
-    add(data, "--aug", "--K", dest="aug", help=f"augmentation: {', '.join(PRESETS)}")
+    add(data, "--aug", "--K", dest="aug", help=f"random changes of the patches: {', '.join(PRESETS)}")
     add(data, "--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
     add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
-    add(
-        data,
-        "--val",
-        dest="val",
-        help="data sets to validate on, at most 2000 labels of each, instead of a share of the labels of --ds",
-    )
+    add(data, "--val", dest="val",
+        help="data sets to validate on instead, at most 2000 labels of each")  # fmt: skip
 
     learn = parser.add_argument_group("learning")
-    add(learn, "--arch", "--model_arch", dest="arch", help="architecture; as in 2020 a run without it trains h8")
+    add(learn, "--arch", "--model_arch", dest="arch", help="architecture of the network")
     add(learn, "--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
     add(learn, "--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
     add(learn, "--nested", dest="nested", type=int, metavar="DIM",
-        help="take the loss of the descriptor cut to DIM dimensions too, after the projection of --init where it has "
-        "one: two thirds of the loss, so that little is lost by the cut")  # fmt: skip
-    add(
-        learn,
-        "--batch_reduce",
-        dest="batch_reduce",
-        metavar="HOW",
-        help=f"negatives of the 2020 pair losses: {', '.join(REDUCTIONS)}",
-    )
+        help="two thirds of the loss on the descriptor cut to DIM dimensions, after the projection of --init"
+    )  # fmt: skip
+    add(learn, "--batch_reduce", dest="batch_reduce", metavar="HOW",
+        help=f"negatives of the 2020 pair losses: {', '.join(REDUCTIONS)}")  # fmt: skip
     add(learn, "--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
     add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")
     add(learn, "--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")
     add(learn, "--max-minutes", dest="max_minutes", type=float,
-        help="time budget in minutes, validation and saving included; the schedule fits it")  # fmt: skip
+        help="minutes that the run takes, validation and saving included; the schedule fits them")  # fmt: skip
     add(learn, "--optimizer", dest="optimizer", help=f"optimiser: {', '.join(OPTIMIZERS)}")
     add(learn, "--lr", dest="lr", type=float, help="peak learning rate")
     add(learn, "--wd", dest="wd", type=float, help="weight decay")
     add(learn, "--eps", dest="eps", type=float,
-        help="what adamw adds to its denominator: well above the gradients its steps are in proportion to them; "
-        "1e-8 makes the steps of all weights alike (see docs/what-matters.md)")  # fmt: skip
+        help="what adamw adds to its denominator; 1e-8 makes the steps of all weights alike (docs/what-matters.md)"
+    )  # fmt: skip
     add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
     add(learn, "--dropout", dest="dropout", type=float, metavar="RATE",
-        help="rate of the dropout layer; 0: none (default: the architecture's own, 0.3 for h8E512)")  # fmt: skip
+        help="rate of the dropout layer; 0: none (default: the architecture's, 0.3 for h8E512)")  # fmt: skip
     add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
     add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
-    add(learn, "--micro-batch", dest="micro_batch", type=int, help="patches in the network at once; 0: all")
-    add(learn, "--compile", dest="compile", action="store_true",
-        help="let torch.compile fuse the network; measured on CPUs it gains nothing")  # fmt: skip
+    add(learn, "--micro-batch", dest="micro_batch", type=int,
+        help="patches in the network at once, which bounds the memory; 0: all")  # fmt: skip
     parser.set_defaults(spellings=spellings)
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Train, or print the settings."""
-    from train.loop import read_config, resume_run, run_to_end, start_run
+    from train.distributed import join_world, leave_world
+    from train.loop import resume_run, run_to_end, start_run
 
-    given = {name: getattr(args, name) for name in _DEFAULTS if hasattr(args, name)}
-    if args.resume is None:
-        if "ds" not in given:
-            raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
-        config = TrainConfig(**given)
-        _refuse_idle(config, {args.spellings[name]: name for name in given})
-    else:
-        config = read_config(args.resume)
-        wrong = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
-        if wrong:
-            raise UsageError(
-                f"--resume goes on with the settings and the folder of its run: leave {', '.join(wrong)} away"
-            )
+    config = _settings(args)
     if args.print_config:
         print(json.dumps({**config.to_dict(), **effective_settings(config)}, indent=1))
         return 0
-    from common.machine import keep_freed_memory
-    from train.distributed import join_world, leave_world
-
     if args.threads:
         torch.set_num_threads(args.threads)
     world = join_world(args.device)
@@ -165,6 +130,29 @@ def run(args: argparse.Namespace) -> int | None:
     if world.is_first:
         print(state.out / "last.ckpt")
     return 0
+
+
+def _settings(args: argparse.Namespace) -> TrainConfig:
+    """The settings that the flags ask for, or those of the run that is to go on."""
+    given = {name: getattr(args, name) for name in _DEFAULTS if hasattr(args, name)}
+    if args.resume is not None:
+        from train.loop import read_config
+
+        config = read_config(args.resume)
+        beside = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
+        if beside := beside + ["--recipe"] * (args.recipe is not None):
+            raise UsageError(
+                f"--resume goes on with the settings and the folder of its run: leave {', '.join(beside)} away"
+            )
+        return config
+    if "ds" not in given:
+        raise UsageError("--ds is missing: which data sets? (a patch store's path, or tokens such as lib+colo*2)")
+    try:
+        config = TrainConfig(**{**RECIPES[args.recipe or "2020"], **given})
+    except SettingError as error:
+        raise UsageError(f"{args.spellings[error.name]} {error.problem}") from None
+    _refuse_idle(config, {args.spellings[name]: name for name in given})
+    return config
 
 
 def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:

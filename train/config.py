@@ -10,13 +10,24 @@ from typing import Any, get_args, get_type_hints
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from train.augment import Augmentation, get_augmentation
-from train.criterion import Criterion, parse_loss
-from train.losses import REDUCTIONS, LossOptions
+from train.losses import REDUCTIONS, Criterion, LossOptions, parse_loss
 from train.optim import OPTIMIZERS, SCHEDULES
-from train.sampling import Sampling
+from train.sampling import Sampling, SettingError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMBINATIONS = ("random", "epoch", "inbatch")
+# Settings that replace the defaults where a recipe is asked for. "2020" are the defaults: the settings that the 2020
+# code ran with, made for days of a GPU. "short" is what learned most from the same patches in 200 steps on one core
+# (docs/what-matters.md), with a budget.
+RECIPES: dict[str, dict[str, Any]] = {
+    "2020": {},
+    "short": {
+        "arch": "h7nodrop", "loss": "tripletMargin,sos", "bs": 128, "fewcams": True, "cams_in_batch": 2, "aug": "mild",
+        "lr": 1e-2, "eps": 1e-8, "max_minutes": 20.0, "save_every": 200,
+    },
+}  # fmt: skip
+# Settings of earlier versions that are gone, and the only value that a run can have had and go on.
+_GONE = {"compile": False}
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class TrainConfig:
         ds: data sets, ``token[*weight][+token[*weight]…]``; the weight is the relative frequency of batches.
         data_root: folder in which tokens are looked up.
         val: data sets to validate on; None: on the held-out labels of ``ds``.
-        loss: loss string, see :mod:`train.criterion`.
+        loss: loss string, see :mod:`train.losses`.
         batch_reduce: which negatives the 2020 pair losses take.
         closeok: near-duplicates may be negatives.
         bs: tuples in a batch.
@@ -50,7 +61,6 @@ class TrainConfig:
         precision: of the forward pass; ``auto``: bf16 where the machine gains from it.
         micro_batch: patches that the network sees at once, to bound the memory; 0: the whole batch.
         dropout: rate of the architecture's dropout layer; None: its own.
-        compile: let torch.compile fuse the network.
         holdout: share of the labels kept for validation, unless ``val`` is set.
         save_every: steps between checkpoints; None: one an epoch.
         seed: of everything random.
@@ -86,7 +96,6 @@ class TrainConfig:
     precision: str = "auto"
     micro_batch: int = 0
     dropout: float | None = None
-    compile: bool = False
     holdout: float = 0.02
     save_every: int | None = None
     seed: int = 0
@@ -108,19 +117,21 @@ class TrainConfig:
         parse_loss(self.loss, self.npos)
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
             if (value := getattr(self, name)) is not None and not low <= value < high:
-                raise UsageError(f"--{name} must be {low:g} … {high:g}, got {value}")
-        if self.dropout and not self._own_dropout:
-            raise UsageError(f"--dropout {self.dropout:g}: {self.arch} has no dropout layer")
+                raise SettingError(name, f"must be {low:g} … {high:g}, got {value}")
+        if self.dropout and not self._arch_dropout:
+            raise SettingError("dropout", f"{self.dropout:g}: {self.arch} has no dropout layer")
         for name in ("epochs", "steps", "save_every", "max_minutes", "lr", "eps"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+                raise SettingError(name, f"must be positive, got {value}")
         for name in ("wd", "mpos"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise UsageError(f"--{name} must be a number of 0 and more, got {value}")
+                raise SettingError(name, f"must be a number of 0 and more, got {value}")
         if self.nested is not None and not 1 <= self.nested < width:
-            raise UsageError(f"--nested must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}")
+            raise SettingError(
+                "nested", f"must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}"
+            )
         if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
-            raise UsageError(f"--micro-batch must hold whole tuples, at least two, of {self.npos} patches")
+            raise SettingError("micro_batch", f"must hold whole tuples, at least two, of {self.npos} patches")
         if self.num_steps < 1:
             raise UsageError(f"an epoch of {self.tuples} tuples holds no batch of {self.bs}")
 
@@ -140,13 +151,13 @@ class TrainConfig:
         return self.steps if self.steps is not None else self.steps_per_epoch * self.epochs
 
     @property
-    def _own_dropout(self) -> float:
+    def _arch_dropout(self) -> float:
         return max((float(layer[1:]) for layer in get_arch(self.arch).layers.split() if layer[0] == "D"), default=0.0)
 
     @property
     def dropout_rate(self) -> float:
         """The rate that is trained with: as set, or the architecture's own; 0: no dropout."""
-        return self._own_dropout if self.dropout is None else self.dropout
+        return self._arch_dropout if self.dropout is None else self.dropout
 
     def augmentation(self, kind: str) -> Augmentation:
         """Random changes of the patches of a kind of store."""
@@ -172,6 +183,7 @@ class TrainConfig:
         wrong = "not the settings of a training run: "
         if not isinstance(values, dict) or "ds" not in values:
             raise DataError(f"{wrong}no ds")
+        values = {name: value for name, value in values.items() if (name, value) not in _GONE.items()}
         for name, value in values.items():
             if name not in kinds:
                 raise DataError(f"{wrong}unknown {name}")

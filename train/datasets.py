@@ -44,36 +44,29 @@ def parse_mix(text: str) -> list[MixItem]:
     return items
 
 
-def open_mix(text: str, data_root: str | Path) -> list[tuple[PatchStore, float]]:
-    """Open every set of a data set string, with its weight.
+def open_mix(text: str, data_root: str | Path, folder: Path = Path()) -> list[tuple[PatchStore, float]]:
+    """Open every set of a data set string, with its weight; relative paths count from ``folder``.
 
     Raises:
         MissingFileError: tokens that are neither a path nor found below ``data_root``, all of them.
         DataError: a damaged store or file.
     """
-    items, root = parse_mix(text), Path(data_root)
-    missing = {}
-    for item in items:
+    places, missing = [], {}
+    for item in parse_mix(text):
         try:
-            _ = _is_demo(item.token) or find_store(item.token, root)
+            is_demo = item.token == DEMO and not (folder / DEMO).is_dir()
+            places.append((None if is_demo else find_store(item.token, Path(data_root), folder), item.weight))
         except MissingFileError as error:
             missing[item.token] = str(error)
     if missing:
         raise MissingFileError("; ".join(missing.values()))
-    return [(open_set(item.token, root), item.weight) for item in items]
+    return [(_open_demo() if place is None else open_place(place), weight) for place, weight in places]
 
 
-def _is_demo(token: str) -> bool:
-    return token == DEMO and not Path(token).is_dir()
+def _open_demo() -> PatchStore:
+    from train.demo import demo_store
 
-
-def open_set(token: str, data_root: Path) -> PatchStore:
-    """Open a token: a patch store, a data file of 2020, or the generated ``demo``."""
-    if _is_demo(token):
-        from train.demo import demo_store
-
-        return PatchStore.open(demo_store())
-    return open_place(find_store(token, data_root))
+    return PatchStore.open(demo_store())
 
 
 def open_place(place: Path) -> PatchStore:
@@ -90,15 +83,18 @@ def open_place(place: Path) -> PatchStore:
     return open_2020(place)
 
 
-def find_store(token: str, data_root: Path) -> Path:
-    """Where a token is: a path as it is; else below ``data_root`` its file of 2020, a store of that name, or a folder.
+def find_store(token: str, data_root: Path, folder: Path = Path()) -> Path:
+    """Where a token is: at that path, or below ``data_root`` its file of 2020, a store of that name, or a folder.
+
+    Relative paths count from ``folder``.
 
     Raises:
         MissingFileError: nowhere; a token of 2020 is answered with its origin.
         UsageError: the folder of a webcam set holds several files, none of them built with the defaults of 2020.
     """
-    of_2020 = places_2020(token, data_root)
-    places = [Path(token), *of_2020, data_root / token]
+    root = folder / data_root
+    of_2020 = places_2020(token, root)
+    places = [folder / token, *of_2020, root / token]
     for place in places:
         if place.is_file() or (place / "meta.json").is_file():
             return place
@@ -107,8 +103,8 @@ def find_store(token: str, data_root: Path) -> Path:
             return place
     looked = ", ".join(str(place) for place in places[1:])
     flag = "" if data_root == Path(DATA_ROOT) else f" --data-root {data_root}"
-    if origin := origin_2020(token, data_root, flag):
+    if origin := origin_2020(token, root, flag):
         raise MissingFileError(f"data set {token!r} is not there (looked for {looked}); it comes from {origin}")
-    present = [path.name for path in data_root.iterdir()] if data_root.is_dir() else []
+    present = [path.name for path in root.iterdir()] if root.is_dir() else []
     names = [*present, *TOKENS, *ALIASES, *MIXES, DEMO]
     raise MissingFileError(f"data set {token!r}: no patch store at {token} or {looked}{closest(token, names)}")

@@ -9,25 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
+from common import images
 from common.images import load_cv2
+from kornia_hardnet8 import lafs, patches
 from kornia_hardnet8.errors import DataError
+from train.stores import frames, linking, photos, sift, views, writer
 from train.stores.photos import PhotoSettings, build_photos
 
 NUM_PICTURES, HEIGHT, WIDTH = 6, 480, 640
+_MADE_BY = (photos, views, linking, sift, frames, writer, images, lafs, patches)
 
 
 def demo_store() -> Path:
     """The folder of the store, built in half a minute when it is missing.
 
-    It lies in ``$XDG_CACHE_HOME`` (default ``~/.cache``), under a name that changes with the code that draws it.
+    It lies in ``$XDG_CACHE_HOME`` (default ``~/.cache``), under a name that changes with the code that makes it.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(__file__).parent
-    drawn_by = [folder / "demo.py", folder / "stores" / "photos.py", folder / "stores" / "views.py"]
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in drawn_by)).hexdigest()[:12]
+    made_by = (Path(__file__), *(Path(str(module.__file__)) for module in _MADE_BY))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in made_by)).hexdigest()[:12]
     out = root / "kornia-hardnet8" / f"demo-patches-{version}"
     if (out / "meta.json").is_file():
         return out

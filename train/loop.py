@@ -27,6 +27,7 @@ from train.validate import validate
 
 log = logging.getLogger(__name__)
 METRICS_EVERY = 10
+_ESTIMATED_AFTER = 3  # steps: the first ones are slower
 T = TypeVar("T")
 
 
@@ -87,7 +88,7 @@ def start_run(config: TrainConfig, out: Path, device: torch.device, world: World
         with naming(out):
             out.mkdir(parents=True, exist_ok=True)
         about = {"config": config.to_dict(), "precision": run.precision, "mr_size": run.mr_size, "data": run.data}
-        write_json(out / "config.json", {**about, "environment": describe_environment()})
+        write_json(out / "config.json", {**about, "folder": str(Path.cwd()), "environment": describe_environment()})
     return run
 
 
@@ -107,22 +108,47 @@ def read_config(out: Path) -> TrainConfig:
 
 
 def resume_run(out: Path, device: torch.device, world: World | None = None) -> Run:
-    """The run in the folder ``out``, at its last checkpoint.
+    """The run in the folder ``out``, at its last checkpoint; its data are looked for from where it was started.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: there is none, or its data are not there.
         UsageError: a file of weights instead of a folder.
         DataError: its files are damaged, or its data are no longer the same.
     """
-    about = _read_about(out)
-    run = Run(read_config(out), out, device, world)
+    about, config = _read_about(out), read_config(out)
+    checkpoint = out / "last.ckpt"
+    content = (
+        load_checkpoint(checkpoint) if checkpoint.exists() else None
+    )  # None: it ended before the first: start over
+    run = _open_run(config, out, device, world, about.get("folder"), content is not None)
     _check_data(run.data, about.get("data"), out)
     run.precision = about.get("precision", run.precision)
-    if (out / "last.ckpt").exists():  # else the run ended before its first checkpoint: start over
-        run.restore(load_checkpoint(out / "last.ckpt"))
+    if content is not None:
+        run.restore(content)
     if run.world.is_first:
         _cut_metrics(out / "metrics.jsonl", run.step)
+        _warn_of_threads(about, device)
     return run
+
+
+def _open_run(
+    config: TrainConfig, out: Path, device: torch.device, world: World | None, folder: Any, resumed: bool
+) -> Run:
+    if isinstance(folder, str) and Path(folder) != Path.cwd():
+        with contextlib.suppress(MissingFileError):  # moved since: looked for from here
+            return Run(config, out, device, world, Path(folder), resumed)
+    return Run(config, out, device, world, resumed=resumed)
+
+
+def _warn_of_threads(about: dict[str, Any], device: torch.device) -> None:
+    environment = about.get("environment")
+    before = environment.get("threads") if isinstance(environment, dict) else None
+    now = torch.get_num_threads()
+    if device.type == "cpu" and before not in (None, now):
+        log.warning(
+            "the run began with %s threads and goes on with %d: sums are rounded otherwise; with --threads %s it would "
+            "be the same bit by bit", before, now, before,
+        )  # fmt: skip
 
 
 def _check_data(now: list[dict[str, Any]], before: Any, out: Path) -> None:
@@ -160,16 +186,16 @@ def run_to_end(run: Run) -> None:
     held_out = run.source.validation() if run.world.is_first else []
     signals = _Signals()
     if run.world.is_first:
-        run.source.tell()
+        run.source.log_notes()
     with (
         signals.heard(),
         concurrent.futures.ThreadPoolExecutor(1) as pool,
-        _metrics_file(run) as metrics,
+        contextlib.closing(_Metrics(run)) as metrics,
     ):
         if config.max_minutes and run.step == 0:  # how long it takes is kept free at the end
             _save_and_validate(run, held_out, metrics, signals)
         ahead = pool.submit(run.source.batch, run.step)
-        stopped = False
+        first, stopped = run.step, False
         figures: dict[str, float] = {}
 
         def status() -> str:
@@ -177,17 +203,18 @@ def run_to_end(run: Run) -> None:
             shown = "loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else ""
             return time_over + shown
 
-        total = None if config.max_minutes else config.num_steps - run.step
-        steps = progress(run.steps_left(), total, "training", "step", status)
-        for elapsed in steps:
+        total = None if config.max_minutes else config.num_steps
+        for elapsed in progress(run.steps_left(), total, "training", "step", status, done=run.step):
             batch = ahead.result()
             ahead = pool.submit(run.source.batch, run.step + 1)
             figures, stopped = _advance(run, batch, elapsed, signals)
             if stopped:
                 break
+            if run.step == first + _ESTIMATED_AFTER and run.world.is_first:
+                _warn_of_days(run, len(batch.labels) / figures["patches_s"])
             saving = run.step % every == 0
             if run.step % METRICS_EVERY == 0 or saving or run.step == 1:
-                _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
+                metrics.write(figures)
             if saving:
                 _save_and_validate(run, held_out, metrics, signals)
         if stopped:
@@ -198,6 +225,16 @@ def run_to_end(run: Run) -> None:
             log.warning("the time of --max-minutes was over before the first step: the weights are the first ones")
     if stopped:
         raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}")
+
+
+def _warn_of_days(run: Run, step_s: float) -> None:
+    """Say so where a run without a time budget is going to take more than a day."""
+    days = (run.config.num_steps - run.step) * step_s / 86400
+    if days > 1 and not run.config.max_minutes:
+        log.warning(
+            "at %.3g s a step the %d steps take about %.3g days: --max-minutes N fits the run to N minutes, "
+            "--recipe short is made for less", step_s, run.config.num_steps, days,
+        )  # fmt: skip
 
 
 def _advance(run: Run, batch: Batch, elapsed: float, signals: _Signals) -> tuple[dict[str, float], bool]:
@@ -225,7 +262,7 @@ def _save_first(run: Run) -> None:
     wait_for_all(run.world)
 
 
-def _save_and_validate(run: Run, held_out: list[Part], metrics: Any, signals: _Signals) -> None:
+def _save_and_validate(run: Run, held_out: list[Part], metrics: _Metrics, signals: _Signals) -> None:
     start = time.monotonic()
     if broken := run.broken_weights():
         raise DataError(f"{broken} is not finite after step {run.step}: {run.advice(saved=False)}")
@@ -240,7 +277,7 @@ def _save_and_validate(run: Run, held_out: list[Part], metrics: Any, signals: _S
             score = figures.get("val_fpr95", -run.step)  # nothing held out: the newest is the best
             is_best = score <= run.best
             run.best = min(run.best, score)
-            _write_line(metrics, {"step": run.step, "elapsed_s": round(run.elapsed_s, 2), **figures})
+            metrics.write(figures)
             if is_best:
                 run.save("best.ckpt")
         run.save("last.ckpt")  # last: what a kill leaves behind without it is done again
@@ -250,35 +287,34 @@ def _save_and_validate(run: Run, held_out: list[Part], metrics: Any, signals: _S
     run.reserve_s = time.monotonic() - start
 
 
-@contextlib.contextmanager
-def _metrics_file(run: Run) -> Iterator[Any]:
-    """``metrics.jsonl``, and TensorBoard's file where that is installed; None in all processes but the first."""
-    if not run.world.is_first:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        board = None
-    else:
-        board = SummaryWriter(str(run.out / "tensorboard"))
-    with open(run.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-        try:
-            yield (file, board)
-        finally:
-            if board is not None:
-                board.close()
+class _Metrics:
+    """``metrics.jsonl``, and TensorBoard's file where that is installed; nothing in all processes but the first."""
 
+    def __init__(self, run: Run) -> None:
+        self._run, self._file, self._board = run, None, None
+        if not run.world.is_first:
+            return
+        self._file = open(run.out / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
 
-def _write_line(metrics: Any, values: dict[str, float]) -> None:
-    if metrics is None:
-        return
-    file, board = metrics
-    file.write(json.dumps(values, allow_nan=False) + "\n")
-    file.flush()
-    if board is not None:
-        for name in values.keys() - {"step"}:
-            board.add_scalar(name, values[name], values["step"])
+            self._board = SummaryWriter(str(run.out / "tensorboard"))
+
+    def write(self, figures: dict[str, float]) -> None:
+        """A line of the run's step, flushed."""
+        values = {"step": self._run.step, "elapsed_s": round(self._run.elapsed_s, 2), **figures}
+        if self._file is not None:
+            self._file.write(json.dumps(values, allow_nan=False) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name in values.keys() - {"step"}:
+                self._board.add_scalar(name, values[name], values["step"])
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._file, self._board):
+            if file is not None:
+                file.close()
 
 
 def _cut_metrics(path: Path, step: int) -> None:

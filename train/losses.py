@@ -1,15 +1,23 @@
-"""Losses on descriptors, always in float32 (distances near 0 lose everything in half precision)."""
+"""Losses on descriptors, always in float32 (distances near 0 lose everything in half precision).
+
+A loss string is ``name[*weight][,name[*weight]…]``: one or more losses and regularisers, summed.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_hardnet8.errors import UsageError, closest
+from kornia_hardnet8.projection import Projection
 from train.mining import (
     NEAR_DUPLICATE,
     distance_matrix,
@@ -20,6 +28,7 @@ from train.mining import (
 )
 
 REDUCTIONS = ("min", "average", "random")
+NESTED_SHARE = 2 / 3  # weight of the short descriptor's loss, the one that is used; the whole width has the rest
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,8 @@ def pair_distances(batch: Described, options: LossOptions, permutation: Tensor |
     """
     anchors, positives = batch.anchors, batch.positives
     if options.reduce == "min":
-        found = hardest_pairs(anchors, positives, batch.exclude, options.protect)
-        negative = row_distances(anchors[found.anchors], positives[found.positives]) + found.penalty
+        hardest = hardest_pairs(anchors, positives, batch.exclude, options.protect)
+        negative = row_distances(anchors[hardest.anchors], positives[hardest.positives]) + hardest.penalty
         return row_distances(anchors, positives), negative
     distances = distance_matrix(anchors, positives)
     d_pos = distances.diagonal()
@@ -158,9 +167,9 @@ class DynamicSoftMargin(nn.Module):
 
     def forward(self, batch: Described) -> Tensor:
         """(N,) weighted differences of positive and negative distance; their mean is the loss."""
-        found = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
+        hardest = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
         d_pos = _unit_distance(batch.anchors, batch.positives)
-        d_neg = _unit_distance(batch.anchors[found.anchors], batch.positives[found.positives])
+        d_neg = _unit_distance(batch.anchors[hardest.anchors], batch.positives[hardest.positives])
         with torch.no_grad():
             place = ((d_pos - d_neg + 2.0) / self.width).clamp(0, len(self.histogram) - 1)
             low = place.floor().long()
@@ -171,7 +180,7 @@ class DynamicSoftMargin(nn.Module):
             rate = self.momentum if self.histogram.any() else 1.0
             self.histogram.lerp_(counts, rate)
             weights = (self.histogram / self.histogram.sum()).cumsum(0)[low]
-            weights = weights * (found.penalty == 0)
+            weights = weights * (hardest.penalty == 0)
         return weights * (d_pos - d_neg)
 
 
@@ -210,9 +219,9 @@ class StatisticalTriplet(nn.Module):
 
     def forward(self, batch: Described) -> Tensor:
         """(N,) weighted differences of positive and negative angle."""
-        found = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
+        hardest = hardest_pairs(batch.anchors, batch.positives, batch.exclude, self.protect)
         pos = _angle(batch.anchors, batch.positives)
-        neg = _angle(batch.anchors[found.anchors], batch.positives[found.positives])
+        neg = _angle(batch.anchors[hardest.anchors], batch.positives[hardest.positives])
         with torch.no_grad():
             now = torch.stack([
                 pos.mean(), pos.var(unbiased=False), neg.mean(), neg.var(unbiased=False),
@@ -220,7 +229,7 @@ class StatisticalTriplet(nn.Module):
             ])  # fmt: skip
             self.statistics.copy_(now if self.statistics.isnan().any() else self.statistics.lerp(now, self.momentum))
             mean_pos, var_pos, mean_neg, var_neg, limit = self.statistics
-            counts = (pos - neg >= limit) & (found.penalty == 0)
+            counts = (pos - neg >= limit) & (hardest.penalty == 0)
             w_pos = torch.exp(-((pos - mean_pos) ** 2) / (8.0 * var_pos + 1e-6)) * counts
             w_neg = torch.exp(-((neg - mean_neg) ** 2) / (8.0 * var_neg + 1e-6)) * counts
             w_pos, w_neg = (w * (len(w) / w.sum().clamp(min=1e-6)) for w in (w_pos, w_neg))
@@ -243,9 +252,9 @@ class SecondOrder(nn.Module):
         near = torch.cat([nearest_rows(anchors, self.neighbours), nearest_rows(positives, self.neighbours)], 1)
         with torch.no_grad():
             repeats = (near[:, :, None] == near[:, None, :]).sum(2)
-        own = torch.arange(len(anchors), device=near.device)[:, None].expand_as(near)
-        first = _unit_distance(anchors[own.flatten()], anchors[near.flatten()])
-        second = _unit_distance(positives[own.flatten()], positives[near.flatten()])
+        rows = torch.arange(len(anchors), device=near.device)[:, None].expand_as(near)
+        first = _unit_distance(anchors[rows.flatten()], anchors[near.flatten()])
+        second = _unit_distance(positives[rows.flatten()], positives[near.flatten()])
         return torch.sqrt((((first - second) ** 2).view_as(near) / repeats).sum(1) + 1e-6)
 
 
@@ -287,3 +296,140 @@ def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
 def _angle(a: Tensor, b: Tensor) -> Tensor:
     """Angles between unit vectors, row by row, with a finite gradient everywhere."""
     return torch.acos((a * b).sum(1).clamp(-1.0 + 1e-6, math.cos(1e-3)))
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """What a name stands for.
+
+    Attributes:
+        build: from options to a module that maps a batch to losses of items.
+        about: one line for the help.
+        obeys: the settings of a run that change it, beside its weight.
+        pairs_only: takes tuples of two patches alone.
+        regulariser: of no use without another loss.
+    """
+
+    build: Callable[[LossOptions], nn.Module]
+    about: str
+    obeys: tuple[str, ...] = ()
+    pairs_only: bool = True
+    regulariser: bool = False
+
+
+# settings of a run that some of the losses obey
+LOSS_SETTINGS = ("mpos", "batch_reduce", "closeok")
+LOSSES: dict[str, LossEntry] = {
+    **{
+        name: LossEntry(
+            partial(PairLoss, name),
+            "hardest in batch, as in 2020",
+            LOSS_SETTINGS[1:] if name == "softmax" else LOSS_SETTINGS,
+        )
+        for name in ITEM_LOSSES
+    },
+    "tripletMargin++": LossEntry(GeneralisedTriplet, "one triplet a label over all rows, as in 2020", ("mpos",), False),
+    "softMargin": LossEntry(DynamicSoftMargin, "weights by a running distribution; no margin", ("closeok",)),
+    "hybrid": LossEntry(HybridTriplet, "HyNet's similarity; its margin is 1.2, its length*0.1", ("mpos",), False),
+    "statistical": LossEntry(StatisticalTriplet, "after SDGMNet; no margin", ("closeok",)),
+    "sos": LossEntry(SecondOrder, "SOSNet's second-order similarity", regulariser=True),
+    "length": LossEntry(LengthDifference, "HyNet's regularised normalisation", regulariser=True),
+    "gor": LossEntry(GlobalOrthogonality, "global orthogonality", regulariser=True),
+}
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One name of a loss string with its weight."""
+
+    name: str
+    weight: float
+
+
+def parse_loss(text: str, npos: int = 2) -> list[LossTerm]:
+    """Parse a loss string for tuples of ``npos`` patches.
+
+    Raises:
+        UsageError: an unknown name (close ones given), a wrong weight, regularisers alone, or pairs needed.
+    """
+    terms = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([A-Za-z]+(?:\+\+)?)\s*(?:\*\s*([0-9.eE+-]+)\s*)?", part)
+        if match is None:
+            raise UsageError(f"loss {text!r}: {part!r} is not of the form name or name*weight")
+        name, number = match.groups()
+        if name not in LOSSES:
+            raise UsageError(f"unknown loss {name!r}{closest(name, LOSSES)}")
+        try:
+            weight = float(number or 1.0)
+        except ValueError:
+            weight = 0.0
+        if not 0.0 < weight < float("inf"):
+            raise UsageError(f"loss {text!r}: the weight of {name} must be a positive number")
+        if LOSSES[name].pairs_only and npos != 2:
+            raise UsageError(f"loss {name} takes pairs, got tuples of {npos} patches (tripletMargin++ takes more)")
+        terms.append(LossTerm(name, weight))
+    if all(LOSSES[term.name].regulariser for term in terms):
+        raise UsageError(f"loss {text!r} has regularisers alone: add one such as tripletMargin")
+    return terms
+
+
+class Criterion(nn.Module):
+    """The weighted sum of the terms of a loss string; state of single terms is in its state dict."""
+
+    def __init__(self, text: str, options: LossOptions, npos: int = 2) -> None:
+        super().__init__()
+        self.terms = parse_loss(text, npos)
+        self.parts = nn.ModuleList(LOSSES[term.name].build(options) for term in self.terms)
+
+    def forward(self, batch: Described) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss (), losses of items of the first term that is no regulariser, and means () of single terms."""
+        total, items = batch.unit.new_zeros(()), None
+        means: dict[str, Tensor] = {}
+        for term, part in zip(self.terms, self.parts, strict=True):
+            values = part(batch)
+            mean = values.mean()
+            total = total + term.weight * mean
+            means[term.name] = mean.detach()
+            if items is None and not LOSSES[term.name].regulariser:
+                items = values.detach()
+        assert items is not None  # parse_loss saw to it
+        return total, items, means
+
+
+class NestedLoss(nn.Module):
+    """The loss of descriptors after a fixed projection, cut to fewer dimensions and brought to unit length.
+
+    Source: losses on nested prefixes of an embedding are those of Matryoshka representation learning (Kusupati et al.
+    2022); here the prefix is that of a projection, PCA where the first weights have one.
+
+    Args:
+        projection: of the weights that training starts from; None: the first features themselves.
+        width: D, of the network.
+        dim: dimensions kept, fewer than D.
+        criterion: loss of the short descriptors, which keeps a state apart.
+
+    Raises:
+        UsageError: the projection keeps fewer dimensions than ``dim``.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, projection: Projection | None, width: int, dim: int, criterion: Criterion) -> None:
+        super().__init__()
+        if projection is None:
+            mean, basis = torch.zeros(width), torch.eye(width, dim)
+        else:
+            mean, basis = projection.truncated(dim)
+        self.register_buffer("mean", mean.detach().float().clone())
+        self.register_buffer("basis", basis.detach().float().contiguous().clone())
+        self.criterion = criterion
+
+    def forward(self, described: Described) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss () of a batch of descriptors (n, D), and the means () of its terms."""
+        short = (described.unit - self.mean) @ self.basis
+        lengths = short.norm(dim=1)
+        unit = F.normalize(short, dim=1, eps=1e-12)
+        loss, _, terms = self.criterion(dataclasses.replace(described, unit=unit, lengths=lengths))
+        return loss, terms

@@ -33,11 +33,6 @@ ROWS = 4096  # stored patches read at once: 17 MB
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.epilog = (
-        "difference from the 2020 notebook, which left dropout on and took the statistics of each batch: the network "
-        "describes in evaluation mode; the basis is exact, ordered and whole, to be cut to any width on use; as a "
-        "layer of the network it stays on the device and passes gradients (there: computed on the CPU, without)."
-    )
     parser.add_argument("checkpoint", type=Path, help="weights to fit a projection to")
     parser.add_argument("--ds", required=True, help="data sets, as for training (weights are ignored)")
     parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")

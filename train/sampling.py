@@ -55,13 +55,21 @@ class Sampling:
     cams_in_batch: int = 0
 
     def __post_init__(self) -> None:
-        for flag, value, what in (("bs", self.batch_size, "tuples"), ("Npos", self.npos, "patches in a tuple")):
+        for name, value, what in (("bs", self.batch_size, "tuples"), ("npos", self.npos, "patches in a tuple")):
             if value < 2:
-                raise UsageError(f"--{flag} must be at least 2 {what}, got {value}")
+                raise SettingError(name, f"must be at least 2 {what}, got {value}")
         if self.cams_in_batch < 0:
-            raise UsageError(f"--cams-in-batch must not be negative, got {self.cams_in_batch}")
+            raise SettingError("cams_in_batch", f"must not be negative, got {self.cams_in_batch}")
         if self.cams_in_batch and not self.fewcams:
-            raise UsageError("--cams-in-batch needs --fewcams")
+            raise SettingError("cams_in_batch", "needs fewcams")
+
+
+class SettingError(UsageError):
+    """A setting of a run that no run can have; the command line knows which flag sets it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
 
 
 def index_labels(labels: NDArray[np.integer], cam_ids: NDArray[np.integer]) -> LabelIndex:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from kornia_hardnet8.errors import UsageError
 from train import mining
-from train.criterion import LOSSES, Criterion, parse_loss
 from train.losses import (
     ITEM_LOSSES,
+    LOSSES,
+    Criterion,
     Described,
     DynamicSoftMargin,
     GeneralisedTriplet,
@@ -24,6 +25,7 @@ from train.losses import (
     PairLoss,
     SecondOrder,
     pair_distances,
+    parse_loss,
 )
 from train.mining import distance_matrix, hardest_of_classes, hardest_pairs, nearest_rows
 
@@ -265,7 +267,7 @@ def test_terms_are_summed_with_their_weights() -> None:
         ("sos", 2, "regularisers alone"),
         ("tripletMargin*0", 2, "must be a positive number"),
         ("tripletMargin", 3, "--Npos must be 2, got 3"),
-        ("tripletMargin++,sos", 3, "--loss sos takes pairs"),
+        ("tripletMargin++,sos", 3, "loss sos takes pairs"),
     ],
 )
 def test_wrong_loss_strings_are_refused(text: str, npos: int, message: str) -> None:

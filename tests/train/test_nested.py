@@ -14,10 +14,8 @@ from kornia_hardnet8.projection import PCAFitter, Projection
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import TrainConfig
-from train.criterion import Criterion
 from train.loop import resume_run, run_to_end, start_run
-from train.losses import Described, LossOptions
-from train.nested import NestedLoss
+from train.losses import Criterion, Described, LossOptions, NestedLoss
 
 CPU = torch.device("cpu")
 

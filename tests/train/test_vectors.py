@@ -14,8 +14,7 @@ from common.metrics import average_precision, average_precision_merged, fpr_at_r
 from kornia_hardnet8 import HardNet8
 from train.augment import PRESETS, augment
 from train.config import TrainConfig
-from train.criterion import Criterion
-from train.losses import Described, LossOptions
+from train.losses import Criterion, Described, LossOptions
 from train.network import raw_descriptors
 from train.optim import Rate, build_optimizer, set_rate
 from train.sampling import dataset_sequence, index_views, label_offsets, plan_view_batch

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from train.cli import main
 from train.config import TrainConfig
-from train.criterion import LOSS_SETTINGS, LOSSES
-from train.losses import Described
+from train.losses import LOSS_SETTINGS, LOSSES, Described
 from train.recipes2020.flags import FLAGS, names_2020, parse_2020
 
 UNIVERSAL = ["--arch=h8", "--ds=v4+lib", "--loss=tripletMargin++"]
@@ -174,19 +173,13 @@ def test_resume_with_a_file_answers_with_init(tiny_checkpoint: Path, capsys: pyt
         assert f"--init {tiny_checkpoint}" in capsys.readouterr().err
 
 
-def test_the_help_tells_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["run", "--help"])
-    shown = capsys.readouterr().out
-    assert "\n\ndifferences from the 2020 code" in shown  # a paragraph of its own
-    text = " ".join(shown.split())
-    for part in ("memory of a step", "without it trains h8", "at 95 % recall", "tripletMargin++", "--micro-batch"):
-        assert part in text
-    assert "--filter_sets" not in text
-    for command, part in (("pca", "evaluation mode"), ("build amos", "in one resampling"), ("build photos", "goes on")):
+def test_the_help_is_of_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, part in (("run", "tripletMargin++"), ("pca", "--whiten"), ("build photos", "goes on")):
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
-        assert part in " ".join(capsys.readouterr().out.split())
+        shown = " ".join(capsys.readouterr().out.split())
+        assert part in shown
+        assert "--filter_sets" not in shown
 
 
 @pytest.mark.parametrize("name", ["univ", "ptv2", "misc", "oldgen"])

@@ -344,17 +344,17 @@ def bootstrap_ci(
     accuracies (:func:`maa_per_pair`), not errors.
     """
     x = np.asarray(values, dtype=np.float64).ravel()
-    if not np.isfinite(x).all():
-        raise ValueError("cannot resample NaN or infinity: turn failures into an accuracy of 0 first")
     if x.size == 0:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    block = max(1, _RESAMPLE_BLOCK // x.size)
-    means = np.concatenate(
-        [
-            x[rng.integers(0, x.size, (min(block, num_resamples - start), x.size))].mean(axis=1)
-            for start in range(0, num_resamples, block)
-        ]
-    )
+    means = resampled_means(x, np.random.default_rng(seed), num_resamples)
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
+
+
+def resampled_means(values: Floats, rng: np.random.Generator, num_resamples: int = 2000) -> Floats:
+    """Means (num_resamples,) of N draws out of ``values`` (N,), N >= 1, with replacement; see :func:`bootstrap_ci`."""
+    if not np.isfinite(values).all():
+        raise ValueError("cannot resample NaN or infinity: turn failures into an accuracy of 0 first")
+    block = max(1, _RESAMPLE_BLOCK // values.size)
+    sizes = [min(block, num_resamples - start) for start in range(0, num_resamples, block)]
+    return np.concatenate([values[rng.integers(0, values.size, (n, values.size))].mean(axis=1) for n in sizes])

@@ -13,8 +13,7 @@ import numpy as np
 
 from common.metrics import maa_per_pair
 from common.shell import seed_number
-from eval.core.options import format_table
-from eval.core.results import Score, mean_over_scenes, nested_mean, read_results, strict
+from eval.core.results import Score, format_table, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from kornia_hardnet8.files import write_json
 

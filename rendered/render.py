@@ -16,6 +16,8 @@ from rendered.textures import Array, Texture, f32
 SHADOW_REACH_M = 27.0
 SHADOW_CELLS = 1400
 SAMPLES = 2  # rays a pixel along each side
+GRID_PX = 12  # every 12th pixel becomes a point that decides co-visibility
+DEPTH_TOLERANCE = 0.01  # a point counts as seen when the depth map agrees to one percent
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,32 @@ def depth_map(solids: Sequence[Solid], view: View) -> Array:
     depth, index = cast(solids, view.center, view.rays(1), _grid_place(view, 1))
     lasting = np.array([not solid.transient for solid in solids] + [False])
     return np.where(lasting[index], depth, 0).astype(np.float32)
+
+
+def observations(views: Sequence[View], depths: Sequence[Array]) -> list[dict[int, tuple[float, float]]]:
+    """Position by point id in each view, of points taken on a grid of pixels of every view.
+
+    A point is seen where it projects into the image and the depth map there (nearest pixel) agrees.
+    """
+    points = np.concatenate([_grid_points(view, depth) for view, depth in zip(views, depths, strict=True)])
+    seen = []
+    for view, depth in zip(views, depths, strict=True):
+        at, z = view.project(points)
+        column, row = np.rint(at).clip(-1, 1e6).astype(int).T
+        inside = (z > 0) & (column >= 0) & (row >= 0) & (column < view.width) & (row < view.height)
+        rows = np.flatnonzero(inside)
+        agrees = np.abs(depth[row[rows], column[rows]] - z[rows]) < DEPTH_TOLERANCE * z[rows]
+        rows = rows[agrees]
+        seen.append({int(k): (float(x), float(y)) for k, (x, y) in zip(rows, at[rows], strict=True)})
+    return seen
+
+
+def _grid_points(view: View, depth: Array) -> NDArray[np.float64]:
+    """World points (N, 3) at every ``GRID_PX``-th pixel that has depth."""
+    rows, columns = np.mgrid[GRID_PX // 2 : view.height : GRID_PX, GRID_PX // 2 : view.width : GRID_PX].reshape(2, -1)
+    z = depth[rows, columns].astype(np.float64)
+    pixels = np.stack([columns, rows, np.ones(len(rows))], 1)[z > 0] * z[z > 0, None]
+    return (pixels @ np.linalg.inv(view.K).T - view.t) @ view.R
 
 
 def _grid_place(view: View, samples: int) -> Callable[[Array], tuple[NDArray[np.float64], NDArray[np.float64]]]:

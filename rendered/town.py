@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from rendered.render import Development, Light, View
+from rendered.render import Development, Light, ShadowMap, View, depth_map, develop, radiance
 from rendered.solids import Ball, Box, Column, Sheet, Solid
-from rendered.textures import Array, Painter, Texture
+from rendered.textures import Array, Painter, Texture, f32
 
 TARGET = np.array([0.0, 6.0, 2.6])
 SIZES = ((640, 480), (720, 540), (480, 640), (640, 512))
@@ -25,6 +27,33 @@ class Shot:
     light: int
     development: Development
     people: Sequence[Solid]
+
+
+class Photograph(NamedTuple):
+    """One photograph with its truth."""
+
+    view: View
+    jpeg: bytes
+    """The picture as a file."""
+    depth: Array
+    """(H, W), exact."""
+
+
+def photographs(seed: int) -> Iterator[Photograph]:
+    """The ``NUM_VIEWS`` photographs of the square; the same seed gives the same ones on one machine."""
+    rng = np.random.default_rng(seed)
+    solids, planned, lit = square(rng), shots(rng), lights()
+    sky = Painter(rng, 14, 6, 100).noise(3.0, 7, 0.6)
+    center = f32([TARGET[0], TARGET[1], 0])
+    zenith = ShadowMap.of(solids, (0.05, 0.02, 1), center)
+    suns = {k: ShadowMap.of(solids, light.sun, center) for k, light in enumerate(lit) if max(light.sun_color) > 0}
+    for shot in planned:
+        everything = [*solids, *shot.people]
+        light = radiance(everything, shot.view, lit[shot.light], (suns.get(shot.light, zenith), zenith), sky)
+        picture = develop(light, shot.development, rng)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(80, 94))]
+        jpeg = cv2.imencode(".jpg", picture[..., ::-1], quality)[1].tobytes()
+        yield Photograph(shot.view, jpeg, depth_map(everything, shot.view))
 
 
 def lights() -> list[Light]:

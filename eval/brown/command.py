@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from common.shell import progress
 from eval.brown import amos
 from eval.brown.combinations import HEADS, combinations_table
 from eval.brown.data import PAIR_FILE, SUBSETS, PatchSet, find_sets
-from eval.brown.revisited import MODES, revisited_aps
-from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
-from eval.core.results import Result, Score, environment, run_folder
+from eval.brown.revisited import MODES, Mode, revisited_aps
+from eval.core.benchmark import Benchmark
+from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors
+from eval.core.results import Result, Score, format_table
 from eval.features import Descriptor
 from kornia_hardnet8.errors import DataError, UsageError
 
@@ -63,32 +63,92 @@ def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every subset."""
     sets = find_sets(args.data)
     trained = _trained_on(args)
-    wanted = args.task or [task for task in TASKS if any(task in _tasks(s, None) for s in sets)]
-    if not wanted:
-        raise DataError(
-            f"{args.data}: no subset has {PAIR_FILE} or interest.txt (or pairs, image ids in a store; "
-            "frames in one of fixed cameras)"
-        )
-    for task in args.task or ():
-        if not any(_can(task, s) for s in sets):
-            raise DataError(f"{args.data}: no subset holds what the task {task} needs ({_NEEDS[task]})")
+    settings = BrownSettings(None if args.task is None else tuple(args.task), args.mode, args.ratio)
+    tasks = _tasks_of(args.data, sets, settings)
     descriptors = load_descriptors(args)
-    out = run_folder(args.out, "brown")
-    env = environment()
     dataset = {
         "name": args.data.resolve().name,
-        "subsets": {s.name: len(s) for s in sets},
+        "subsets": {patches.name: len(patches) for patches in sets},
         "fingerprint": _fingerprint(sets),
     }
-    results = []
+    protocol = {
+        "tasks": tasks,
+        "mode": args.mode,
+        "ratio": args.ratio,
+        "resize": {"fpr95": "OpenCV bilinear", "revisited": "Pillow bilinear", "amos": "OpenCV bilinear"},
+        "seed": args.seed,
+    }
+    benchmark = Benchmark.open("brown", args, dataset, protocol)
     for descriptor, subset in zip(descriptors, trained, strict=True):
-        start = time.perf_counter()
-        result = _judge(descriptor, subset, sets, wanted, args)
-        result.dataset = dataset
-        result.timing["total"] = time.perf_counter() - start
-        result.environment = env
-        results.append(result)
-    finish(out, results, args.json, _lines(results, wanted))
+        unseen = [s for s in sets if subset is None or s.name.removesuffix("_harris") != subset]
+        if not unseen:
+            raise UsageError(f"{descriptor.name} was trained on {subset}: there is no other subset to test it on")
+        with benchmark.timed(descriptor, "total"):
+            scores = {patches.name: judge(patches, descriptor, settings) for patches in unseen}
+        benchmark.result(
+            descriptor,
+            mean_scores(list(scores.values())),
+            {name: of_set.values for name, of_set in scores.items()},
+            [pair for of_set in scores.values() for pair in of_set.pairs],
+            about={"name": descriptor.token.name, "trained_on": subset},
+        )
+    benchmark.finish(_table(benchmark.results, tasks), args.json)
+
+
+@dataclass(frozen=True)
+class BrownSettings:
+    """The protocol.
+
+    Attributes:
+        tasks: of ``TASKS``; None: those that the kind of a set is for.
+        mode: of revisited, see :func:`eval.brown.revisited.revisited_aps`.
+        ratio: of amos, see :func:`eval.brown.amos.match_views`.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    mode: Mode = "fixed"
+    ratio: float | None = None
+
+
+@dataclass
+class SetScores:
+    """What the tasks give on one set.
+
+    Attributes:
+        values: by name; None for what could not be measured.
+        counts: items behind each value.
+        intervals: of some values.
+        pairs: one dictionary a pair of pictures.
+    """
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def judge(patches: PatchSet, descriptor: Descriptor, settings: BrownSettings) -> SetScores:
+    """The tasks on one set, as far as it holds the data."""
+    scores = SetScores()
+    for task in tasks_on(patches, settings.tasks):
+        part = _JUDGES[task](patches, descriptor, settings)
+        scores.values |= part.values
+        scores.counts |= part.counts
+        scores.intervals |= part.intervals
+        scores.pairs += part.pairs
+    return scores
+
+
+def mean_scores(sets: Sequence[SetScores]) -> dict[str, Score]:
+    """Means over sets by name; the interval of a score that one set alone has."""
+    means = {}
+    for name in sorted({name for scores in sets for name in scores.values}):
+        values = [value for scores in sets if (value := scores.values.get(name)) is not None]
+        intervals = [scores.intervals.get(name) for scores in sets if scores.values.get(name) is not None]
+        count = sum(scores.counts.get(name, 0) for scores in sets)
+        interval = intervals[0] if len(intervals) == 1 else None
+        means[name] = Score(float(np.mean(values)), interval, count) if values else Score(None, None, 0)
+    return means
 
 
 _NEEDS = {
@@ -96,6 +156,24 @@ _NEEDS = {
     "revisited": "interest.txt, or image ids in a store",
     "amos": "a store with image_ids, cam_ids and frames",
 }
+
+
+def _tasks_of(data: Path, sets: Sequence[PatchSet], settings: BrownSettings) -> list[str]:
+    """What is measured on some set: what is asked for, or all that the data allow.
+
+    Raises:
+        DataError: nothing, or no set holds what a task needs.
+    """
+    for task in settings.tasks or ():
+        if not any(_can(task, patches) for patches in sets):
+            raise DataError(f"{data}: no subset holds what the task {task} needs ({_NEEDS[task]})")
+    tasks = list(settings.tasks or [t for t in TASKS if any(t in tasks_on(patches, None) for patches in sets)])
+    if not tasks:
+        raise DataError(
+            f"{data}: no subset has {PAIR_FILE} or interest.txt (or pairs, image ids in a store; "
+            "frames in one of fixed cameras)"
+        )
+    return tasks
 
 
 def _can(task: str, patches: PatchSet) -> bool:
@@ -106,11 +184,11 @@ def _can(task: str, patches: PatchSet) -> bool:
     return patches.image_ids is not None and patches.cam_ids is not None and patches.frames is not None
 
 
-def _tasks(patches: PatchSet, asked: Sequence[str] | None) -> list[str]:
+def tasks_on(patches: PatchSet, asked: Sequence[str] | None) -> list[str]:
     """What is measured on a set: what is asked for, else what its kind is for; as far as it holds the data."""
     # revisited ranks patches of one label in one image: a picture of a fixed camera shows each label once
     fitting = asked or (("amos",) if patches.kind == "views" else TASKS[:2])
-    return [task for task in fitting if _can(task, patches)]
+    return [task for task in TASKS if task in fitting and _can(task, patches)]
 
 
 def _trained_on(args: argparse.Namespace) -> list[str | None]:
@@ -165,76 +243,8 @@ def _fingerprint(sets: Sequence[PatchSet]) -> str:
     return digest.hexdigest()
 
 
-def _judge(
-    descriptor: Descriptor, subset: str | None, sets: Sequence[PatchSet], tasks: Sequence[str], args: argparse.Namespace
-) -> Result:
-    per_scene: dict[str, dict[str, Any]] = defaultdict(dict)
-    intervals: dict[str, tuple[float, float]] = {}
-    counts: dict[str, int] = defaultdict(int)
-    pair_rows: list[dict[str, Any]] = []
-    judged = [s for s in sets if subset is None or s.name.removesuffix("_harris") != subset]
-    if not judged:
-        raise UsageError(f"{descriptor.name} was trained on {subset}: there is no other subset to test it on")
-    for patches in judged:
-        scores, own = per_scene[patches.name], _tasks(patches, args.task)
-        if "fpr95" in own:
-            scores |= fpr_scores(patches, descriptor)
-            intervals[patches.name] = scores.pop("interval")
-            assert patches.pairs is not None
-            counts["FPR95"] += len(patches.pairs)
-        if "revisited" in own:
-            assert patches.image_ids is not None
-            descs = describe_patches(patches.patches, descriptor, "pillow", patches.crop).numpy()
-            aps = revisited_aps(descs, patches.labels, patches.image_ids, "euclidean", args.mode)
-            scores["revisited/mAP"] = float(np.mean(list(aps.values()))) if aps else None
-            counts["revisited/mAP"] += len(aps)
-        if "amos" in own:
-            found = amos.score_store(
-                patches, describe_patches(patches.patches, descriptor, crop=patches.crop), args.ratio
-            )
-            every = [pair for pairs in found.values() for pair in pairs]
-            scores["amos/correct_nn"] = float(np.mean([np.mean([p[2] for p in pairs]) for pairs in found.values()]))
-            scores["amos/mAP"] = float(np.mean([p[3] for p in every]))
-            counts["amos/mAP"] += len(every)
-            counts["amos/correct_nn"] += len(found)
-            pair_rows += [
-                {"scene": patches.name, "camera": c, "pair": [a, b], "correct_nn": right, "ap": ap}
-                for c, pairs in found.items()
-                for a, b, right, ap in pairs
-            ]
-    names = sorted({name for scores in per_scene.values() for name in scores})
-    totals = {}
-    for name in names:
-        values = [s[name] for s in per_scene.values() if s.get(name) is not None]
-        interval = intervals[judged[0].name] if name == "FPR95" and len(values) == 1 else None
-        count = counts.get("FPR95" if name in ("FPR99", "AP") else name, len(values))
-        totals[name] = Score(float(np.mean(values)), interval, count) if values else Score(None, None, 0)
-    return Result(
-        benchmark="brown",
-        protocol={
-            "tasks": list(tasks),
-            "mode": args.mode,
-            "ratio": args.ratio,
-            "resize": {"fpr95": "OpenCV bilinear", "revisited": "Pillow bilinear", "amos": "OpenCV bilinear"},
-            "seed": args.seed,
-        },
-        dataset={},
-        method={
-            "descriptor": descriptor.name,
-            "name": descriptor.token.name,
-            "trained_on": subset,
-            "weights_sha256": descriptor.weights_sha256,
-        },
-        scores=totals,
-        per_scene=dict(per_scene),
-        per_pair=pair_rows,
-        timing={},
-        environment={},
-    )
-
-
-def fpr_scores(patches: PatchSet, descriptor: Descriptor) -> dict[str, Any]:
-    """``FPR95``, ``FPR99`` and ``AP`` of the pairs of a set, and ``interval`` of FPR95; null without both kinds."""
+def fpr_scores(patches: PatchSet, descriptor: Descriptor, settings: BrownSettings) -> SetScores:
+    """``FPR95`` with its interval, ``FPR99`` and ``AP`` of the pairs of a set; None without both kinds of pairs."""
     assert patches.pairs is not None
     used, back = np.unique(patches.pairs[:, :2], return_inverse=True)
     descs = describe_patches(patches.patches[used], descriptor, "opencv", patches.crop)
@@ -248,14 +258,49 @@ def fpr_scores(patches: PatchSet, descriptor: Descriptor) -> dict[str, Any]:
     }
     rng = np.random.default_rng(0)
     draws = (rng.integers(0, len(labels), len(labels)) for _ in range(_RESAMPLES))
-    resampled = [fpr95(distances[d], labels[d]) for d in draws]
-    usable = [v for v in resampled if math.isfinite(v)]
-    low, high = np.quantile(usable, [0.025, 0.975]) if usable else (math.nan, math.nan)
-    cleaned: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    return {**cleaned, "interval": (float(low), float(high)) if usable else None}
+    resampled = [value for rows in draws if math.isfinite(value := fpr95(distances[rows], labels[rows]))]
+    low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (math.nan, math.nan)
+    return SetScores(
+        {name: value if math.isfinite(value) else None for name, value in values.items()},
+        dict.fromkeys(values, len(labels)),
+        {"FPR95": (float(low), float(high)) if resampled else None},
+    )
 
 
-def _lines(results: Sequence[Result], tasks: Sequence[str]) -> str:
+def revisited_scores(patches: PatchSet, descriptor: Descriptor, settings: BrownSettings) -> SetScores:
+    """``revisited/mAP``: mean over images of :func:`eval.brown.revisited.revisited_aps`; None without one."""
+    assert patches.image_ids is not None
+    descs = describe_patches(patches.patches, descriptor, "pillow", patches.crop).numpy()
+    aps = revisited_aps(descs, patches.labels, patches.image_ids, "euclidean", settings.mode)
+    mean = float(np.mean(list(aps.values()))) if aps else None
+    return SetScores({"revisited/mAP": mean}, {"revisited/mAP": len(aps)})
+
+
+def amos_scores(patches: PatchSet, descriptor: Descriptor, settings: BrownSettings) -> SetScores:
+    """``amos/correct_nn``, mean over cameras, and ``amos/mAP``, mean over ordered pairs of pictures."""
+    descs = describe_patches(patches.patches, descriptor, crop=patches.crop)
+    cameras = amos.score_store(patches, descs, settings.ratio)
+    rows = [
+        {"scene": patches.name, "camera": camera, "pair": [a, b], "correct_nn": right, "ap": ap}
+        for camera, pairs in cameras.items()
+        for a, b, right, ap in pairs
+    ]
+    correct = float(np.mean([np.mean([right for _, _, right, _ in pairs]) for pairs in cameras.values()]))
+    return SetScores(
+        {"amos/correct_nn": correct, "amos/mAP": float(np.mean([row["ap"] for row in rows]))},
+        {"amos/correct_nn": len(cameras), "amos/mAP": len(rows)},
+        pairs=rows,
+    )
+
+
+_JUDGES: dict[str, Callable[[PatchSet, Descriptor, BrownSettings], SetScores]] = {
+    "fpr95": fpr_scores,
+    "revisited": revisited_scores,
+    "amos": amos_scores,
+}
+
+
+def _table(results: Sequence[Result], tasks: Sequence[str]) -> str:
     names = list(dict.fromkeys(name for r in results for name in r.scores))
     rows: list[list[Any]] = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Flags, loading and printing that the benchmark commands share."""
+"""Flags that the commands share, and what they ask for: methods, detectors, matchers, estimators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from eval.core.estimators import (
 )
 from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
 from eval.core.matching import Filter, MatcherSettings
-from eval.core.results import Result, Score, write_results
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
@@ -61,9 +60,12 @@ def add_descriptor_flags(parser: argparse.ArgumentParser, required: bool = False
     group.add_argument("--device", default="auto", help="of networks: cpu, cuda, or auto")
 
 
-def add_run_flags(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--out``, ``--seed`` and ``--json``."""
+def add_run_flags(parser: argparse.ArgumentParser, what: str, cached: str | None = None) -> None:
+    """Add ``--out``, ``--seed`` and ``--json``, and ``--cache`` where the benchmark has something ``cached``."""
     group = parser.add_argument_group("run")
+    parser.set_defaults(cache=None)
+    if cached is not None:
+        group.add_argument("--cache", type=Path, metavar="DIR", help=f"cache of {cached} (default: RUN/cache)")
     group.add_argument("--out", type=Path, metavar="RUN", help=f"folder of the results (default: runs/<date>-{what})")
     group.add_argument("--seed", type=seed_number, default=0, help="of sampling and of the intervals")
     group.add_argument("--json", action="store_true", help="print the results file instead of the table")
@@ -275,47 +277,3 @@ def estimator_from(args: argparse.Namespace, defaults: EstimatorSettings = BASEL
         if field not in PARAMETERS[method]:
             raise UsageError(f"{flag} has no effect with --estimator {method}: leave it away")
     return replace(defaults, method=method, **{field: value for field, (_, value) in given.items()})
-
-
-def finish(out: Path, results: Sequence[Result], as_json: bool, lines: str) -> None:
-    """Write ``out/results.json`` and print either it or ``lines``."""
-    path = out / "results.json"
-    write_results(path, results)
-    if as_json:
-        print(path.read_text(encoding="utf-8"), end="")
-    else:
-        print(lines)
-        print(f"results: {path}")
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns of equal width; the first is set left, the others right; None is a dash, fractions get 3 decimals."""
-    cells = [[str(c) for c in head], *([_text(c) for c in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def safe_name(token: str) -> str:
-    """A token as one name of a file or folder."""
-    return token.replace("/", "_").replace("\\", "_")
-
-
-def with_interval(score: Score) -> str:
-    """``0.412 [0.380, 0.444]``; a dash for nothing measured."""
-    if score.value is None:
-        return "–"
-    if score.ci95 is None:
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]"
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return "–"
-    if isinstance(cell, Score):
-        return with_interval(cell)
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

@@ -1,9 +1,7 @@
-"""The results file that every benchmark writes: ``{"schema": "results/1", "results": [one entry a method]}``."""
+"""What a benchmark ends with: a results file, ``{"schema": "results/1", "results": [one entry a method]}``; tables."""
 
 from __future__ import annotations
 
-import datetime
-import itertools
 import math
 import os
 import platform
@@ -19,15 +17,13 @@ import torch
 from numpy.typing import ArrayLike
 
 from common.machine import git_revision
-from common.metrics import bootstrap_ci
+from common.metrics import resampled_means
 from kornia_hardnet8 import __version__
-from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import read_json, write_json
 
 SCHEMA = "results/1"
 _PACKAGES = ("torch", "kornia", "numpy", "opencv-python-headless", "pydegensac", "pycolmap", "h5py")
-_RESAMPLES = 2000
-_RESAMPLE_BLOCK = 1 << 20  # random indices drawn at once: 8 MiB
 
 
 @dataclass(frozen=True)
@@ -72,20 +68,8 @@ def mean_score(values: ArrayLike, seed: int = 0) -> Score:
 
 
 def mean_over_scenes(scenes: Sequence[ArrayLike], seed: int = 0) -> Score:
-    """Mean over scenes of the mean over a scene's items, each scene with the same weight.
-
-    The interval resamples items inside every scene. Scenes without items are left out; ``n`` counts items.
-    """
-    groups = [group for group in (np.asarray(s, np.float64).ravel() for s in scenes) if group.size]
-    if not groups:
-        return Score(None, None, 0)
-    value, count = float(np.mean([group.mean() for group in groups])), sum(group.size for group in groups)
-    if len(groups) == 1:
-        return Score(value, bootstrap_ci(groups[0], seed), count)
-    rng = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(group, rng) for group in groups], axis=0)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Score(value, (float(low), float(high)), count)
+    """Mean over scenes of the mean over a scene's items: :func:`nested_mean` with one group a scene."""
+    return nested_mean([[scene] for scene in scenes], seed)
 
 
 def nested_mean(scenes: Sequence[Sequence[ArrayLike]], seed: int = 0) -> Score:
@@ -100,7 +84,7 @@ def nested_mean(scenes: Sequence[Sequence[ArrayLike]], seed: int = 0) -> Score:
         return Score(None, None, 0)
     value = float(np.mean([np.mean([group.mean() for group in groups]) for groups in kept]))
     rng = np.random.default_rng(seed)
-    means = [np.mean([_resampled_means(group, rng) for group in groups], axis=0) for groups in kept]
+    means = [np.mean([resampled_means(group, rng) for group in groups], axis=0) for groups in kept]
     low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
     return Score(value, (float(low), float(high)), sum(group.size for groups in kept for group in groups))
 
@@ -139,22 +123,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def run_folder(out: Path | None, what: str) -> Path:
-    """The folder of a run, made when it is not there: ``out``, or ``runs/<date>-<what>`` without results in it yet.
+def format_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns of equal width; the first is set left, the others right; None is a dash, fractions get 3 decimals."""
+    cells = [[str(c) for c in head], *([_text(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
-    So a run that was stopped goes on in its folder, and one that ended keeps its results (``runs/<date>-<what>-2`` …).
 
-    Raises:
-        UsageError: it is a file.
-    """
-    name = f"{datetime.date.today().isoformat()}-{what}"
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    unused = (Path("runs") / name for name in names if not (Path("runs") / name / "results.json").exists())
-    folder = Path(out) if out is not None else next(unused)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file; a folder is needed")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def with_interval(score: Score) -> str:
+    """``0.412 [0.380, 0.444]``; a dash for nothing measured."""
+    if score.value is None:
+        return "–"
+    if score.ci95 is None:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]"
 
 
 def strict(value: Any) -> Any:
@@ -172,14 +158,16 @@ def strict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _resampled_means(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    block = max(1, _RESAMPLE_BLOCK // values.size)
-    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
-    return np.concatenate([values[rng.integers(0, values.size, (n, values.size))].mean(axis=1) for n in sizes])
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, Score):
+        return with_interval(cell)
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

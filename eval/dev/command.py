@@ -7,18 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cache import Cache
-from eval.core.options import (
-    add_descriptor_flags,
-    add_pose_flags,
-    add_run_flags,
-    estimator_from,
-    finish,
-    format_table,
-    load_methods,
-)
-from eval.core.results import Result, run_folder
-from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, evaluate
+from eval.core.benchmark import Benchmark
+from eval.core.options import add_descriptor_flags, add_pose_flags, add_run_flags, estimator_from, load_methods
+from eval.core.results import Result, format_table
+from eval.dev.data import find_data
+from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, dataset_of, evaluate
 from eval.dev.settings import DevSettings
 from eval.features.detect import DogSettings
 
@@ -42,7 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder of GROUP/SCENE folders of the three kinds"
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache that runs share (default: RUN/cache)")
     add_descriptor_flags(parser)
     group = parser.add_argument_group("protocol")
     group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
@@ -51,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ransac-seeds", type=int, default=defaults.ransac_seeds, metavar="N", help="estimates a pair, averaged"
     )
     add_pose_flags(parser, defaults.estimator)
-    add_run_flags(parser, "dev")
+    add_run_flags(parser, "dev", cached="keypoints, matches and scores, which runs may share")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,10 +56,11 @@ def run(args: argparse.Namespace) -> None:
         ransac_seeds=args.ransac_seeds,
         seed=args.seed,
     )
-    descriptors = load_methods(args)
-    out = run_folder(args.out, "dev")
-    results = evaluate(args.data, descriptors, settings, Cache(args.cache or out / "cache"))
-    finish(out, results, args.json, table(results))
+    methods = load_methods(args)
+    data = find_data(args.data)
+    benchmark = Benchmark.open("dev", args, dataset_of(args.data, data))
+    evaluate(benchmark, data, methods, settings)
+    benchmark.finish(table(benchmark.results), args.json)
 
 
 def table(results: Sequence[Result]) -> str:

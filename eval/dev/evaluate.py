@@ -13,8 +13,9 @@ import numpy as np
 from common.cache import Cache, canonical_json
 from common.metrics import maa_per_pair
 from common.shell import progress
-from eval.core.results import Result, Score, environment, mean_over_scenes, mean_score
-from eval.dev.data import DevData, find_data, open_pose_scene
+from eval.core.benchmark import Benchmark, rows_by_scene
+from eval.core.results import Score, mean_over_scenes, mean_score
+from eval.dev.data import DevData, open_pose_scene
 from eval.dev.planes import (
     HA_THRESHOLDS_PX,
     PreparedCamera,
@@ -45,45 +46,44 @@ SUMMARY = "dev"
 Rows = list[dict[str, Any]]
 
 
-def evaluate(
-    data: Path, descriptors: Sequence[Method], settings: DevSettings | None = None, cache: Cache | None = None
-) -> list[Result]:
-    """Judge descriptors by the development protocol.
+def evaluate(benchmark: Benchmark, data: DevData, methods: Sequence[Method], settings: DevSettings) -> None:
+    """Judge methods by the development protocol and add a result for each.
 
     Args:
-        data: folder of ``GROUP/SCENE`` folders; see :func:`eval.dev.data.find_data`.
-        descriptors: see :func:`eval.features.load_method`; whole local features use their own keypoints, and have no
+        benchmark: where the results go; its cache holds keypoints, matches and scores.
+        data: see :func:`eval.dev.data.find_data`.
+        methods: see :func:`eval.features.load_method`; whole local features use their own keypoints, and have no
             part in what fixed cameras ask: they are not given the places there.
-        settings: default: the protocol.
-        cache: of keypoints, matches and scores; what is there is not done again. Default: nothing is kept.
+        settings: of the protocol.
 
-    Returns:
-        One result a descriptor, in their order. ``per_pair`` holds one row a pair with its ``task`` (``poses``,
-        ``homography``, ``webcam``), ``scene``, ``pair`` and scores; ``scores`` are means over all pairs of a task;
-        ``poses/mAA@10_mean`` is the mean over all ratios, free of the luck of the choice;
-        ``poses/AP`` is :func:`eval.dev.poses.ranking_quality`, which has no RANSAC in it: far less noisy than mAA, it
-        tells apart what the poses of some hundred pairs cannot;
-        the score ``dev`` is the mean of ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``; whole local features
-        have none.
+    ``per_pair`` holds one row a pair with its ``task`` (``poses``, ``homography``, ``webcam``), ``scene``, ``pair`` and
+    scores; ``scores`` are means over all pairs of a task; ``poses/mAA@10_mean`` is the mean over all ratios, free of
+    the luck of the choice; ``poses/AP`` is :func:`eval.dev.poses.ranking_quality`, which has no RANSAC in it: far less
+    noisy than mAA, it tells apart what the poses of some hundred pairs cannot; the score ``dev`` is the mean of
+    ``poses/mAA@10``, ``homography/MMA@3`` and ``webcam/mAP``; whole local features have none.
 
     Raises:
-        DataError, MissingFileError: see :func:`eval.dev.data.find_data` and :func:`eval.dev.data.open_pose_scene`.
+        DataError, MissingFileError: see :func:`eval.dev.data.open_pose_scene`.
     """
-    if cache is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return evaluate(data, descriptors, settings, Cache(Path(folder)))
-    settings = settings or DevSettings()
-    found = find_data(data)
-    prepared = _prepare(found, settings, cache)
-    dataset, about = _dataset(data, found), environment()
-    results = []
-    for descriptor in descriptors:
-        judged = _judge(prepared, descriptor, settings, cache)
-        protocol = {**settings.to_dict(), "chosen_ratios": judged.chosen_ratios, "summary": _summary_text(found)}
-        results.append(_result(descriptor, judged, settings, protocol, dataset, about))
-    return results
+    prepared = _prepare(data, settings, benchmark.cache)
+    for method in methods:
+        judged = _judge(prepared, method, settings, benchmark.cache)
+        benchmark.result(
+            method,
+            scores_of(judged.rows, settings.seed, summary=not isinstance(method, WholeFeature)),
+            {
+                scene: scores_of(rows, settings.seed, summary=False)
+                for scene, rows in rows_by_scene(judged.rows).items()
+            },
+            judged.rows,
+            about={
+                "detector": detector_of(method, settings.detector),
+                "matcher": "mutual nearest neighbours, L2",
+                "geometry": settings.estimator.to_dict(),
+            },
+            protocol={**settings.to_dict(), "chosen_ratios": judged.chosen_ratios, "summary": _summary_text(data)},
+            timing=judged.seconds,
+        )
 
 
 class _Prepared(NamedTuple):
@@ -103,16 +103,16 @@ class _Judged(NamedTuple):
     seconds: dict[str, float]
 
 
-def _prepare(found: DevData, settings: DevSettings, cache: Cache) -> _Prepared:
+def _prepare(data: DevData, settings: DevSettings, cache: Cache) -> _Prepared:
     start = time.perf_counter()
     scenes = [
         prepare_scene(
             open_pose_scene(name, folder, settings.min_common, settings.pose_pairs, settings.seed), settings, cache
         )
-        for name, folder in progress(found.poses.items(), len(found.poses), "poses: keypoints", "scene")
+        for name, folder in progress(data.poses.items(), len(data.poses), "poses: keypoints", "scene")
     ]
-    sequences = [prepare_sequence(name, sequence, settings, cache) for name, sequence in found.homography.items()]
-    cameras = [prepare_camera(name, files, settings, cache) for name, files in found.webcam.items()]
+    sequences = [prepare_sequence(name, sequence, settings, cache) for name, sequence in data.homography.items()]
+    cameras = [prepare_camera(name, files, settings, cache) for name, files in data.webcam.items()]
     return _Prepared(scenes, sequences, cameras, time.perf_counter() - start)
 
 
@@ -129,35 +129,6 @@ def _judge(prepared: _Prepared, descriptor: Method, settings: DevSettings, cache
             rows += [{"task": "webcam", "scene": camera.name, **row} for row in scored]
             _add_time(timing, {"webcam": seconds})
     return _Judged(rows, chosen, {**timing, "prepare": prepared.seconds})
-
-
-def _result(
-    descriptor: Method,
-    judged: _Judged,
-    settings: DevSettings,
-    protocol: dict[str, Any],
-    dataset: dict[str, Any],
-    about: dict[str, Any],
-) -> Result:
-    scenes = dict.fromkeys(row["scene"] for row in judged.rows)
-    by_scene = {name: [row for row in judged.rows if row["scene"] == name] for name in scenes}
-    return Result(
-        benchmark="dev",
-        protocol=protocol,
-        dataset=dataset,
-        method={
-            "descriptor": descriptor.name,
-            "detector": detector_of(descriptor, settings.detector),
-            "matcher": "mutual nearest neighbours, L2",
-            "geometry": settings.estimator.to_dict(),
-            "weights_sha256": descriptor.weights_sha256,
-        },
-        scores=scores_of(judged.rows, settings.seed, summary=not isinstance(descriptor, WholeFeature)),
-        per_scene={name: scores_of(rows, settings.seed, summary=False) for name, rows in by_scene.items()},
-        per_pair=judged.rows,
-        timing=judged.seconds,
-        environment=about,
-    )
 
 
 def scores_of(rows: Rows, seed: int, summary: bool = True) -> dict[str, Score]:
@@ -216,16 +187,17 @@ def _judge_poses(
     return rows, {"even_pairs": settings.ratios[chosen[0]], "odd_pairs": settings.ratios[chosen[1]]}
 
 
-def _summary_text(found: DevData) -> str:
-    parts = {"poses": found.poses, "homography": found.homography, "webcam": found.webcam}
+def _summary_text(data: DevData) -> str:
+    parts = {"poses": data.poses, "homography": data.homography, "webcam": data.webcam}
     return "mean of " + ", ".join(f"{task}/{metric}" for task, metric in HEADLINES.items() if parts[task])
 
 
-def _dataset(root: Path, found: DevData) -> dict[str, Any]:
-    files = {name: sorted(p for p in folder.rglob("*") if p.is_file()) for name, folder in found.poses.items()}
-    for name, sequence in found.homography.items():
+def dataset_of(root: Path, data: DevData) -> dict[str, Any]:
+    """What the results say of the data."""
+    files = {name: sorted(p for p in folder.rglob("*") if p.is_file()) for name, folder in data.poses.items()}
+    for name, sequence in data.homography.items():
         files[name] = [sequence.reference, *(path for _, path, _ in sequence.targets)]
-    files |= {name: list(paths) for name, paths in found.webcam.items()}
+    files |= {name: list(paths) for name, paths in data.webcam.items()}
     hashes = {name: [(p.name, sha256_file(p)) for p in paths] for name, paths in files.items()}
     scenes = {name: hashlib.sha256(canonical_json(entry).encode()).hexdigest()[:16] for name, entry in hashes.items()}
     return {

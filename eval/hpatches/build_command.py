@@ -11,7 +11,7 @@ import numpy as np
 from common.images import read_gray
 from common.shell import progress
 from eval.core.image_sequences import ImageSequence, find_sequences
-from eval.core.options import format_table
+from eval.core.results import format_table
 from eval.hpatches.build import CALIBRATED_OVERLAP, BuildSettings, BuiltSequence, build_sequence, side_files
 from eval.hpatches.strips import LEVEL_NAMES, NUM_TARGETS, write_strip
 from kornia_hardnet8.errors import DataError

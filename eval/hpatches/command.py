@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from common.cache import Cache, canonical_json
 from common.fingerprint import fingerprint
 from common.shell import progress
+from eval.core.benchmark import Benchmark, safe_name
 from eval.core.distances import METRICS, check_metric
-from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors, safe_name
-from eval.core.results import Result, Score, environment, run_folder
+from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors
 from eval.features import Descriptor
 from eval.hpatches import whitening
-from eval.hpatches.benchmark import TASKS, PatchData, TaskScores, judge, retrieval_task, verification_task
+from eval.hpatches.benchmark import TASKS, PatchData, judge, retrieval_task, verification_task
 from eval.hpatches.descriptors import (
     DescriptorSet,
     csv_sequences,
@@ -35,7 +35,6 @@ from eval.hpatches.descriptors import (
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.splits import SPLITS, Split, choose
 from eval.hpatches.strips import (
-    LEVEL_NAMES,
     LOW_CONTRAST_STD,
     TYPES,
     count_patches,
@@ -43,6 +42,7 @@ from eval.hpatches.strips import (
     patch_std,
     read_strip,
 )
+from eval.hpatches.tables import report
 from kornia_hardnet8.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", metavar="DIR", help="folder of sequences with strips; 'demo': a small rendered set")
     data.add_argument("--split", choices=SPLITS, default="full", help="full: all sequences that are there")
     data.add_argument("--tasks", type=Path, metavar="DIR", help="official task files (default: DIR/tasks if there)")
-    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of descriptors and draws (default: RUN/cache)")
     add_descriptor_flags(parser, required=True, whole=False)
     other = parser.add_argument_group("descriptors of others")
     other.add_argument("--csv", nargs="+", type=Path, default=[], metavar="DIR", help="DIR/<sequence>/<type>.csv")
@@ -84,54 +83,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--pairs", type=int, help="verification pairs to draw (default: the official million, or less)")
     group.add_argument("--write-csv", type=Path, metavar="DIR", help="write DIR/<token>/<sequence>/<type>.csv")
-    add_run_flags(parser, "hpatches")
+    add_run_flags(parser, "hpatches", cached="descriptors and draws")
 
 
 def run(args: argparse.Namespace) -> None:
     """Judge every descriptor; write results.json and print the headline and the tables by noise level."""
-    tokens = args.desc if args.desc is not None else ([] if args.csv else ["h8E512", "rootsift"])
-    args.desc = tokens
-    if args.data is None and (tokens or not args.csv):
-        raise UsageError("--data DIR is needed to describe patches (--data demo needs no download)")
-    if args.pairs is not None and args.pairs < 1:
-        raise UsageError(f"--pairs must be at least 1, got {args.pairs}")
-    for how in args.normalise:
-        _check_normalisation(how, args.split)
-    out = run_folder(args.out, "hpatches")
-    cache = Cache(args.cache or out / "cache")
+    _check(args)
     folders = _strips(args.data)
-    present = csv_sequences(args.csv[0]) if folders is None else list(folders)
-    split = choose(args.split, present)
-    wanted = [*split.test, *(split.train if any(how != "none" for how in args.normalise) else ())]
-    methods = _methods(args, folders, cache)
+    split = choose(args.split, csv_sequences(args.csv[0]) if folders is None else list(folders))
     data = _patch_data(args, split, folders)
-
-    protocol: dict[str, Any] = {
-        "tasks": [t for t in TASKS if t in args.task],
-        "split": split.name,
-        "sequences": list(split.test),
-        "missing": list(split.missing),
-        "unofficial": list(split.extra),
-        "normalised_on": wanted[len(split.test) :],
-        "official": data.is_official,
-        "distance": args.distance,
-        "resize": "65 to the descriptor's side, OpenCV bilinear, no antialiasing",
-        "pool_sizes": list(POOL_SIZES),
-        "matching/mAP_vl": "illumination and viewpoint weigh the same" if _both(split) else "mean over sequences",
-        "seed": args.seed,
-    }
+    normalised_on = split.train if any(how != "none" for how in args.normalise) else ()
+    benchmark = Benchmark.open("hpatches", args, _dataset(args, data, folders), _protocol(args, data, normalised_on))
+    methods = _methods(args, folders, benchmark.cache)
     pairs = lists = None
     if "verification" in args.task:
-        pairs, protocol["verification"] = verification_task(data, cache)
+        pairs, benchmark.protocol["verification"] = verification_task(data, benchmark.cache)
     if "retrieval" in args.task:
-        lists, protocol["retrieval"] = retrieval_task(data)
-    dataset = _dataset(args, data, folders)
-    env = environment()
-    results = []
+        lists, benchmark.protocol["retrieval"] = retrieval_task(data)
     for method in methods:
         start = time.perf_counter()
-        raw = method.load(wanted)
-        loaded = time.perf_counter() - start
+        raw = method.load([*split.test, *normalised_on])
+        loaded_s = time.perf_counter() - start
         check_metric(args.distance, raw.dim)
         if args.write_csv is not None:
             write_csv_set(raw, args.write_csv / safe_name(method.name))
@@ -141,11 +113,47 @@ def run(args: argparse.Namespace) -> None:
             scores = judge(descriptors, data, args.distance, pairs, "matching" in args.task, lists, args.seed)
             if "retrieval" in args.task and lists is None:
                 scores.null("retrieval/mAP", _NEEDS_STRIPS)
-            seconds = {"describe": loaded, "score": time.perf_counter() - start}
-            results.append(_result(method, how, raw.dim, scores, protocol, dataset, env, seconds))
+            result = benchmark.result(
+                method if how == "none" else replace(method, name=f"{method.name}_{how}"),
+                scores.scores,
+                scores.per_scene,
+                about={"dim": raw.dim, "source": method.source},
+                protocol={"normalisation": how, "not_measured": scores.not_measured, "warnings": scores.warnings},
+                timing={"describe": loaded_s, "score": time.perf_counter() - start},
+            )
             for line in scores.warnings:
-                log.warning("%s: %s", results[-1].method["descriptor"], line)
-    finish(out, results, args.json, _lines(results, split))
+                log.warning("%s: %s", result.method["descriptor"], line)
+    benchmark.finish(report(benchmark.results, split), args.json)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Complete ``--desc`` and refuse flags that make no sense together."""
+    args.desc = args.desc if args.desc is not None else ([] if args.csv else ["h8E512", "rootsift"])
+    if args.data is None and (args.desc or not args.csv):
+        raise UsageError("--data DIR is needed to describe patches (--data demo needs no download)")
+    if args.pairs is not None and args.pairs < 1:
+        raise UsageError(f"--pairs must be at least 1, got {args.pairs}")
+    for how in args.normalise:
+        _check_normalisation(how, args.split)
+
+
+def _protocol(args: argparse.Namespace, data: PatchData, normalised_on: Sequence[str]) -> dict[str, Any]:
+    split = data.split
+    both = all(any(name.startswith(prefix) for name in split.test) for prefix in ("i_", "v_"))
+    return {
+        "tasks": [task for task in TASKS if task in args.task],
+        "split": split.name,
+        "sequences": list(split.test),
+        "missing": list(split.missing),
+        "unofficial": list(split.extra),
+        "normalised_on": list(normalised_on),
+        "official": data.is_official,
+        "distance": args.distance,
+        "resize": "65 to the descriptor's side, OpenCV bilinear, no antialiasing",
+        "pool_sizes": list(POOL_SIZES),
+        "matching/mAP_vl": "illumination and viewpoint weigh the same" if both else "mean over sequences",
+        "seed": args.seed,
+    }
 
 
 def _check_normalisation(how: str, split: str) -> None:
@@ -169,10 +177,6 @@ def _normalised(raw: DescriptorSet, how: str, split: Split) -> DescriptorSet:
     if how.startswith("zca:"):
         return whitening.article_plus(raw, split.train, split.test, float(how.partition(":")[2]))
     return whitening.pcapl(raw, split.train, split.test, train_mean=how == "pcapl-train-mean")
-
-
-def _both(split: Split) -> bool:
-    return all(any(name.startswith(prefix) for name in split.test) for prefix in ("i_", "v_"))
 
 
 def _strips(data: str | None) -> dict[str, Path] | None:
@@ -262,79 +266,3 @@ def describe_cached(
             yield stored.reshape(-1, stored.shape[2])
 
     return from_blocks({name: count_patches(folders[name]) for name in names}, blocks())
-
-
-def _result(
-    method: _Method,
-    how: str,
-    dim: int,
-    scores: TaskScores,
-    protocol: dict[str, Any],
-    dataset: dict[str, Any],
-    env: dict[str, Any],
-    seconds: dict[str, float],
-) -> Result:
-    return Result(
-        benchmark="hpatches",
-        protocol={**protocol, "normalisation": how, "not_measured": scores.not_measured, "warnings": scores.warnings},
-        dataset=dataset,
-        method={
-            "descriptor": method.name if how == "none" else f"{method.name}_{how}",
-            "dim": dim,
-            "source": method.source,
-            "weights_sha256": method.weights_sha256,
-        },
-        scores=scores.scores,
-        per_scene=scores.per_scene,
-        timing=seconds,
-        environment=env,
-    )
-
-
-def _lines(results: Sequence[Result], split: Split) -> str:
-    blocks = [_headline(results)]
-    tasks = results[0].protocol["tasks"]
-    levels = LEVEL_NAMES.values()
-    for result in results:
-        scores = {name: score.value for name, score in result.scores.items()}
-        name = result.method["descriptor"]
-        if "verification" in tasks:
-            head = [f"{name}: verification", "inter AP", "intra AP", "inter AUC", "intra AUC"]
-            columns = [f"{kind}/{m}" for m in ("mAP", "AUC") for kind in ("inter", "intra")]
-            rows = [[level, *(scores[f"verification/{level}/{c}"] for c in columns)] for level in levels]
-            blocks.append(format_table(head, rows))
-        if "matching" in tasks:
-            titles = [t for t in ("illumination", "viewpoint") if f"matching/easy/{t}/mAP" in scores]
-            head = [f"{name}: matching", *titles, "all", "success"]
-            rows = [
-                [
-                    level,
-                    *(scores[f"matching/{level}/{t}/mAP"] for t in titles),
-                    scores[f"matching/{level}/mAP"],
-                    scores[f"matching/{level}/success"],
-                ]
-                for level in levels
-            ]
-            blocks.append(format_table(head, rows))
-        if scores.get("retrieval/mAP") is not None:
-            head = [f"{name}: retrieval, pool", *map(str, POOL_SIZES)]
-            rows = [[level, *(scores[f"retrieval/{level}/mAP@{k}"] for k in POOL_SIZES)] for level in (*levels, "mean")]
-            blocks.append(format_table(head, rows))
-    reasons = sorted(set(results[0].protocol["not_measured"].values()))
-    blocks += [f"not measured (–): {reason}" for reason in reasons]
-    official = len(split.test) - len(split.extra)
-    if official and not split.is_official:
-        more = f", with {len(split.extra)} others" if split.extra else ""
-        blocks.append(
-            f"{official} of {official + len(split.missing)} sequences of split {split.name} are there{more}: "
-            "these are not the official figures"
-        )
-    return "\n\n".join(blocks)
-
-
-def _headline(results: Sequence[Result]) -> str:
-    tasks = results[0].protocol["tasks"]
-    empty = Score(None, None, 0)
-    names = [f"{task}/{flavour}" for task in tasks for flavour in ("mAP", "mAP_vl")]
-    rows = [[r.method["descriptor"], *(r.scores.get(n, empty).value for n in names)] for r in results]
-    return format_table(["descriptor", *names], rows)

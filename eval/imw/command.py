@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
+from eval.core.benchmark import Benchmark
 from eval.core.options import (
     add_descriptor_flags,
     add_keypoint_flags,
@@ -20,14 +20,24 @@ from eval.core.options import (
     any_matcher_from,
     detector_from,
     estimator_from,
-    finish,
     given_pose_flags,
     methods_from,
 )
-from eval.core.results import environment, run_folder, strict
+from eval.core.results import strict
 from eval.features import Method
+from eval.imw.demo import cached_scene
 from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
-from eval.imw.run import TASKS, ImwSettings, MethodRun, left_out, official_labels, run_method, to_official, to_result
+from eval.imw.run import (
+    TASKS,
+    ImwSettings,
+    MethodRun,
+    add_result,
+    dataset_of,
+    left_out,
+    official_labels,
+    run_method,
+    to_official,
+)
 from eval.imw.scene import find_scenes, without_deprecated
 from eval.imw.stereo import StereoSettings
 from eval.imw.tables import tables
@@ -41,7 +51,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = ImwSettings()
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="DIR", help="a scene, or a folder of scenes; none: the built-in one")
-    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: RUN/cache)")
     data.add_argument("--drop-deprecated", action="store_true", help="leave out images that the benchmark deprecated")
     add_descriptor_flags(parser)
     points = add_keypoint_flags(parser)
@@ -53,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--multiview-ratio", type=float, help=f"largest ratio that passes in multiview (default: {MULTIVIEW_RATIO:g})"
     )
     add_pose_flags(parser)
-    add_run_flags(parser, "imw")
+    add_run_flags(parser, "imw", cached="the stages")
     tasks = parser.add_argument_group("tasks and pictures")
     tasks.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to run")
     tasks.add_argument("--runs", type=int, default=defaults.stereo.runs, help="of the estimator, seeds counting up")
@@ -89,12 +98,7 @@ def run(args: argparse.Namespace) -> None:
         return
     methods = methods_from(args)
     settings = settings_from(args, methods)
-    if args.data is None:
-        from eval.imw.demo import cached_scene
-
-        scenes = find_scenes(cached_scene())
-    else:
-        scenes = find_scenes(args.data)
+    scenes = find_scenes(args.data if args.data is not None else cached_scene())
     if args.drop_deprecated:
         scenes = [without_deprecated(scene) for scene in scenes]
     tuning = None
@@ -103,41 +107,37 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError("--tune chooses settings of the stereo task, which --task leaves out")
         tuning, scenes = hold_out(scenes, args.tune)
     missing = left_out(scenes, settings.tasks)
-    out = run_folder(args.out, "imw")
-    cache = Cache(args.cache or out / "cache")
+    benchmark = Benchmark.open("imw", args, dataset_of(scenes))
+    runs, notes = [], []
     with open_executor(args.executor, args.jobs) as executor:
         device = choose_device(args.device)
-        tuned = [tune(tuning, method, settings.stereo, cache, executor, device) for method in methods] if tuning else []
-        chosen = [replace(settings, stereo=found.settings) for found in tuned] or [settings] * len(methods)
-        runs = [
-            run_method(scenes, method, own, cache, executor, device)
-            for method, own in zip(methods, chosen, strict=True)
-        ]
-    about = environment()
-    results = [to_result(found, own, about) for found, own in zip(runs, chosen, strict=True)]
-    for result, best in zip(results, tuned, strict=False):
-        result.protocol["tuned"] = best.to_dict()
-    for found, own, label in zip(runs, chosen, official_labels(runs, settings), strict=True):
-        write_json(out / "official" / f"{label}.json", strict(to_official(found, own, label)))
-    lines = [tables(results)]
-    lines += [f"{method.name}: {found}" for method, found in zip(methods, tuned, strict=False)]
-    lines += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
+        for method in methods:
+            chosen, tuned = settings, None
+            if tuning is not None:
+                tuned = tune(tuning, method, settings.stereo, benchmark.cache, executor, device)
+                chosen = replace(settings, stereo=tuned.settings)
+                notes.append(f"{method.name}: {tuned}")
+            runs.append(run_method(scenes, method, chosen, benchmark.cache, executor, device))
+            add_result(benchmark, runs[-1], {} if tuned is None else {"tuned": tuned.to_dict()})
+    for method_run, label in zip(runs, official_labels(runs), strict=True):
+        write_json(benchmark.out / "official" / f"{label}.json", strict(to_official(method_run, label)))
+    notes += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
     if args.viz > 0:
-        lines.append(f"pictures: {len(_draw(out, runs, args.viz))} below {out}")
-    finish(out, results, args.json, "\n".join(lines))
+        notes.append(f"pictures: {len(_draw(benchmark.out, runs, args.viz))} below {benchmark.out}")
+    benchmark.finish("\n".join([tables(benchmark.results), *notes]), args.json)
 
 
 def _draw(out: Path, runs: Sequence[MethodRun], count: int) -> list[Path]:
     """Pairs, accuracy curves and bags of every scene; returns the pictures."""
     from eval.imw.pictures import draw_accuracy, draw_bags, draw_pairs
 
-    names = [found.method.name for found in runs]
+    names = [method_run.method.name for method_run in runs]
     pictures = []
-    for scenes in zip(*(found.stereo for found in runs), strict=True):
+    for scenes in zip(*(method_run.stereo for method_run in runs), strict=True):
         pictures += [*draw_pairs(out / "matches", names, scenes, count), draw_accuracy(out, names, scenes)]
-    for found in runs:
-        for bags in found.multiview:
-            pictures += draw_bags(out / "bags", found.method.name, bags)
+    for method_run in runs:
+        for bags in method_run.multiview:
+            pictures += draw_bags(out / "bags", method_run.method.name, bags)
     return pictures
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import shutil
+import tempfile
 from pathlib import Path
 
-from kornia_hardnet8.errors import DataError
+from common.demo import demo_folder
 
 SCENE_NAME = "market_square"
-_DRAWN_BY = ("rendered/render.py", "rendered/solids.py", "rendered/textures.py", "rendered/town.py")
-_WRITTEN_BY = ("eval/imw/demo_scene.py", "eval/imw/build.py", "eval/imw/bags.py")
+BAGS = {5: 4, 10: 2}
+
+
+def cached_scene(seed: int = 0) -> Path:
+    """The folder of the scene, rendered when it is missing; see :func:`common.demo.demo_folder`."""
+    name = f"demo-seed{seed}/{SCENE_NAME}"
+    return demo_folder(name, __name__, ("rendered", "eval.imw"), lambda folder: build(folder, seed))
 
 
 def build(folder: Path, seed: int = 0) -> Path:
@@ -22,30 +27,24 @@ def build(folder: Path, seed: int = 0) -> Path:
         DataError: the folder is there and not empty.
         MissingDependencyError: OpenCV or h5py is not installed.
     """
-    from eval.imw.demo_scene import write
+    from common.shell import progress
+    from eval.imw import build as imw
+    from eval.imw.scene import Camera
+    from kornia_hardnet8.files import atomic_dir
+    from rendered import town
+    from rendered.render import observations
 
-    return write(Path(folder), seed)
-
-
-def cached_scene(seed: int = 0) -> Path:
-    """The folder of the scene, rendered when it is missing; processes that need it at the same time share it.
-
-    It lies in ``$XDG_CACHE_HOME`` (default ``~/.cache``), under a name that changes with the code that draws it.
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = root / "kornia-hardnet8" / f"demo-{_drawing_hash()}-seed{seed}"
-    folder = home / SCENE_NAME
-    if (folder / "set_100").is_dir():
-        return folder
-    try:
-        return build(folder, seed)
-    except (DataError, OSError):
-        if (folder / "set_100").is_dir():  # another process was faster
-            return folder
-        raise
-
-
-def _drawing_hash() -> str:
-    folder = Path(__file__).parents[2]
-    sources = [folder / name for name in (*_DRAWN_BY, *_WRITTEN_BY)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    with atomic_dir(folder) as temporary, tempfile.TemporaryDirectory(dir=temporary) as photographs:
+        shots = list(progress(town.photographs(seed), town.NUM_VIEWS, what="rendering", unit="image"))
+        seen = observations([shot.view for shot in shots], [shot.depth for shot in shots])
+        views, depths = [], {}
+        for number, (shot, points) in enumerate(zip(shots, seen, strict=True)):
+            file = Path(photographs) / f"view_{number:02d}.jpg"
+            file.write_bytes(shot.jpeg)
+            camera = Camera(shot.view.K, shot.view.R, shot.view.t)
+            views.append(imw.View(file.stem, file, (shot.view.width, shot.view.height), camera, points))
+            depths[file.stem] = shot.depth
+        imw.write_scene(views, temporary / "scene", BAGS, seed, depths)
+        (temporary / "scene" / "set_100").rename(temporary / "set_100")
+        shutil.rmtree(temporary / "scene")
+    return folder

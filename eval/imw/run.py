@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from common.cache import Cache, canonical_json
+from eval.core.benchmark import Benchmark
 from eval.core.estimators import EstimatorSettings
 from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings
-from eval.core.results import Result
 from eval.features import Method
 from eval.features.extract import detector_of
 from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
@@ -47,12 +47,13 @@ class ImwSettings:
         return {"tasks": list(self.tasks), **self.stereo.to_dict(), "multiview": self.multiview.to_dict()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class MethodRun:
     """What one method did.
 
     Attributes:
         method: descriptor or whole local feature.
+        settings: of the run.
         scenes: all scenes.
         stereo: the stereo task of the scenes that have it.
         multiview: the multiview task of the scenes that have it.
@@ -61,11 +62,12 @@ class MethodRun:
     """
 
     method: Method
+    settings: ImwSettings
     scenes: list[Scene]
-    stereo: list[StereoScene]
-    multiview: list[MultiviewScene]
-    num_keypoints: dict[str, float]
-    descriptor: tuple[str, int, int]
+    stereo: list[StereoScene] = field(default_factory=list)
+    multiview: list[MultiviewScene] = field(default_factory=list)
+    num_keypoints: dict[str, float] = field(default_factory=dict)
+    descriptor: tuple[str, int, int] = NO_DESCRIPTOR
 
 
 def left_out(scenes: Sequence[Scene], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -74,19 +76,19 @@ def left_out(scenes: Sequence[Scene], tasks: Sequence[str]) -> dict[str, dict[st
     Raises:
         DataError: none of the tasks can be run on any scene.
     """
-    found = {
+    missing = {
         scene.name: {part: reason for part, reason in scene.left_out().items() if _PART_OF.get(part, part) in tasks}
         for scene in scenes
     }
-    for name, parts in found.items():
+    for name, parts in missing.items():
         for part, reason in parts.items():
             if part in tasks:
                 log.info("%s: %s is left out: %s", name, part, reason)
-    if all(task in parts for task in tasks for parts in found.values()):
-        name, parts = next(iter(found.items()))
+    if all(task in parts for task in tasks for parts in missing.values()):
+        name, parts = next(iter(missing.items()))
         reasons = "; ".join(f"{task}: {parts[task]}" for task in tasks)
         raise DataError(f"there is nothing to run: {name} has no parts of the tasks: {reasons}")
-    return found
+    return missing
 
 
 def run_method(
@@ -107,30 +109,38 @@ def run_method(
         executor: any executor of ``concurrent.futures``; None: this process.
         device: where descriptors are compared, in this process if it is a GPU; default: the CPU.
     """
-    found_stereo, found_multiview, num_keypoints = [], [], {}
-    descriptor = NO_DESCRIPTOR
+    run = MethodRun(method, settings, list(scenes))
     for scene in scenes:
         missing = scene.left_out()
         wanted = [task for task in settings.tasks if task not in missing]
         if not wanted:
             continue
         features = describe_scene(scene, method, settings.stereo, cache)
-        num_keypoints[scene.name] = float(np.mean([len(f.keypoints) for f in features.values()]))
-        if descriptor == NO_DESCRIPTOR:
+        run.num_keypoints[scene.name] = float(np.mean([len(f.keypoints) for f in features.values()]))
+        if run.descriptor == NO_DESCRIPTOR:
             described = (f.descs.numpy() for f in features.values() if len(f.descs))
-            descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
+            run.descriptor = descriptor_properties(next(described, np.zeros((0, 0))))
         if "stereo" in wanted:
-            found_stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features, device))
+            run.stereo.append(run_stereo(scene, method, settings.stereo, cache, executor, features, device))
         if "multiview" in wanted:
             label = f"{scene.name} {method.name}"
-            found_multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label, device))
-    return MethodRun(method, list(scenes), found_stereo, found_multiview, num_keypoints, descriptor)
+            run.multiview.append(run_multiview(scene, features, settings.multiview, cache, executor, label, device))
+    return run
 
 
-def to_result(run: MethodRun, settings: ImwSettings, about: dict[str, Any]) -> Result:
-    """The entry of one method in the results file."""
-    seed = settings.stereo.seed
-    fingerprints = {scene.name: scene.fingerprint for scene in run.scenes}
+def dataset_of(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """What the results say of the data."""
+    fingerprints = {scene.name: scene.fingerprint for scene in scenes}
+    return {
+        "name": ", ".join(fingerprints),
+        "fingerprint": hashlib.sha256(canonical_json(fingerprints).encode()).hexdigest(),
+        "scenes": fingerprints,
+    }
+
+
+def add_result(benchmark: Benchmark, run: MethodRun, protocol: Mapping[str, Any]) -> None:
+    """Add the entry of one method to the results; ``protocol``: what it has beside its settings."""
+    settings, seed = run.settings, run.settings.stereo.seed
     per_scene: dict[str, dict[str, Any]] = {scene.name: {} for scene in run.scenes}
     for stereo in run.stereo:
         per_scene[stereo.scene.name] |= stereo_scene(stereo, seed)
@@ -139,47 +149,36 @@ def to_result(run: MethodRun, settings: ImwSettings, about: dict[str, Any]) -> R
     for scene in run.scenes:
         if missing := scene.left_out():
             per_scene[scene.name]["left_out"] = missing
-    timing = {stage: sum(found.seconds[stage] for found in run.stereo) for stage in _stages(run.stereo)}
-    timing |= {
-        f"multiview_{stage}": sum(found.seconds[stage] for found in run.multiview) for stage in _stages(run.multiview)
-    }
-    return Result(
-        benchmark="imw",
-        protocol={**settings.to_dict(), "covisibility": float(HEADLINE)},
-        dataset={
-            "name": ", ".join(fingerprints),
-            "fingerprint": hashlib.sha256(canonical_json(fingerprints).encode()).hexdigest(),
-            "scenes": fingerprints,
-        },
-        method={
-            "descriptor": run.method.name,
-            "detector": detector_of(run.method, settings.stereo.detector),
-            "matcher": settings.stereo.matcher.to_dict(),
-            "geometry": settings.stereo.estimator.to_dict(),
-            "weights_sha256": run.method.weights_sha256,
-        },
-        scores={
+    pairs = [row for scene in run.stereo for row in stereo_pairs(scene)]
+    bags = [row for scene in run.multiview for row in multiview_bags(scene)]
+    benchmark.result(
+        run.method,
+        {
             **(stereo_scores(run.stereo, seed) if run.stereo else {}),
             **(multiview_scores(run.multiview, seed) if run.multiview else {}),
         },
-        per_scene=per_scene,
-        per_pair=[row for found in run.stereo for row in stereo_pairs(found)]
-        + [row for found in run.multiview for row in multiview_bags(found)],
-        timing=timing,
-        environment=about,
+        per_scene,
+        pairs + bags,
+        about={
+            "detector": detector_of(run.method, settings.stereo.detector),
+            "matcher": settings.stereo.matcher.to_dict(),
+            "geometry": settings.stereo.estimator.to_dict(),
+        },
+        protocol={**settings.to_dict(), "covisibility": float(HEADLINE), **protocol},
+        timing={**_seconds(run.stereo), **_seconds(run.multiview, "multiview_")},
     )
 
 
-def to_official(run: MethodRun, settings: ImwSettings, label: str) -> dict[str, Any]:
+def to_official(run: MethodRun, label: str) -> dict[str, Any]:
     """The benchmark's own results file of one method.
 
     Matchers and estimators that the benchmark does not have stand in its configuration under our names.
 
     Args:
         run: what the method did.
-        settings: of the run.
         label: its ``json_label``, see :func:`official_labels`.
     """
+    settings = run.settings
     matcher, estimator = settings.stereo.matcher, settings.stereo.estimator
     task = {"use_custom_matches": False, "outlier_filter": {"method": "none"}}
     stereo = {**task, "matcher": _official_matcher(matcher), "geom": _official_geom(estimator)}
@@ -197,11 +196,11 @@ def to_official(run: MethodRun, settings: ImwSettings, label: str) -> dict[str, 
     return pack(config, run.descriptor, run.stereo, run.multiview, run.num_keypoints)
 
 
-def official_labels(runs: Sequence[MethodRun], settings: ImwSettings) -> list[str]:
+def official_labels(runs: Sequence[MethodRun]) -> list[str]:
     """A ``json_label`` for every method, of a-z, 0-9, - and .: its token and number of keypoints, each label once."""
     labels: list[str] = []
     for run in runs:
-        label = f"{official_name(run.method.name)}-{settings.stereo.detector.num}"
+        label = f"{official_name(run.method.name)}-{run.settings.stereo.detector.num}"
         number = sum(other == label or other.startswith(f"{label}-run") for other in labels)
         labels.append(f"{label}-run{number + 1}" if number else label)
     return labels
@@ -218,5 +217,7 @@ def _official_geom(estimator: EstimatorSettings) -> dict[str, Any]:
         return estimator.to_dict()
 
 
-def _stages(found: Sequence[StereoScene] | Sequence[MultiviewScene]) -> list[str]:
-    return list(found[0].seconds) if found else []
+def _seconds(scenes: Sequence[StereoScene] | Sequence[MultiviewScene], prefix: str = "") -> dict[str, float]:
+    """Seconds of each stage over all scenes."""
+    stages = scenes[0].seconds if scenes else {}
+    return {f"{prefix}{stage}": sum(scene.seconds[stage] for scene in scenes) for stage in stages}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.core.options import format_table
-from eval.core.results import Result, Score
+from eval.core.results import Result, Score, format_table
 from eval.imw.stereo_results import MAA_DEGREES
 
 

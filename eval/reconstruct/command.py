@@ -17,9 +17,9 @@ from eval.core.options import (
     add_matching_flags,
     any_matcher_from,
     detector_from,
-    format_table,
     methods_from,
 )
+from eval.core.results import format_table
 from eval.features import Method, known_names
 from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct

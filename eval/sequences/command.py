@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,11 +16,12 @@ from common.homography import crop_homography, reprojection_errors, scale_homogr
 from common.images import gray_from_bgr, read_bgr
 from common.metrics import auc
 from common.shell import progress
+from eval.core.benchmark import Benchmark, rows_by_scene, safe_name
 from eval.core.homography_estimators import HomographySettings
 from eval.core.image_sequences import CLASSES, ImageSequence, find_sequences, missing_official, without_large
 from eval.core.matching import mutual_nn
-from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_methods, safe_name
-from eval.core.results import Result, Score, environment, mean_score, run_folder
+from eval.core.options import add_descriptor_flags, add_run_flags, load_methods
+from eval.core.results import Result, Score, format_table, mean_score
 from eval.core.viz import draw_matches
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.detect import DogSettings
@@ -38,6 +37,7 @@ from eval.sequences.features import (
     on_pixels,
     resize_image,
 )
+from eval.sequences.plots import plot_mma
 from eval.sequences.protocols import (
     AUC_THRESHOLDS_PX,
     HA_THRESHOLDS_PX,
@@ -82,7 +82,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, metavar="DIR", help="sequences: images 1, 2, … and H_1_2, …")
     data.add_argument("--all", action="store_true", help="keep the 8 large HPatches sequences, too")
-    data.add_argument("--cache", type=Path, metavar="DIR", help="cache of descriptors (default: RUN/cache)")
     add_descriptor_flags(parser)
     group = parser.add_argument_group("protocol")
     group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
@@ -93,7 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, help=f"inlier threshold of auc's estimator, pixels (default: {_THRESHOLD_PX:g})"
     )
     group.add_argument("--viz", type=int, default=1, metavar="N", help="sequences whose middle pair is drawn (mma)")
-    add_run_flags(parser, "sequences")
+    add_run_flags(parser, "sequences", cached="descriptors")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -113,21 +112,45 @@ def run(args: argparse.Namespace) -> None:
     if not sequences:
         raise UsageError(f"{args.data} holds only sequences that the protocol leaves out: use --all")
     methods = load_methods(args)
-    out = run_folder(args.out, "sequences")
-    cache = Cache(args.cache or out / "cache")
     tasks = [name for name in TASKS if name in args.task]
-    pairs: list[list[dict[str, Any]]] = [[] for _ in methods]
-    seconds: list[dict[str, float]] = [defaultdict(float) for _ in methods]
+    missing = missing_official(sequences)
+    dataset = {
+        "name": args.data.resolve().name,
+        "sequences": [s.name for s in sequences],
+        "fingerprint": fingerprint(p for s in sequences for p in (s.reference, *(t[1] for t in s.targets))),
+    }
+    protocol = {**protocol_of(tasks, robust), "excluded": excluded, "missing": missing, "seed": args.seed}
+    benchmark = Benchmark.open("sequences", args, dataset, protocol)
+    rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
-        judge = _SequenceJudge(sequence, settings, robust, cache)
-        for k, method in enumerate(methods):
-            start = time.perf_counter()
-            pairs[k] += judge.judge(method, tasks)
-            seconds[k]["describe_match_estimate"] += time.perf_counter() - start
+        judge = _SequenceJudge(sequence, settings, robust, benchmark.cache)
+        for method in methods:
+            with benchmark.timed(method, "describe_match_estimate"):
+                rows[method.name] += judge.judge(method, tasks)
             if "mma" in tasks and number < args.viz:
-                judge.draw(method, out / "matches")
-    protocol = {
-        "tasks": tasks,
+                judge.draw(method, benchmark.out / "matches")
+    for method in methods:
+        detector = _detector(method, settings)
+        benchmark.result(
+            method,
+            scores_by_class(rows[method.name], tasks, args.seed),
+            {
+                scene: {name: score.value for name, score in pair_scores(pairs, tasks, args.seed).items()}
+                for scene, pairs in rows_by_scene(rows[method.name]).items()
+            },
+            rows[method.name],
+            about={"detector": detector["detector"], "matcher": "mnn", "geometry": robust.method},
+            protocol=detector,
+        )
+    if "mma" in tasks:
+        plot_mma(benchmark.results, benchmark.out / "mma.png")
+    benchmark.finish(_table(benchmark.results, excluded, missing), args.json)
+
+
+def protocol_of(tasks: Sequence[str], robust: HomographySettings) -> dict[str, Any]:
+    """What the results say of the tasks, beside detector and data."""
+    return {
+        "tasks": list(tasks),
         "matcher": "mutual nearest neighbours (L2)",
         "mma": {"size": "original", "thresholds_px": list(MMA_THRESHOLDS_PX)},
         "homography": {
@@ -151,34 +174,7 @@ def run(args: argparse.Namespace) -> None:
             "positions": "whole pixels",
             "radius_px": 3.0,
         },
-        "excluded": excluded,
-        "missing": missing_official(sequences),
-        "seed": args.seed,
     }
-    dataset = {
-        "name": args.data.resolve().name,
-        "sequences": [s.name for s in sequences],
-        "fingerprint": fingerprint(p for s in sequences for p in (s.reference, *(t[1] for t in s.targets))),
-    }
-    environment_ = environment()
-    results = [
-        _result(
-            method,
-            pairs[k],
-            tasks,
-            dict(seconds[k]),
-            {**_detector(method, settings), **protocol},
-            dataset,
-            environment_,
-            args.seed,
-        )
-        for k, method in enumerate(methods)
-    ]
-    if "mma" in tasks:
-        from eval.sequences.plots import plot_mma
-
-        plot_mma(results, out / "mma.png")
-    finish(out, results, args.json, _lines(results, excluded, protocol["missing"]))
 
 
 def _detector(method: Method, settings: DetectorSettings) -> dict[str, Any]:
@@ -261,19 +257,17 @@ class _SequenceJudge:
         if isinstance(method, WholeFeature):
             pixels = resize_image(self.colour[image], how).image
             # Suppression needs more to choose from.
-            found = extract(
-                pixels, method, DogSettings(num=2 * budget if task == "repeatability" else budget), self.cache
-            )
-            keypoints, descs = found.keypoints, found.descs
+            num = 2 * budget if task == "repeatability" else budget
+            keypoints, descs = extract(pixels, method, DogSettings(num=num), self.cache)[:2]
         else:
             keypoints = self._detected(image, how)
-            if task != "repeatability":  # there only positions count
+            if task != "repeatability":
                 keypoints = keypoints[:budget]
                 pixels = self.sized(image, how).image
                 descs = describe(pixels, keypoints, method, self.settings, self.hashes[image], how, self.cache)
         if task == "repeatability":
             keypoints = spread_places(keypoints, SUPPRESSION_PX, budget)
-            descs = _no_descriptors(len(keypoints))
+            descs = torch.empty(len(keypoints), 0)  # only positions count
         features = LocalFeatures(keypoints.xy, keypoints.response, descs)
         return on_pixels(features) if task in ("homography", "repeatability") else features
 
@@ -283,47 +277,13 @@ class _SequenceJudge:
         return self._keypoints[image, how]
 
 
-def _no_descriptors(count: int) -> torch.Tensor:
-    """(count, 0), for what only needs positions."""
-    return torch.empty(count, 0)
-
-
-def _result(
-    method: Method,
-    pairs: list[dict[str, Any]],
-    tasks: Sequence[str],
-    timing: dict[str, float],
-    protocol: dict[str, Any],
-    dataset: dict[str, Any],
-    environment_: dict[str, Any],
-    seed: int,
-) -> Result:
+def scores_by_class(pairs: Sequence[dict[str, Any]], tasks: Sequence[str], seed: int = 0) -> dict[str, Score]:
+    """:func:`pair_scores` of all pairs, and of each class (``i/MMA@3``) where there are several."""
     scores = pair_scores(pairs, tasks, seed)
-    kinds = [kind for kind in CLASSES if any(p["class"] == kind for p in pairs)]
-    if len(kinds) > 1:
-        for kind in kinds:
-            part = pair_scores([p for p in pairs if p["class"] == kind], tasks, seed)
-            scores |= {f"{kind}/{name}": score for name, score in part.items()}
-    by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for pair in pairs:
-        by_scene[pair["scene"]].append(pair)
-    return Result(
-        benchmark="sequences",
-        protocol=protocol,
-        dataset=dataset,
-        method={
-            "descriptor": method.name,
-            "detector": protocol["detector"],
-            "matcher": "mnn",
-            "geometry": protocol["auc"]["method"],
-            "weights_sha256": method.weights_sha256,
-        },
-        scores=scores,
-        per_scene={n: {k: s.value for k, s in pair_scores(p, tasks, seed).items()} for n, p in by_scene.items()},
-        per_pair=pairs,
-        timing=timing,
-        environment=environment_,
-    )
+    classes = {kind: part for kind in CLASSES if (part := [p for p in pairs if p["class"] == kind])}
+    for kind, part in classes.items() if len(classes) > 1 else ():
+        scores |= {f"{kind}/{name}": score for name, score in pair_scores(part, tasks, seed).items()}
+    return scores
 
 
 def pair_scores(pairs: Sequence[dict[str, Any]], tasks: Sequence[str], seed: int = 0) -> dict[str, Score]:
@@ -361,7 +321,7 @@ def pair_scores(pairs: Sequence[dict[str, Any]], tasks: Sequence[str], seed: int
     return scores
 
 
-def _lines(results: Sequence[Result], excluded: Sequence[str], missing: Sequence[str]) -> str:
+def _table(results: Sequence[Result], excluded: Sequence[str], missing: Sequence[str]) -> str:
     names = ["MMA@1", "MMA@3", "MMA@5", "MMA@10", "correct_nn", "HA@1", "HA@3", "HA@5", "AUC@1", "AUC@3", "AUC@5"]
     names = [n for n in [*names, "AUC_dlt@5", "repeatability"] if n in results[0].scores]
     rows: list[list[Any]] = []

@@ -6,7 +6,6 @@ Keypoints of one picture are described in both at the same frames, so the true p
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -19,14 +18,18 @@ from numpy.typing import NDArray
 from common.fingerprint import fingerprint
 from common.images import SUFFIXES, pictures_in, read_gray, reduce_image
 from common.shell import progress
+from eval.core.benchmark import Benchmark, rows_by_scene
 from eval.core.distances import identity_matching
-from eval.core.options import add_descriptor_flags, add_run_flags, finish, format_table, load_descriptors
-from eval.core.results import Result, Score, environment, mean_over_scenes, run_folder
+from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors
+from eval.core.results import Result, Score, format_table, mean_over_scenes
 from eval.features import Descriptor, Keypoints
 from eval.features.detect import DogSettings, detect_dog
 from eval.features.keypoints import spread_places
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+
+# score -> what each pair says of it
+SCORES = {"correct_nn": "correct_nn", "mAP": "ap"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,8 @@ def find_cameras(root: str | Path) -> dict[str, list[Path]]:
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of camera folders")
-    own = pictures_in(root)
-    if len(own) > 1:
-        return {root.resolve().name: own}
+    if len(here := pictures_in(root)) > 1:
+        return {root.resolve().name: here}
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     cameras = {folder.name: paths for folder in folders if len(paths := pictures_in(folder)) > 1}
     if not cameras:
@@ -141,61 +143,42 @@ def run(args: argparse.Namespace) -> None:
     )
     cameras = find_cameras(args.data)
     descriptors = load_descriptors(args)
-    out = run_folder(args.out, "webcam")
-    pairs_of: dict[str, list[list[dict[str, Any]]]] = {}
-    seconds = [0.0] * len(descriptors)
+    dataset = {
+        "name": args.data.resolve().name,
+        "cameras": {name: len(paths) for name, paths in cameras.items()},
+        "fingerprint": fingerprint(p for paths in cameras.values() for p in paths),
+    }
+    benchmark = Benchmark.open("webcam", args, dataset, settings.to_dict())
+    rows: dict[str, list[dict[str, Any]]] = {descriptor.name: [] for descriptor in descriptors}
     for name, paths in cameras.items():
         pictures = [read_reduced(path, settings.max_side_px) for path in paths]
         if len({p.shape for p in pictures}) > 1:
             sizes = sorted({f"{p.shape[1]} x {p.shape[0]}" for p in pictures})
             raise DataError(f"{paths[0].parent}: pictures of one camera differ in size ({', '.join(sizes)})")
-        chosen = choose_pairs(len(paths), settings.max_pairs, settings.seed)
-        places = {i: places_of(pictures[i], settings) for i in sorted({i for i, _ in chosen})}
-        pairs_of[name] = [[] for _ in descriptors]
-        for i, j in progress(chosen, what=f"webcam {name}", unit="pair"):
-            for k, descriptor in enumerate(descriptors):
-                start = time.perf_counter()
-                scores = judge_pair(pictures[i], pictures[j], places[i], descriptor, settings.mr_size)
-                seconds[k] += time.perf_counter() - start
-                pairs_of[name][k].append(
-                    {"scene": name, "pair": [paths[i].name, paths[j].name], "num_places": len(places[i]), **scores}
-                )
-    shared = {
-        "protocol": settings.to_dict(),
-        "dataset": {
-            "name": args.data.resolve().name,
-            "cameras": {name: len(paths) for name, paths in cameras.items()},
-            "fingerprint": fingerprint(p for paths in cameras.values() for p in paths),
-        },
-        "environment": environment(),
-    }
-    results = [
-        _result(d, [pairs_of[name][k] for name in cameras], settings.seed, seconds[k], shared)
-        for k, d in enumerate(descriptors)
-    ]
-    finish(out, results, args.json, table(results))
-
-
-def _result(
-    descriptor: Descriptor, cameras: Sequence[list[dict[str, Any]]], seed: int, seconds: float, shared: dict[str, Any]
-) -> Result:
-    names = {"correct_nn": "correct_nn", "mAP": "ap"}
-    return Result(
-        benchmark="webcam",
-        method={
-            "descriptor": descriptor.name,
-            "detector": "dog-opencv",
-            "weights_sha256": descriptor.weights_sha256,
-        },
-        scores={n: mean_over_scenes([[p[key] for p in pairs] for pairs in cameras], seed) for n, key in names.items()},
-        per_scene={
-            pairs[0]["scene"]: {n: float(np.mean([p[key] for p in pairs])) for n, key in names.items()}
-            for pairs in cameras
-        },
-        per_pair=[pair for pairs in cameras for pair in pairs],
-        timing={"describe_and_match": seconds},
-        **shared,
-    )
+        pairs = choose_pairs(len(paths), settings.max_pairs, settings.seed)
+        places = {i: places_of(pictures[i], settings) for i in sorted({i for i, _ in pairs})}
+        for i, j in progress(pairs, what=f"webcam {name}", unit="pair"):
+            pair = {"scene": name, "pair": [paths[i].name, paths[j].name], "num_places": len(places[i])}
+            for descriptor in descriptors:
+                with benchmark.timed(descriptor, "describe_and_match"):
+                    scores = judge_pair(pictures[i], pictures[j], places[i], descriptor, settings.mr_size)
+                rows[descriptor.name].append({**pair, **scores})
+    for descriptor in descriptors:
+        scenes = rows_by_scene(rows[descriptor.name])
+        benchmark.result(
+            descriptor,
+            {
+                name: mean_over_scenes([[row[key] for row in pairs] for pairs in scenes.values()], settings.seed)
+                for name, key in SCORES.items()
+            },
+            {
+                scene: {name: float(np.mean([row[key] for row in pairs])) for name, key in SCORES.items()}
+                for scene, pairs in scenes.items()
+            },
+            rows[descriptor.name],
+            about={"detector": "dog-opencv"},
+        )
+    benchmark.finish(table(benchmark.results), args.json)
 
 
 def table(results: Sequence[Result]) -> str:

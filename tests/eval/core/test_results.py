@@ -13,11 +13,10 @@ from eval.core.results import (
     mean_over_scenes,
     mean_score,
     read_results,
-    run_folder,
     strict,
     write_results,
 )
-from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.errors import DataError
 
 
 def _result(**changes: object) -> Result:
@@ -72,20 +71,3 @@ def test_means_and_intervals() -> None:
 def test_strict_values() -> None:
     given = {1: (np.float64("nan"), -np.inf), "a": np.arange(2), "b": np.bool_(True), "c": None}
     assert strict(given) == {"1": [None, None], "a": [0, 1], "b": True, "c": None}
-
-
-def test_a_run_goes_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_folder(tmp_path / "a" / "b", "imw").is_dir()
-    default = run_folder(None, "imw")
-    assert default.is_dir()
-    assert default.parent == Path("runs")
-    assert default.name.endswith("-imw")
-    assert run_folder(None, "imw") == default  # goes on where it was stopped
-    (default / "results.json").write_text("{}")
-    second = run_folder(None, "imw")
-    assert second.name == f"{default.name}-2"
-    assert second.is_dir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file"):
-        run_folder(tmp_path / "file", "imw")

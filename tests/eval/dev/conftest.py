@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.imw.demo_scene import observations
-from rendered.render import Development, Light, ShadowMap, View, depth_map, develop, radiance
+from rendered.render import Development, Light, ShadowMap, View, depth_map, develop, observations, radiance
 from rendered.solids import Box, Sheet
 from rendered.textures import Painter, f32
 

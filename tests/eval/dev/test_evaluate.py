@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,29 @@ from torch import Tensor
 from common.cache import Cache
 from common.images import gray_from_bgr
 from common.metrics import maa_per_pair
+from eval.core.benchmark import Benchmark
 from eval.core.matching import Matches
-from eval.dev import DevSettings, evaluate
+from eval.core.results import Result
 from eval.dev.command import table
-from eval.dev.evaluate import scores_of
+from eval.dev.data import find_data
+from eval.dev.evaluate import dataset_of, scores_of
+from eval.dev.evaluate import evaluate as judge
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
-from eval.features import Descriptor, Keypoints, Token, WholeFeature, load
+from eval.dev.settings import DevSettings
+from eval.features import Descriptor, Keypoints, Method, Token, WholeFeature, load
 from eval.features.detect import DogSettings, detect_dog
 from eval.imw.scene import Camera
 from kornia_hardnet8.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]
 SMALL = DevSettings(detector=DogSettings(num=1200, contrast=0.002, edge=10.0))
+
+
+def evaluate(root: Path, methods: Sequence[Method], settings: DevSettings, cache: Cache) -> list[Result]:
+    data = find_data(root)
+    benchmark = Benchmark("dev", cache.root, cache, dataset_of(root, data))
+    judge(benchmark, data, methods, settings)
+    return benchmark.results
 
 
 def row_of(result: Any, task: str, pair: str) -> dict[str, Any]:
@@ -134,16 +146,16 @@ def test_cache_spares_everything(dev_folder: Path, judged: tuple[Any, Path], mon
 
 
 def test_failures_count(tmp_path: Path, dev_folder: Path) -> None:
-    folder = tmp_path / "poses" / "blank"
+    folder = tmp_path / "data" / "poses" / "blank"
     (folder / "images").mkdir(parents=True)
     (folder / "cameras_KRt.txt").write_bytes((dev_folder / "poses/yard/cameras_KRt.txt").read_bytes())
     for k in (1, 2, 3):
         cv2.imwrite(str(folder / "images" / f"v{k}.png"), np.full((240, 320), 90, np.uint8))
-    camera = tmp_path / "webcam" / "blank"
+    camera = tmp_path / "data" / "webcam" / "blank"
     camera.mkdir(parents=True)
     for name in "ab":
         cv2.imwrite(str(camera / f"{name}.png"), np.full((240, 320), 90, np.uint8))
-    (result,) = evaluate(tmp_path, [load("rootsift")], SMALL)
+    (result,) = evaluate(tmp_path / "data", [load("rootsift")], SMALL, Cache(tmp_path / "cache"))
     assert [row["error_deg"] for row in result.per_pair[:3]] == [np.inf] * 3
     assert (result.scores["poses/mAA@10"].value, result.scores["poses/mAA@10"].n) == (0.0, 3)
     assert (result.scores["webcam/mAP"].value, result.scores["webcam/mAP"].n) == (0.0, 1)

@@ -13,8 +13,6 @@ from eval.core.matching import mutual_nn
 from eval.features import registry
 from eval.features.detect import DogSettings, detect_dog
 from eval.imw.scene import Scene, open_scene
-from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir
 from rendered import town
 
 
@@ -115,27 +113,6 @@ def test_files_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert files[0] == files[1]
     for file in files[0]:
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
-
-
-def test_cached_scene_is_made_once_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = []
-
-    def write(folder: Path, seed: int) -> Path:
-        with atomic_dir(folder) as temporary:
-            (temporary / "set_100").mkdir()
-        made.append(seed)
-        if len(made) == 2:  # what a slower process meets
-            raise DataError("exists already")
-        return folder
-
-    monkeypatch.setattr("eval.imw.demo_scene.write", write)
-    folder = eval.imw.demo.cached_scene(1)
-    assert folder == eval.imw.demo.cached_scene(1)
-    assert made == [1]
-    assert tmp_path in folder.parents
-    assert eval.imw.demo.cached_scene(2) != folder
-    assert made == [1, 2]
 
 
 def test_failed_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

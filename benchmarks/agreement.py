@@ -1,7 +1,10 @@
-"""Whether reduced precision finds the same nearest neighbours as fp32, on real patches."""
+"""``eval bench agreement``: whether reduced precision finds the same nearest neighbours as fp32, on real patches."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,12 +13,47 @@ import torch
 from torch import Tensor
 
 from common.images import read_gray
+from common.shell import positive_number
 from eval.brown.data import find_sets
 from eval.core.nearest import nearest
+from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, HardNet8Feature, prepare_for_inference
 from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.patches import extract_patches
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this bench."""
+    parser.add_argument("--weights", default="h8E512", help="of h8E512 with its projection: a name or a file")
+    parser.add_argument("--images", nargs=2, type=Path, metavar=("A", "B"), help="photographs of one scene")
+    parser.add_argument("--patches-of", nargs="+", type=Path, metavar="STORE", help="patch stores, or Brown's folders")
+    parser.add_argument(
+        "--neighbours", type=positive_number, default=2048, help="keypoints of an image, labels of a store"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare nearest neighbours and print a table for each source; returns what was measured."""
+    if not (args.images or args.patches_of):
+        raise UsageError("give two photographs with --images, or stores with --patches-of")
+    module = HardNet8(args.weights)
+    sources: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {}
+    if args.images:
+        first, second = args.images
+        sources[f"{first.name} {second.name}"] = partial(patches_of_images, module, first, second, args.neighbours)
+    for path in args.patches_of or ():
+        sources[str(path)] = partial(patches_of_store, module, path, args.neighbours)
+    results = {}
+    for name, patches in sources.items():
+        first, second = patches()
+        results[name] = measure(module, first, second)
+        rows = [
+            [r["name"], *(f"{r[key]:.4f}" for key in ("nearest", "mutual", "max_difference"))] for r in results[name]
+        ]
+        title = f"{name}: {len(first)} x {len(second)} patches, {results[name][0]['num_mutual']} mutual"
+        print(format_table([title, "same nearest", "same mutual", "max diff"], rows))
+    return {"agreement": results}
 
 
 def patches_of_images(module: HardNet8, first: Path, second: Path, num_features: int) -> tuple[Tensor, Tensor]:

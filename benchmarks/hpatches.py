@@ -1,15 +1,19 @@
-"""How long the HPatches tasks take after description, and how much faster they are than plain loops."""
+"""``eval bench hpatches``: how long the tasks take after description, and how much faster they are than plain loops."""
 
 from __future__ import annotations
 
+import argparse
 import resource
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 
-from eval.hpatches import direct, matching, retrieval, verification
+from benchmarks import plain
+from eval.core.results import format_table
+from eval.hpatches import matching, retrieval, verification
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.strips import TYPES
 from eval.hpatches.tasks import (
@@ -21,9 +25,51 @@ from eval.hpatches.tasks import (
     draw_retrieval,
     draw_verification,
 )
+from kornia_hardnet8.errors import UsageError
 
 T = TypeVar("T")
 DIM = 128
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this bench."""
+    parser.add_argument("--sequences", type=int, default=116, help="of the full-size set")
+    parser.add_argument("--patches", type=int, default=2000, help="of each of its sequences")
+    parser.add_argument("--compare-sequences", type=int, default=4, help="of the set that is also done by plain loops")
+    parser.add_argument("--compare-patches", type=int, default=1000, help="of each of its sequences")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the tasks and print the tables; returns what was measured."""
+    if min(args.sequences, args.compare_sequences) < 2 or min(args.patches, args.compare_patches) < 8:
+        raise UsageError("the sets need at least 2 sequences of 8 patches")
+    result = measure(args.sequences, args.patches, args.compare_sequences, args.compare_patches)
+    print(table(result))
+    return {"hpatches": result}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Seconds of the full-size set by stage; seconds of the smaller set both ways."""
+    full, compare = result["full"], result["compare"]
+    rows = [[name, seconds, full["cpu_s"][name]] for name, seconds in full["seconds"].items()]
+    rows.append(["scoring in all", full["scoring_s"], sum(v for k, v in full["cpu_s"].items() if k != "draw")])
+    title = f"{full['sequences']} sequences x {full['patches']} patches"
+    blocks = [format_table([title, "seconds", "CPU seconds"], rows)]
+    blocks.append(f"peak memory {full['peak_memory_gib']:.2f} GiB, {torch.get_num_threads()} threads")
+    rows = []
+    for name in (*compare["fast_s"], "all"):
+        row: list[Any] = [name]
+        for kind, ratio in (("_s", "ratio"), ("_cpu_s", "cpu_ratio")):
+            for way in ("fast", "direct"):
+                spent = compare[way + kind]
+                row.append(sum(spent.values()) if name == "all" else spent[name])
+            row.append(f"{compare[ratio][name]:.1f}")
+        rows.append(row)
+    title = f"{compare['sequences']} sequences x {compare['patches']} patches"
+    head = [title, "seconds", "plain loops", "ratio", "CPU seconds", "plain loops", "ratio"]
+    blocks.append(format_table(head, rows))
+    blocks.append(f"largest difference of any score: {compare['largest_difference']:.1e}")
+    return "\n".join(blocks)
 
 
 def synthetic_set(sequences: int, patches: int, seed: int = 0, dim: int = DIM) -> DescriptorSet:
@@ -124,12 +170,12 @@ def _compare(sequences: int, patches: int) -> dict[str, Any]:
     table, fast_v = _least(lambda: verification.score_verification(descriptors, pair_task))
     scores, fast_m = _least(lambda: matching.score_matching(descriptors, descriptors.names))
     found, fast_r = _least(lambda: retrieval.score_retrieval(descriptors, list_task))
-    plain, slow_v = _least(lambda: direct.verification(descriptors, pair_task))
-    plain_matching, slow_m = _least(lambda: direct.matching(descriptors, descriptors.names))
-    plain_retrieval, slow_r = _least(lambda: direct.retrieval(descriptors, list_task))
+    verified, slow_v = _least(lambda: plain.verification(descriptors, pair_task))
+    plain_matching, slow_m = _least(lambda: plain.matching(descriptors, descriptors.names))
+    plain_retrieval, slow_r = _least(lambda: plain.retrieval(descriptors, list_task))
     assert found is not None
     cells = {f"{level}/{kind}": cell for level, row in table.items() for kind, cell in row.items()}
-    differences = [abs(cell["imbalanced_ap"] - plain[name]) for name, cell in cells.items() if cell is not None]
+    differences = [abs(cell["imbalanced_ap"] - verified[name]) for name, cell in cells.items() if cell is not None]
     differences.append(abs(matching.headline(scores) - plain_matching))
     differences.append(float(np.abs(found.ap - plain_retrieval).max()))
     fast = {"verification": fast_v, "matching": fast_m, "retrieval": fast_r}

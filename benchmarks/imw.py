@@ -1,38 +1,70 @@
-"""How many pairs a second the stereo task judges, where the time goes, and the same by plain loops."""
+"""``eval bench imw``: pairs a second that the stereo task judges, where the time goes, and the same by plain loops."""
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.plain import PlainPair, plain_pair
 from common.cache import Cache
 from common.geometry import relative_pose
 from common.jobs import open_executor
 from common.machine import available_cores
+from common.shell import positive_number
 from eval.core.estimators import estimate_fundamental
 from eval.core.matching import MatcherSettings, official_match
 from eval.core.pairs import Pair
 from eval.core.poses import score_pair
+from eval.core.results import format_table
 from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features
 from eval.imw.demo import cached_scene
 from eval.imw.scene import HEADLINE, Scene, find_scenes
 from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
+from kornia_hardnet8.errors import UsageError
 
 
-class PlainPair(NamedTuple):
-    """What the plain loop says about one pair."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this bench."""
+    parser.add_argument("--keypoints", type=positive_number, nargs="+", default=[2048, 8000], help="of an image")
+    parser.add_argument("--pairs", type=positive_number, default=64, help="of the built-in scene")
 
-    matches: NDArray[np.int64]
-    error_deg: float
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the stereo task both ways and print a table; returns what was measured."""
+    if min(args.keypoints) < 8:
+        raise UsageError("--keypoints must be at least 8")
+    results = [measure(count, args.pairs) for count in args.keypoints]
+    print(table(results))
+    return {"imw": results}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Rates, processor seconds and shares by number of keypoints; then what differs."""
+    rows = []
+    for result in results:
+        ours, plain = result["ours"], result["plain"]
+        shares = [f"{100 * share:.0f} %" for share in ours["share"].values()]
+        rates = [f"{ours['pairs_s']:.2f}", f"{plain['pairs_s']:.2f}", f"{result['ratio']:.2f}"]
+        seconds = [f"{ours['cpu_s_a_pair']:.3f}", f"{plain['cpu_s_a_pair']:.3f}", f"{result['cpu_ratio']:.2f}"]
+        rows.append([f"{result['keypoints']:.0f}", *rates, *seconds, *shares])
+    head = ("keypoints", "pairs/s", "plain", "ratio", "CPU s/pair", "plain", "ratio", *results[0]["ours"]["share"])
+    first = results[0]
+    lines = [f"stereo, {first['scene']}, {first['pairs']} pairs, {first['cores']} cores", format_table(head, rows)]
+    lines += [
+        f"{result['keypoints']:.0f} keypoints: {result['pairs_with_other_matches']} pairs with other matches than "
+        f"the plain loop, largest difference of a pose error {result['largest_difference_deg']:.1e} degrees"
+        for result in results
+    ]
+    return "\n".join(lines)
 
 
 def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]:
@@ -89,34 +121,6 @@ def compare(found: Sequence[StereoPair], plain: Sequence[PlainPair]) -> dict[str
         if np.isfinite(ours.error_deg) or np.isfinite(theirs.error_deg):
             largest = max(largest, abs(ours.error_deg - theirs.error_deg))
     return {"pairs_with_other_matches": differing, "largest_difference_deg": largest}
-
-
-def plain_pair(
-    scene: Scene, pair: Pair, features: Mapping[str, Features], settings: StereoSettings, matcher: MatcherSettings
-) -> PlainPair:
-    """One pair the plain way: OpenCV's brute force in both directions, a loop for every rule, the same estimator."""
-    one, two = (features[name] for name in pair)
-    assert matcher.threshold is not None
-    forward = _one_way(one, two, matcher.threshold)
-    backward = dict(_one_way(two, one, matcher.threshold))
-    mutual = [(i, j) for i, j in forward if backward.get(j) == i]
-    unique: dict[tuple[float, ...], tuple[int, int]] = {}
-    for i, j in mutual:
-        unique.setdefault((*one.keypoints.xy[i].tolist(), *two.keypoints.xy[j].tolist()), (i, j))
-    matches = np.array([unique[place] for place in sorted(unique)], np.int64).reshape(-1, 2)
-    camera0, camera1 = (scene.cameras[name] for name in pair)
-    dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
-    score = score_pair(
-        one.keypoints.xy, two.keypoints.xy, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed
-    )
-    return PlainPair(matches, score.error_deg)
-
-
-def _one_way(queries: Features, database: Features, max_ratio: float) -> list[tuple[int, int]]:
-    import cv2
-
-    found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries.descs.numpy(), database.descs.numpy(), k=2)
-    return [(best.queryIdx, best.trainIdx) for best, second in found if best.distance <= max_ratio * second.distance]
 
 
 def _warm(_: int) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import agreement, speed, speed_image
+from benchmarks import agreement, command, descriptors, images
+from eval.cli import main
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import Weights, save_weights
 from kornia_hardnet8.projection import Projection
@@ -29,14 +30,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_command(weights: Path, tmp_path: Path) -> None:
+def test_the_command(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(descriptors, "ROUNDS", 1)
+    monkeypatch.setattr(descriptors, "extra_memory_mb", lambda *_: 1.0)
     out = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "eval", "bench", "--weights", str(weights), "--count", "40", "--rounds", "1"]
-    done = subprocess.run(
-        [*command, "--threads", "1", "--keypoints", "30", "--no-memory", "--out", str(out)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    line = ["bench", "descriptors", "--weights", str(weights), "--count", "40", "--threads", "1", "--keypoints", "30"]
+    threads = torch.get_num_threads()
+    try:
+        assert main([*line, "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
     content = json.loads(out.read_text())
     rows = {row["name"]: row for row in content["descriptors"]["rows"]}
     assert rows["kornia"]["ratio"] == 1.0
@@ -46,7 +52,7 @@ def test_the_command(weights: Path, tmp_path: Path) -> None:
     assert rows["ours fp32"]["nn_agreement"] == 1.0
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["patches_s"] / rows["kornia"]["patches_s"])
-        assert row["name"] in done.stdout
+        assert row["name"] in printed
     gemm = content["descriptors"]["gemm"]["fp32"]
     assert rows["ours fp32"]["gemm_share"] == pytest.approx(2 * 65_306_624 * rows["ours fp32"]["patches_s"] / gemm)
     (image,) = content["images"]
@@ -59,8 +65,8 @@ def test_the_command(weights: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux gives it")
 @pytest.mark.slow
 def test_memory_of_chunks_is_bounded(weights: Path) -> None:
-    kornia = speed.extra_memory_mb("kornia", weights, 3000, 1)
-    ours = speed.extra_memory_mb("ours fp32", weights, 3000, 1)
+    kornia = descriptors.extra_memory_mb("kornia", weights, 3000, 1)
+    ours = descriptors.extra_memory_mb("ours fp32", weights, 3000, 1)
     assert kornia is not None
     assert ours is not None
     assert ours < 150 < kornia
@@ -69,34 +75,57 @@ def test_memory_of_chunks_is_bounded(weights: Path) -> None:
 def test_what_cannot_run_is_left_out_with_its_reason(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    result = speed.measure(weights, 8, 1, 1, torch.device("cpu"), memory=False)
+    result = descriptors.measure(weights, 8, 1, 1, torch.device("cpu"), memory=False)
     assert {"openvino int8", "onnxruntime fp32", "ours fp16"} <= set(result["left_out"])
     assert "kornia-hardnet8[openvino]" in result["left_out"]["openvino int8"]
 
 
-def test_wrong_numbers(weights: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "eval", "bench", "--count", "0"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --count")
+def test_wrong_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    for line, words in (
+        (["descriptors", "--count", "0"], "--count"),
+        (["imw", "--keypoints", "4"], "--keypoints must be at least 8"),
+        (["hpatches", "--sequences", "1"], "at least 2 sequences"),
+        (["agreement"], "--images"),
+        (["speed"], "descriptors"),
+    ):
+        try:
+            code = main(["bench", *line])
+        except SystemExit as leave:
+            code = leave.code
+        assert code == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "benches"),
+    [([], ["descriptors"]), (["--hpatches"], ["hpatches"]), (["--hpatches", "--imw"], ["imw", "hpatches"])],
+)
+def test_without_a_name_the_defaults_are_measured(
+    flags: list[str], benches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    for name, (module, _) in command.BENCHES.items():
+        monkeypatch.setattr(module, "run", lambda args, name=name: measured.append((name, vars(args))))
+    assert main(["bench", *flags]) == 0
+    assert [name for name, _ in measured] == benches
+    assert all(values for _, values in measured)
 
 
 def test_the_image_has_keypoints_of_all_sizes() -> None:
-    image = speed_image.textured_image(96, 128)
+    image = images.textured_image(96, 128)
     assert image.shape == (1, 1, 96, 128)
     assert (image.min(), image.max()) == (0.0, 1.0)
-    assert torch.equal(image, speed_image.textured_image(96, 128))
+    assert torch.equal(image, images.textured_image(96, 128))
 
 
 def test_agreement_of_photographs_and_of_a_store(weights: Path, tmp_path: Path) -> None:
     """Two views of one pattern, a pixel apart; a store whose labels are pairs of the same patch."""
-    image = (255 * speed_image.textured_image(150, 200)[0, 0]).byte().numpy()
+    image = (255 * images.textured_image(150, 200)[0, 0]).byte().numpy()
     cv2.imwrite(str(tmp_path / "a.png"), image[:, :-1])
     cv2.imwrite(str(tmp_path / "b.png"), image[:, 1:])
     store = tmp_path / "store"
     store.mkdir()
-    patches = np.repeat((255 * speed.paired_patches(12)[:, 0].clamp(0, 1)).byte().numpy(), 2, axis=0)
+    patches = np.repeat((255 * descriptors.paired_patches(12)[:, 0].clamp(0, 1)).byte().numpy(), 2, axis=0)
     patches = np.pad(patches, ((0, 0), (16, 16), (16, 16)))
     np.save(store / "patches.npy", patches)
     np.save(store / "labels.npy", np.arange(24, dtype=np.int64) // 2)
@@ -106,8 +135,10 @@ def test_agreement_of_photographs_and_of_a_store(weights: Path, tmp_path: Path) 
     (store / "meta.json").write_text(json.dumps(meta))
     out = tmp_path / "agreement.json"
     done = subprocess.run(
-        [sys.executable, "-m", "eval", "bench", "--weights", str(weights), "--images", str(tmp_path / "a.png"),
-         str(tmp_path / "b.png"), "--patches-of", str(store), "--neighbours", "40", "--out", str(out)],
+        [sys.executable, "-m", "eval", "bench", "agreement", "--weights", str(weights),
+         "--images", str(tmp_path / "a.png"),
+         str(tmp_path / "b.png"), "--patches-of", str(store), "--neighbours", "40",
+         "--out", str(out)],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import _imw_lines
-from benchmarks.imw import PlainPair, _stages, compare, plain_pair
+from benchmarks.imw import _stages, compare, table
+from benchmarks.plain import PlainPair, plain_pair
 from common.cache import Cache
 from eval.core.estimators import EstimatorSettings
 from eval.core.matching import MatcherSettings
@@ -49,7 +49,7 @@ def test_the_table_shows_rates_shares_and_differences() -> None:
         "plain": {"pairs_s": 2.0, "cpu_s_a_pair": 0.75},
         "pairs_with_other_matches": 1, "largest_difference_deg": 0.25,
     }  # fmt: skip
-    lines = _imw_lines([found]).splitlines()
+    lines = table([found]).splitlines()
     assert " ".join(lines[2].split()) == "2048 8.00 2.00 4.00 0.250 0.750 3.00 60 % 30 % 10 %"
     assert "1 pairs with other matches" in lines[3]
     assert "2.5e-01 degrees" in lines[3]

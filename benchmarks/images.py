@@ -16,6 +16,7 @@ from kornia.geometry.subpix import ConvQuadInterp3d
 from kornia.geometry.transform import ScalePyramid
 from torch import Tensor
 
+from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, HardNet8Feature, dog
 from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import DetectorName
@@ -154,3 +155,16 @@ def _timed(taken: dict[str, float], stage: str, work: Callable[[], T]) -> T:
     result = work()
     taken[stage] = time.perf_counter() - start
     return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """Seconds of each stage by pipeline."""
+    rows = []
+    for row in result["rows"]:
+        stages = [f"{value:.2f}" for value in row["stages"].values()]
+        rows.append([row["name"], *stages, f"{row['total_s']:.2f}", row["keypoints"], f"{row['ratio']:.2f}"])
+    height, width = result["image"]
+    stages = list(result["rows"][0]["stages"])
+    title = f"{width} x {height}, {result['num_features']} keypoints; seconds"
+    table = format_table([title, *stages, "all", "keypoints", "x kornia"], rows)
+    return f"{table}\nlargest difference of our patches to kornia's: {result['patch_difference']:.1e}"

@@ -1,21 +1,29 @@
-"""The HPatches tasks computed plainly, pair by pair and query by query, as the original does.
+"""The tasks of the benchmarks by plain loops, pair by pair and query by query, as the originals do.
 
 Slow on purpose: what the fast paths are timed against and must agree with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from common.geometry import relative_pose
 from common.metrics import trapezoid
+from eval.core.matching import MatcherSettings
+from eval.core.pairs import Pair
+from eval.core.poses import score_pair
+from eval.features.extract import Features
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import PatchPairs, RetrievalTask, VerificationTask
+from eval.imw.scene import Scene
+from eval.imw.stereo import StereoSettings
 
 
 def curve_area(scores: NDArray[np.floating], labels: NDArray[np.bool_], num_positives: int | None = None) -> float:
@@ -82,3 +90,38 @@ def retrieval(descriptors: DescriptorSet, task: RetrievalTask) -> NDArray[np.flo
             for p, size in enumerate(POOL_SIZES):
                 result[k, q, p] = curve_area(-distances[:size], labels[:size])
     return result
+
+
+class PlainPair(NamedTuple):
+    """What the plain loop says about one pair."""
+
+    matches: NDArray[np.int64]
+    error_deg: float
+
+
+def plain_pair(
+    scene: Scene, pair: Pair, features: Mapping[str, Features], settings: StereoSettings, matcher: MatcherSettings
+) -> PlainPair:
+    """One pair the plain way: OpenCV's brute force in both directions, a loop for every rule, the same estimator."""
+    one, two = (features[name] for name in pair)
+    assert matcher.threshold is not None
+    forward = _one_way(one, two, matcher.threshold)
+    backward = dict(_one_way(two, one, matcher.threshold))
+    mutual = [(i, j) for i, j in forward if backward.get(j) == i]
+    unique: dict[tuple[float, ...], tuple[int, int]] = {}
+    for i, j in mutual:
+        unique.setdefault((*one.keypoints.xy[i].tolist(), *two.keypoints.xy[j].tolist()), (i, j))
+    matches = np.array([unique[place] for place in sorted(unique)], np.int64).reshape(-1, 2)
+    camera0, camera1 = (scene.cameras[name] for name in pair)
+    dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
+    score = score_pair(
+        one.keypoints.xy, two.keypoints.xy, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed
+    )
+    return PlainPair(matches, score.error_deg)
+
+
+def _one_way(queries: Features, database: Features, max_ratio: float) -> list[tuple[int, int]]:
+    import cv2
+
+    found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries.descs.numpy(), database.descs.numpy(), k=2)
+    return [(best.queryIdx, best.trainIdx) for best, second in found if best.distance <= max_ratio * second.distance]

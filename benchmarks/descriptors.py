@@ -5,6 +5,7 @@ All of them in turn, round after round in one process, so that a change of the m
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import statistics
 import tempfile
@@ -17,6 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import images
+from common.machine import choose_device
+from common.shell import positive_number
+from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8._engine import has_onednn_int8
 from kornia_hardnet8.arch import get_arch
@@ -31,6 +36,53 @@ PRECISION_OF = {
     "openvino int8": "int8",
 }  # fmt: skip
 KORNIA_CHUNK = 256
+ROUNDS = 3  # timed calls of each, in turn
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this bench."""
+    parser.add_argument("--weights", default="h8E512", help="of h8E512 with its projection: a name or a file")
+    parser.add_argument("--count", type=positive_number, default=8192, help="patches in one call")
+    parser.add_argument(
+        "--keypoints", type=positive_number, nargs="*", default=[2048, 8000], help="of a whole image; none: skip"
+    )
+    parser.add_argument("--threads", type=positive_number, help="of the CPU (default: all)")
+    parser.add_argument("--device", default="cpu", help="where kornia and ours run: cpu, cuda")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure descriptors and whole images and print the tables; returns what was measured."""
+    device = choose_device(args.device)
+    threads = args.threads or torch.get_num_threads()
+    result = measure(args.weights, args.count, ROUNDS, threads, device)
+    print(table(result))
+    whole = [images.measure(args.weights, count, ROUNDS, threads) for count in args.keypoints]
+    for image in whole:
+        print(f"\n{images.table(image)}")
+    return {"descriptors": result, "images": whole}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Rates, memory and agreement of the contenders; what was left out, and why."""
+    names = ("patches_s", "ratio", "gemm_share", "extra_mb", "max_difference", "nn_agreement")
+    rows = [
+        [row["name"], f"{row['patches_s']:.0f}", f"{row['ratio']:.2f}"]
+        + [_cell(row[name], form) for name, form in zip(names[2:], (".2f", ".0f", ".1e", ".4f"), strict=True)]
+        for row in result["rows"]
+    ]
+    blocks = [
+        f"{result['patches']} patches a call, {result['threads']} threads, {result['device']}, median of "
+        f"{result['rounds']} rounds in turn",
+        format_table(["", "patches/s", "x kornia", "of GEMM", "extra MB", "max diff", "same NN"], rows),
+        "matrix product: "
+        + ", ".join(f"{name} {rate / 1e9:.0f} Gop/s" for name, rate in sorted(result["gemm"].items())),
+    ]
+    blocks += [f"left out: {name}: {reason}" for name, reason in result["left_out"].items()]
+    return "\n".join(blocks)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def paired_patches(count: int, seed: int = 0) -> Tensor:
@@ -133,21 +185,10 @@ def measure(
     """
     torch.set_num_threads(threads)
     patches = paired_patches(count).to(device)
-    names = [*PRECISION_OF, "rootsift", "tfeat"]
-    if device.type != "cpu":
-        names = ["kornia", "kornia, chunks", "ours fp32", "ours bf16", "ours fp16"]
-    contenders: dict[str, Describe] = {}
-    left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        for name in names:
-            try:
-                contenders[name] = make(name, weights, Path(folder), threads, device)
-                contenders[name](patches[:512])
-            except HardNet8Error as error:
-                left_out[name] = str(error)
-        precisions = {PRECISION_OF[n] for n in contenders if n in PRECISION_OF}
+        contenders, left_out = _contenders(weights, Path(folder), threads, device, patches)
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        gemm: dict[str, list[float]] = {p: [] for p in precisions}
+        gemm: dict[str, list[float]] = {PRECISION_OF[n]: [] for n in contenders if n in PRECISION_OF}
         descs: dict[str, Tensor] = {}
         for _ in range(rounds):
             for precision in gemm:
@@ -162,24 +203,47 @@ def measure(
     base = statistics.median(seconds[BASE])
     rows = []
     for name, values in seconds.items():
-        median = statistics.median(values)
-        precision = PRECISION_OF.get(name, "")
-        same = precision != "" and descs[name].shape == descs[BASE].shape
-        rate = rates.get(precision)
+        patches_s = count / statistics.median(values)
+        rate = rates.get(PRECISION_OF.get(name, ""))
         rows.append(
             {
                 "name": name,
-                "patches_s": count / median,
+                "patches_s": patches_s,
                 "spread": _spread(values),
-                "ratio": base / median,
-                "gemm_share": None if rate is None else 2.0 * get_arch("h8E512").macs * count / median / rate,
+                "ratio": base * patches_s / count,
+                "gemm_share": None if rate is None else 2.0 * get_arch("h8E512").macs * patches_s / rate,
                 "extra_mb": extra.get(name),
-                "max_difference": float((descs[name] - descs[BASE]).abs().max()) if same else None,
-                "nn_agreement": _agreement(descs[name], descs[BASE]) if same else None,
+                **_against_kornia(name, descs),
             }
         )
     settings = {"patches": count, "rounds": rounds, "threads": threads, "device": str(device), "weights": str(weights)}
     return {"rows": rows, "left_out": left_out, "gemm": rates, **settings}
+
+
+def _contenders(
+    weights: str | Path, folder: Path, threads: int, device: torch.device, patches: Tensor
+) -> tuple[dict[str, Describe], dict[str, str]]:
+    """Those that run here, warm; and the reasons why the others do not."""
+    names = [*PRECISION_OF, "rootsift", "tfeat"]
+    if device.type != "cpu":
+        names = ["kornia", "kornia, chunks", "ours fp32", "ours bf16", "ours fp16"]
+    contenders, left_out = {}, {}
+    for name in names:
+        try:
+            contenders[name] = make(name, weights, folder, threads, device)
+            contenders[name](patches[:512])
+        except HardNet8Error as error:
+            contenders.pop(name, None)
+            left_out[name] = str(error)
+    return contenders, left_out
+
+
+def _against_kornia(name: str, descs: dict[str, Tensor]) -> dict[str, float | None]:
+    """What differs from kornia's own descriptors; None for another network."""
+    if name not in PRECISION_OF or descs[name].shape != descs[BASE].shape:
+        return {"max_difference": None, "nn_agreement": None}
+    difference = float((descs[name] - descs[BASE]).abs().max())
+    return {"max_difference": difference, "nn_agreement": _agreement(descs[name], descs[BASE])}
 
 
 def _spread(values: list[float]) -> float:

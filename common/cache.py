@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.h5files import Arrays, read_h5, write_h5
 from kornia_hardnet8.errors import DataError
@@ -27,23 +28,32 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+class _Entry(NamedTuple):
+    """One result: its key, its file, and the text that the file must hold as its configuration."""
+
+    key: str
+    path: Path
+    text: str
+
+
 class Cache:
     """A folder of stage results.
 
     Args:
-        root: the folder; made when the first result is stored.
+        root: the folder; made when the first result is stored. None: nothing is kept.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | None) -> None:
+        self._keeps = root is not None
+        self.root = Path(root or os.devnull)
 
     def key(self, stage: str, configuration: Mapping[str, Any]) -> str:
         """Short hash of a stage and everything that influences its result."""
-        return hashlib.sha256(self._text(stage, configuration).encode()).hexdigest()[:_KEY_LENGTH]
+        return self._entry(stage, configuration).key
 
     def path(self, stage: str, configuration: Mapping[str, Any]) -> Path:
         """Where the result of a stage lies."""
-        return self.root / stage / f"{self.key(stage, configuration)}.h5"
+        return self._entry(stage, configuration).path
 
     def get(self, stage: str, configuration: Mapping[str, Any]) -> Arrays | None:
         """The stored arrays, or None.
@@ -51,29 +61,37 @@ class Cache:
         Raises:
             DataError: a damaged file, or one made with another configuration.
         """
-        path = self.path(stage, configuration)
-        if not path.is_file():
-            return None
-        try:
-            arrays, attributes = read_h5(path)
-        except DataError as error:
-            raise DataError(f"{error}; remove it and it is computed again") from None
-        if attributes.get(_CONFIGURATION) != self._text(stage, configuration):
-            raise DataError(f"{path} was made with another configuration: remove it or choose another --cache")
-        return arrays
+        return self._read(self._entry(stage, configuration))
 
     def put(self, stage: str, configuration: Mapping[str, Any], arrays: Arrays) -> None:
         """Store the arrays of a stage."""
-        write_h5(self.path(stage, configuration), arrays, {_CONFIGURATION: self._text(stage, configuration)})
+        self._write(self._entry(stage, configuration), arrays)
 
-    def compute(self, stage: str, configuration: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
-        """The stored arrays; when there are none, those of ``make``, stored."""
-        arrays = self.get(stage, configuration)
+    def compute(self, stage: str, configuration: Mapping[str, Any], make: Callable[[], Arrays]) -> tuple[str, Arrays]:
+        """The key and the stored arrays; when there are none, those of ``make``, stored."""
+        entry = self._entry(stage, configuration)
+        arrays = self._read(entry)
         if arrays is None:
             arrays = make()
-            self.put(stage, configuration, arrays)
+            self._write(entry, arrays)
+        return entry.key, arrays
+
+    def _entry(self, stage: str, configuration: Mapping[str, Any]) -> _Entry:
+        text = canonical_json({"format": FORMAT, "stage": stage, **configuration})
+        key = hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+        return _Entry(key, self.root / stage / f"{key}.h5", text)
+
+    def _read(self, entry: _Entry) -> Arrays | None:
+        if not self._keeps or not entry.path.is_file():
+            return None
+        try:
+            arrays, attributes = read_h5(entry.path)
+        except DataError as error:
+            raise DataError(f"{error}; remove it and it is computed again") from None
+        if attributes.get(_CONFIGURATION) != entry.text:
+            raise DataError(f"{entry.path} was made with another configuration: remove it or choose another --cache")
         return arrays
 
-    @staticmethod
-    def _text(stage: str, configuration: Mapping[str, Any]) -> str:
-        return canonical_json({"format": FORMAT, "stage": stage, **configuration})
+    def _write(self, entry: _Entry, arrays: Arrays) -> None:
+        if self._keeps:
+            write_h5(entry.path, arrays, {_CONFIGURATION: entry.text})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from common.shell import seed_number
 from eval.core.essential import estimate_essential
 from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings, estimate_fundamental
 from eval.core.homography_estimators import HomographySettings, estimate_homography
-from eval.core.matchers import ImageFeatures, Matcher, match_images
+from eval.core.matchers import Matcher, match_images
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -38,7 +37,7 @@ from eval.core.results import strict
 from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
-from eval.features.extract import extract
+from eval.features.extract import Features, extract
 from eval.photo_cameras import PhotoCamera, photo_camera
 from eval.photos import enlarging, turn_upright
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
@@ -62,7 +61,7 @@ class PhotoFeatures(NamedTuple):
 
     image: NDArray[np.uint8]
     """(H, W, 3) in OpenCV's order, upright, of full size."""
-    features: ImageFeatures
+    features: Features
     """Of the image that they were found in, reduced."""
     to_full: Floats
     """The affine map (2, 3) from those pixels to those of the full image."""
@@ -112,9 +111,7 @@ def describe_photo(
     """Features of a photograph, turned as EXIF says and reduced to ``max_side_px``."""
     image = turn_upright(read_bgr(path), exif_orientation(path))
     reduced, scale = reduce_image(image, max_side_px)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = extract(reduced, method, detector, Cache(Path(scratch)), mr_size)
-    features = ImageFeatures(found.keypoints, found.descs, found.image_shape, found.image_sha256, found.method)
+    features = extract(reduced, method, detector, Cache(None), mr_size)
     return PhotoFeatures(image, features, enlarging(scale))
 
 

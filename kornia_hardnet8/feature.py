@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import (
     DETECTION_MR_SIZE,
+    Detector,
     DetectorName,
+    OpenCVSift,
     make_detector,
     make_orienter,
     make_shape_estimator,
@@ -36,7 +38,7 @@ class HardNet8Feature(nn.Module):
     Args:
         num_features: keep at most so many keypoints an image.
         detector: ``"dog"``, ``"hessian"`` (kornia's), ``"keynet"`` (its weights must be there) or ``"sift-opencv"``
-            (needs OpenCV; all extrema, its own orientations).
+            (needs OpenCV; all extrema, its own orientations); or a detector of your own.
         descriptor: a network, or what ``HardNet8(pretrained=…)`` takes; True is the bundled one.
         upright: no orientation, frames point upward.
         affine_shape: ``"affnet"`` or None.
@@ -64,7 +66,7 @@ class HardNet8Feature(nn.Module):
     def __init__(
         self,
         num_features: int = 2048,
-        detector: DetectorName = "dog",
+        detector: DetectorName | Detector = "dog",
         descriptor: HardNet8 | bool | str | Path = True,
         *,
         upright: bool = False,
@@ -91,9 +93,11 @@ class HardNet8Feature(nn.Module):
             raise UsageError(f"mr_size must be positive, got {size}")
         self.num_features, self.max_side = num_features, max_side
         upright = upright or orientation == "none"
-        self.detector = make_detector(detector, num_features, upright, folder)
+        if not isinstance(detector, Detector):
+            detector = make_detector(detector, num_features, upright, folder)
+        self.detector = detector
         self.shape_estimator = make_shape_estimator(affine_shape, folder)
-        own_angles = detector == "sift-opencv" and orientation == "dominant"
+        own_angles = isinstance(detector, OpenCVSift) and orientation == "dominant"
         self.orienter = None if upright or own_angles else make_orienter(orientation, folder)
         self.eval()
 

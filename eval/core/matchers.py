@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import kornia
 import numpy as np
@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from eval.core.matching import MatcherSettings, deduplicate_matches, finite_rows, official_match
 from eval.features.base import Method
+from eval.features.extract import Features
 from eval.features.imported import Imported
-from eval.features.keypoints import Keypoints
 from eval.features.tokens import parse_token
-from eval.features.weights import find_file, kornia_module, read_weights
+from eval.features.weights import find_file, kornia_module, read_weights, weights_sha256
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 
 # Descriptor -> kornia's name of the LightGlue that was trained on it, and the file of its weights.
 LIGHTGLUE: dict[str, tuple[str, str]] = {
@@ -33,19 +32,6 @@ _LIGHTGLUE_VERSION = "v0.1_arxiv"
 # LightGlue's SIFT wants the detection sigma, which kornia takes as a sixth of the frame.
 _SIFT_MR_SIZE = 6.0
 _ADALAM_SEED = 0
-
-
-class ImageFeatures(NamedTuple):
-    """What a matcher may look at in one image."""
-
-    keypoints: Keypoints
-    descs: Tensor
-    """(N, D)."""
-    image_shape: tuple[int, int]
-    """(H, W)."""
-    image_sha256: str
-    method: str
-    """The token that made the features."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class LightGlueSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """What is hashed, stored and shown."""
-        files = {method: sha256_file(path) for method, path in self.weights}
+        files = {method: weights_sha256(path) for method, path in self.weights}
         return {"matcher": "lightglue", "kornia": kornia.__version__, "weights_sha256": files}
 
 
@@ -83,7 +69,7 @@ class ImportedSettings:
 Matcher = MatcherSettings | AdalamSettings | LightGlueSettings | ImportedSettings
 
 
-def match_images(one: ImageFeatures, two: ImageFeatures, matcher: Matcher) -> Tensor:
+def match_images(one: Features, two: Features, matcher: Matcher) -> Tensor:
     """Matches (M, 2) int64 of two images, sorted by coordinates, no two with the same four coordinates.
 
     Matches made elsewhere come as they were handed in.
@@ -143,7 +129,7 @@ def check_imported(methods: Sequence[Method], task: str) -> ImportedSettings:
     return ImportedSettings(task)
 
 
-def _adalam(one: ImageFeatures, two: ImageFeatures) -> Tensor:
+def _adalam(one: Features, two: Features) -> Tensor:
     """Neighbours that agree with those around them; its draws are seeded."""
     import kornia.feature as KF
 
@@ -155,7 +141,7 @@ def _adalam(one: ImageFeatures, two: ImageFeatures) -> Tensor:
 
 
 @torch.inference_mode()
-def _lightglue(settings: LightGlueSettings, one: ImageFeatures, two: ImageFeatures) -> Tensor:
+def _lightglue(settings: LightGlueSettings, one: Features, two: Features) -> Tensor:
     weights = dict(settings.weights).get(one.method)
     if weights is None:
         raise UsageError(f"LightGlue was not trained on the descriptors of {one.method}")
@@ -165,7 +151,7 @@ def _lightglue(settings: LightGlueSettings, one: ImageFeatures, two: ImageFeatur
     return matches.clone()
 
 
-def _lightglue_image(image: ImageFeatures) -> dict[str, Tensor]:
+def _lightglue_image(image: Features) -> dict[str, Tensor]:
     device = image.descs.device
     angles = np.deg2rad(image.keypoints.angle)
     columns = {

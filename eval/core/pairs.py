@@ -17,7 +17,7 @@ from torch import Tensor
 from common.cache import Cache
 from common.h5files import Arrays, read_h5
 from common.jobs import compute_all
-from eval.core.matchers import ImageFeatures, Matcher, match_images
+from eval.core.matchers import Matcher, match_images
 from eval.features.extract import Features
 
 Pair = tuple[str, str]
@@ -41,14 +41,14 @@ class MatchedPairs(NamedTuple):
     def by_pair(self) -> dict[Pair, NDArray[np.int32]]:
         """Matches (M, 2) of every pair."""
         rows = zip(self.blocks, self.matches, strict=True)
-        return {pair: found for block, matches in rows for pair, found in zip(block, matches, strict=True)}
+        return {pair: rows_of for block, matches in rows for pair, rows_of in zip(block, matches, strict=True)}
 
 
 class _MatchJob(NamedTuple):
     """What a worker needs for one block: descriptors are read from the cache by path."""
 
     pairs: list[tuple[int, int]]
-    images: list[ImageFeatures]
+    images: list[Features]
     """Without their descriptors."""
     descriptors: list[Path]
     matcher: Matcher
@@ -66,9 +66,9 @@ def match_pairs(
 ) -> MatchedPairs:
     """Match pairs of images on a device (default: CPU), in blocks that are independent jobs, or read from the cache."""
     blocks = [list(pairs[start : start + BLOCK]) for start in range(0, len(pairs), BLOCK)]
+    settings = matcher.to_dict()
     configurations = [
-        {"features": [[features[name].key for name in pair] for pair in block], "matcher": matcher.to_dict()}
-        for block in blocks
+        {"features": [[features[name].key for name in pair] for pair in block], "matcher": settings} for block in blocks
     ]
     work = [
         (configuration, _job(block, features, matcher, cache, device))
@@ -101,15 +101,11 @@ def _job(
     place = {name: index for index, name in enumerate(names)}
     return _MatchJob(
         [(place[a], place[b]) for a, b in block],
-        [_without_descriptors(features[name]) for name in names],
+        [features[name]._replace(descs=torch.zeros(0)) for name in names],
         [_stored(cache, features[name]) for name in names],
         matcher,
         str(device or "cpu"),
     )
-
-
-def _without_descriptors(found: Features) -> ImageFeatures:
-    return ImageFeatures(found.keypoints, torch.zeros(0), found.image_shape, found.image_sha256, found.method)
 
 
 def _stored(cache: Cache, features: Features) -> Path:

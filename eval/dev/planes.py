@@ -103,7 +103,7 @@ def judge_sequence(
         return {**columns, "seconds": np.array(time.perf_counter() - start)}
 
     pairs = [f"1-{number}" for number in prepared.numbers]
-    return _rows(pairs, cache.compute("dev-homography", configuration, make))
+    return _rows(pairs, cache.compute("dev-homography", configuration, make)[1])
 
 
 def prepare_camera(name: str, files: list[Any], settings: DevSettings, cache: Cache) -> PreparedCamera:
@@ -150,7 +150,7 @@ def judge_camera(
         return {"correct_nn": correct, "mAP": ap, "seconds": np.array(time.perf_counter() - start)}
 
     pairs = [f"{prepared.files[i]}-{prepared.files[j]}" for i, j in prepared.pairs]
-    return _rows(pairs, cache.compute("dev-webcam", configuration, make))
+    return _rows(pairs, cache.compute("dev-webcam", configuration, make)[1])
 
 
 def _judge_plane(

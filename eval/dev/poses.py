@@ -88,7 +88,7 @@ def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettin
         "max_ratio": max(settings.ratios),
         **identity,
     }
-    stored = cache.compute("dev-matches", matching, lambda: _match(prepared, descriptor, settings, own))
+    matches_key, stored = cache.compute("dev-matches", matching, lambda: _match(prepared, descriptor, settings, own))
     ends = np.cumsum(stored["counts"])[:-1]
     matches = [
         Matches(torch.from_numpy(ratios), torch.from_numpy(rows).long())
@@ -97,13 +97,13 @@ def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettin
         )
     ]
     geometry = {
-        "matches": cache.key("dev-matches", matching),
+        "matches": matches_key,
         "ratios": list(settings.ratios),
         "estimator": settings.estimator.to_dict(),
         "seeds": [settings.seed, settings.ransac_seeds],
         "cameras": _camera_hash(prepared.cameras),
     }
-    scored = cache.compute("dev-poses", geometry, lambda: _estimate(prepared, matches, settings))
+    _, scored = cache.compute("dev-poses", geometry, lambda: _estimate(prepared, matches, settings))
     counts = np.array([[int((m.ratios <= ratio).sum()) for m in matches] for ratio in settings.ratios], np.int64)
     seconds = {
         "describe": float(stored["describe_s"]),

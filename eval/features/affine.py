@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from eval.features.keypoints import Keypoints
-from eval.features.weights import find_file
+from eval.features.weights import find_file, weights_sha256
 from kornia_hardnet8.detectors import DETECTION_MR_SIZE, load_kornia_weights
 from kornia_hardnet8.errors import UsageError
-from kornia_hardnet8.files import sha256_file
 
 # Keypoints in one forward: bounds memory.
 _CHUNK = 4096
@@ -43,7 +42,7 @@ def affine_shapes(image: NDArray[np.uint8], keypoints: Keypoints, weights: Path)
     """
     if len(keypoints) == 0:
         return replace(keypoints, shape=np.zeros((0, 2, 2), np.float32))
-    estimator = _estimator(weights, sha256_file(weights))
+    estimator = _estimator(weights, weights_sha256(weights))
     pixels = torch.from_numpy(image)[None, None].float() / 255.0
     with torch.inference_mode():
         frames = [

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from eval.features.baseline_patches import extract_baseline_patches
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token
+from eval.features.weights import weights_sha256
 from kornia_hardnet8._engine import PLANES
-from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from kornia_hardnet8.patches import extract_patches
 
@@ -41,7 +41,7 @@ class Descriptor(ABC):
         self.token = token
         self.name = token.text
         self.weights = weights
-        self.weights_sha256 = sha256_file(weights) if weights is not None else None
+        self.weights_sha256 = weights_sha256(weights) if weights is not None else None
 
     @abstractmethod
     def describe(self, patches: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class WholeFeature(ABC):
         self.token = token
         self.name = token.text
         self.weights = weights
-        self.weights_sha256 = sha256_file(weights) if weights is not None else None
+        self.weights_sha256 = weights_sha256(weights) if weights is not None else None
         self.device = torch.device("cpu")
 
     @abstractmethod

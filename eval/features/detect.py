@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.features.keypoints import Keypoints, Places
+from eval.features.weights import weights_sha256
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
-from kornia_hardnet8.files import sha256_file
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class DogSettings:
         settings = {"detector": "dog-opencv", **asdict(self)}
         weights, same_place = settings.pop("affine_weights"), settings.pop("same_place")
         if weights is not None:
-            settings |= {"affine": "affnet", "affine_sha256": _sha256(weights)}
+            settings |= {"affine": "affnet", "affine_sha256": weights_sha256(weights)}
         if self.upright and same_place != "position":
             settings["same_place"] = same_place
         return settings
@@ -109,8 +108,3 @@ def select(keypoints: Keypoints, num: int, upright: bool) -> Keypoints:
         keypoints = keypoints[np.sort(first)]
         keypoints.angle[:] = 0.0
     return keypoints[:num]
-
-
-@functools.lru_cache(maxsize=8)
-def _sha256(path: Path) -> str:
-    return sha256_file(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cache import Cache
+from common.h5files import Arrays
 from common.images import gray_from_bgr
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.detect import DogSettings, detect_dog
@@ -52,25 +55,27 @@ def extract(
         method: a descriptor, for keypoints by ``detector``; or a whole local feature, which takes its ``num``
             strongest of its own and none of the other settings.
         detector: of keypoints.
-        cache: what is there is not done again.
+        cache: what is there is not done again; ``Cache(None)`` keeps nothing.
         mr_size: half side of a patch / sigma.
 
     Raises:
         DataError: the method gave another number of rows or columns than it should.
     """
     gray = gray_from_bgr(image)
+    digest = image_digest(gray)
+    keypoints: Keypoints | None = None
+    make: Callable[[], Arrays]
     if isinstance(method, WholeFeature):
-        configuration = {"image": image_digest(image), **method.identity(detector.num)}
-        arrays = cache.compute("features", configuration, lambda: _detect_and_describe(image, method, detector.num))
-        keypoints, key = Keypoints.from_arrays(arrays), cache.key("features", configuration)
+        stage, about = "features", {"image": image_digest(image), **method.identity(detector.num)}
+        make = functools.partial(_detect_and_describe, image, method, detector.num)
     else:
-        keypoints, keypoints_key = detect(gray, detector, cache)
-        configuration = {"keypoints": keypoints_key, **method.identity(mr_size)}
-        arrays = cache.compute("descriptors", configuration, lambda: _describe(gray, keypoints, method, mr_size))
-        key = cache.key("descriptors", configuration)
+        keypoints, keypoints_key = detect(gray, detector, cache, digest)
+        stage, about = "descriptors", {"keypoints": keypoints_key, **method.identity(mr_size)}
+        make = functools.partial(_describe, gray, keypoints, method, mr_size)
+    key, arrays = cache.compute(stage, about, make)
+    keypoints = keypoints if keypoints is not None else Keypoints.from_arrays(arrays)
     descs, seconds = torch.from_numpy(arrays["descs"]), float(arrays["seconds"])
-    shape = (gray.shape[0], gray.shape[1])
-    return Features(keypoints, descs, key, seconds, shape, image_digest(gray), method.name)
+    return Features(keypoints, descs, key, seconds, (gray.shape[0], gray.shape[1]), digest, method.name)
 
 
 def detector_of(method: Method, detector: DogSettings) -> dict[str, Any]:
@@ -86,17 +91,15 @@ def image_digest(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def detect(image: NDArray[np.uint8], detector: DogSettings, cache: Cache) -> tuple[Keypoints, str]:
-    """Keypoints of a gray image (H, W), detected or from the cache, and their cache key."""
-    configuration = _detector_configuration(image, detector)
-    stored = cache.compute("keypoints", configuration, lambda: _detect(image, detector))
-    return Keypoints.from_arrays(stored), cache.key("keypoints", configuration)
-
-
-def _detector_configuration(image: NDArray[np.uint8], detector: DogSettings) -> dict[str, Any]:
+def detect(
+    image: NDArray[np.uint8], detector: DogSettings, cache: Cache, digest: str | None = None
+) -> tuple[Keypoints, str]:
+    """Keypoints of a gray image (H, W), detected or from the cache, and their cache key; ``digest``: of the image."""
     import cv2
 
-    return {"image": image_digest(image), "opencv": cv2.__version__, **detector.to_dict()}
+    about = {"image": digest or image_digest(image), "opencv": cv2.__version__, **detector.to_dict()}
+    key, arrays = cache.compute("keypoints", about, functools.partial(_detect, image, detector))
+    return Keypoints.from_arrays(arrays), key
 
 
 def _detect(image: NDArray[np.uint8], detector: DogSettings) -> dict[str, NDArray[Any]]:

@@ -17,10 +17,10 @@ from eval.features.affine import affine_weights
 from eval.features.base import WholeFeature
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
+from eval.features.weights import weights_sha256
 from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.detectors import KorniaDetector, load_kornia_weights
 from kornia_hardnet8.feature import HardNet8Feature
-from kornia_hardnet8.files import sha256_file
 
 
 def keynet(token: Token, weights: Path | None) -> WholeFeature:
@@ -46,8 +46,7 @@ class _KeyNet(WholeFeature):
         network: Any = detector.model
         assert self.weights is not None
         load_kornia_weights(network, self.weights.name, self.weights.parent)
-        feature = HardNet8Feature(num, "hessian", self.descriptor, upright=self.upright)
-        feature.detector = KorniaDetector(detector.eval())
+        feature = HardNet8Feature(num, KorniaDetector(detector.eval()), self.descriptor, upright=self.upright)
         if self.affnet is not None:
             shape = KF.LAFAffNetShapeEstimator(False)
             load_kornia_weights(shape, self.affnet.name, self.affnet.parent)
@@ -58,7 +57,7 @@ class _KeyNet(WholeFeature):
         """The files of the descriptor and of AffNet as well."""
         files = {"descriptor_sha256": BUNDLED_DIR / f"{self.descriptor}.safetensors", "affnet_sha256": self.affnet}
         return super().identity(num) | {
-            name: None if file is None else sha256_file(file) for name, file in files.items()
+            name: None if file is None else weights_sha256(file) for name, file in files.items()
         }
 
     @torch.inference_mode()

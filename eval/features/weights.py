@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import sha256_file
 
 WEIGHTS_VARIABLE = "KORNIA_HARDNET8_WEIGHTS"
 
@@ -52,6 +54,17 @@ def find_file(what: str, name: str, given: Path | None, usual_name: str, cached_
     raise MissingFileError(
         f"{what} needs weights: write {name}@PATH, or name the folder that holds {usual_name} in {WEIGHTS_VARIABLE}"
     )
+
+
+def weights_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file of weights, read once while it stays as it is."""
+    about = path.stat()
+    return _sha256(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_file(path)
 
 
 def kornia_module(name: str) -> Any:

@@ -97,7 +97,8 @@ def verification_task(data: PatchData, cache: Cache) -> tuple[tasks.Verification
         return {key: np.asarray(value, dtype=np.int32) for key, value in {**shared, **other}.items()}
 
     settings = {"split": list(split.test), "counts": counts, "pairs": wanted, "seed": tasks.SEED}
-    arrays = {k: v.astype(np.int64) for k, v in cache.compute("hpatches-verification", settings, make).items()}
+    _, stored = cache.compute("hpatches-verification", settings, make)
+    arrays = {name: values.astype(np.int64) for name, values in stored.items()}
     first = (arrays["s1"], arrays["t1"], arrays["idx1"])
     names = tuple(split.test)
     task = tasks.VerificationTask(

@@ -262,7 +262,7 @@ def describe_cached(
                 described = describe({"": folder}, descriptor)
                 return {"descriptors": described.data.reshape(len(TYPES), -1, described.dim)}
 
-            stored = cache.compute("hpatches-descriptors", configuration, make)["descriptors"]
-            yield stored.reshape(-1, stored.shape[2])
+            _, stored = cache.compute("hpatches-descriptors", configuration, make)
+            yield stored["descriptors"].reshape(-1, stored["descriptors"].shape[2])
 
     return from_blocks({name: count_patches(folders[name]) for name in names}, blocks())

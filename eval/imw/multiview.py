@@ -165,6 +165,7 @@ def run_multiview(
     wanted = sorted({pair for _, images in bags for pair in all_pairs(images)}, reverse=True)
     matched = match_pairs(wanted, features, settings.matcher, cache, executor, f"{label}: match for bags", device)
     matches = matched.by_pair()
+    matcher, colmap = settings.matcher.to_dict(), colmap_bag.settings(settings.seed)
     work = []
     for _, images in bags:
         job = _job(scene, images, bag_pairs(scene, images), features, matches, settings)
@@ -172,8 +173,8 @@ def run_multiview(
             "features": [features[name].key for name in images],
             "images": [scene.image_hashes[name] for name in images],
             "pairs": job.pairs,
-            "matcher": settings.matcher.to_dict(),
-            "colmap": colmap_bag.settings(settings.seed),
+            "matcher": matcher,
+            "colmap": colmap,
             "pycolmap": pycolmap.__version__,
         }
         work.append((configuration, job))

@@ -91,7 +91,7 @@ def match_and_verify(
             "pycolmap": pycolmap_module().__version__,
             "seed": settings.seed,
         }
-        verified = cache.compute(
+        _, verified = cache.compute(
             "verified", about, partial(_verify, block, matches, described, cameras, settings.mr_size, settings.seed)
         )
         inliers = split_rows(verified["inliers"], verified["counts"])

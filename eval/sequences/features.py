@@ -110,7 +110,7 @@ def describe(
         **descriptor.identity(settings.mr_size),
         "opencv": cv2.__version__,
     }
-    arrays = cache.compute(
+    _, arrays = cache.compute(
         "sequence-descriptors",
         configuration,
         lambda: {"descriptors": descriptor.describe_image(image, keypoints, settings.mr_size).numpy()},

@@ -20,7 +20,8 @@ def test_a_result_is_made_once_and_found_again(tmp_path: Path) -> None:
         return {"a": np.arange(3), "group/b": np.eye(2, dtype=np.float32)}
 
     for _ in range(2):
-        arrays = cache.compute("matches", {"x": 1, "y": [1.5, "z"]}, make)
+        key, arrays = cache.compute("matches", {"x": 1, "y": [1.5, "z"]}, make)
+        assert key == cache.key("matches", {"x": 1, "y": [1.5, "z"]})
         np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
         np.testing.assert_array_equal(arrays["group/b"], np.eye(2))
     assert len(calls) == 1
@@ -61,7 +62,7 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
 def _work(root: Path) -> None:
     cache = Cache(root)
     for index in range(30):
-        arrays = cache.compute("s", {"i": index}, lambda i=index: {"a": np.full(2000, i)})
+        _, arrays = cache.compute("s", {"i": index}, lambda i=index: {"a": np.full(2000, i)})
         assert (arrays["a"] == index).all()
 
 
@@ -100,3 +101,13 @@ def test_h5_files_are_read_by_name(tmp_path: Path) -> None:
     (tmp_path / "c.h5").write_text("text")
     with pytest.raises(DataError, match=r"c\.h5 is damaged or no HDF5 file"):
         read_h5(tmp_path / "c.h5")
+
+
+def test_a_cache_without_a_folder_keeps_nothing() -> None:
+    cache, made = Cache(None), []
+    for _ in range(2):
+        key, arrays = cache.compute("s", {"i": 1}, lambda: made.append(1) or {"a": np.ones(2)})
+        assert key == cache.key("s", {"i": 1})
+        assert arrays["a"].tolist() == [1, 1]
+    assert len(made) == 2
+    assert cache.get("s", {"i": 1}) is None

@@ -12,7 +12,6 @@ from torch import Tensor
 from eval.core.matchers import (
     LIGHTGLUE,
     AdalamSettings,
-    ImageFeatures,
     LightGlueSettings,
     lightglue_settings,
     match_images,
@@ -20,6 +19,7 @@ from eval.core.matchers import (
 from eval.core.matching import MatcherSettings, official_match
 from eval.core.options import any_matcher_from
 from eval.features import Token, WholeFeature, load
+from eval.features.extract import Features
 from eval.features.keypoints import Keypoints
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
@@ -35,14 +35,14 @@ class _Named(WholeFeature):
         raise AssertionError("not called here")
 
 
-def features(xy: np.ndarray, descs: Tensor, method: str = "rootsift") -> ImageFeatures:
+def features(xy: np.ndarray, descs: Tensor, method: str = "rootsift") -> Features:
     keypoints = Keypoints.from_points(xy, np.arange(len(xy), 0, -1), 4.0)
     keypoints.angle[:] = np.linspace(0, 300, len(xy))
-    return ImageFeatures(keypoints, descs, SHAPE, "", method)
+    return Features(keypoints, descs, "", 0.0, SHAPE, "", method)
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[ImageFeatures, ImageFeatures, int]:
+def pair() -> tuple[Features, Features, int]:
     """150 points moved by 20 px with nearly the same descriptors, and 50 that have nothing in common."""
     rng = np.random.default_rng(0)
     xy = rng.uniform(50, 350, (200, 2)).astype(np.float32)

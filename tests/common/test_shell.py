@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from common.shell import positive_number, run_command, run_module, seed_number
+from common import shell
+from common.shell import positive_number, progress, run_command, run_module, seed_number
 from kornia_hardnet8.files import atomic_dir, atomic_path
 
 
@@ -75,3 +77,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
 
     assert run_command(command) == 1
     assert capsys.readouterr().err == "error: cannot read or write /some/place: Permission denied\n"
+
+
+def test_progress_counts_on_from_what_was_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shell, "PLAIN_PROGRESS_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        assert list(progress(range(2), 5, "training", "step", done=3)) == [0, 1]
+    assert [" ".join(line.split()[:3]) for line in caplog.messages] == ["training: 4/5 step,", "training: 5/5 step,"]

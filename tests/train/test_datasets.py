@@ -330,3 +330,13 @@ def test_all_sets_that_are_missing_are_named_at_once(
     assert "data set 'nothing'" in error
     assert error.count("data set ") == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_the_name_of_the_demo_store_tells_of_all_that_makes_its_patches() -> None:
+    from train import demo
+    from train.stores import photos
+
+    makers = {getattr(value, "__module__", None) or "" for value in vars(photos).values()}
+    makers = {name for name in makers if name.startswith(("train.stores.", "common.images"))} - {"train.stores.flags"}
+    assert {"train.stores.linking", "train.stores.sift", "train.stores.frames"} <= makers
+    assert makers <= {module.__name__ for module in demo._MADE_BY}

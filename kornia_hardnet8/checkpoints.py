@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -14,14 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kornia_hardnet8._torch_files import projection_of_pca, read_torch_file
 from kornia_hardnet8.arch import ARCHS, Arch, empty_features, get_arch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
 from kornia_hardnet8.files import atomic_path, write_bytes
 from kornia_hardnet8.projection import Projection
+from kornia_hardnet8.torch_files import projection_of_pca, read_torch_file, state_dict_of
 
 FORMAT = "kornia-hardnet8/1"
 CHECKPOINT_FORMAT = "kornia-hardnet8/checkpoint/1"
+_DIGEST = "sha256"  # metadata of a .safetensors: of all the rest
 BUNDLED_DIR = Path(__file__).parent / "weights"
 
 
@@ -90,6 +92,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.
         tensors["projection.eigenvalues"] = weights.projection.eigenvalues.float()
     metadata = {**weights.metadata, "format": FORMAT, "arch": weights.arch}
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    text[_DIGEST] = _digest(tensors, text)
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=text)
@@ -113,6 +116,15 @@ def _sort_metadata(path: Path) -> None:
             raise DataError(f"cannot sort the header of {path.name}: {len(text)} bytes, {length} are there")
         file.seek(8)
         file.write(text.ljust(length))
+
+
+def _digest(tensors: dict[str, Tensor], text: dict[str, str]) -> str:
+    """SHA-256 (hex) over the names, types, shapes and bytes of tensors, and over metadata but for the digest itself."""
+    digest = hashlib.sha256(json.dumps({k: v for k, v in sorted(text.items()) if k != _DIGEST}).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_kornia(path: str | Path, weights: Weights) -> None:
@@ -154,6 +166,8 @@ def _read_safetensors(path: Path) -> Weights:
         raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
     if text.get("format") != FORMAT:
         raise DataError(f"{path} is not a {FORMAT} file (format: {text.get('format')})")
+    if text.pop(_DIGEST, None) not in (None, _digest(tensors, text)):  # files of before have none
+        raise DataError(f"{path} is damaged: its content does not fit its digest; fetch the file again")
     features = {key.removeprefix("features."): v for key, v in tensors.items() if key.startswith("features.")}
     projection = {key.removeprefix("projection."): v for key, v in tensors.items() if key.startswith("projection.")}
     metadata = {key: _json_or_text(value) for key, value in text.items() if key not in ("format", "arch")}
@@ -169,10 +183,7 @@ def _read_torch(path: Path) -> Weights:
         if not isinstance(features, dict) or not isinstance(metadata, dict):
             raise DataError(f"{path} lacks its features: it is no complete {CHECKPOINT_FORMAT}")
         return _checked(path, content.get("arch"), features, content.get("projection"), metadata)
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict):
-        raise DataError(f"{path}: its state_dict is a {type(state).__name__}, expected a dictionary of tensors")
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    state = {str(key): value for key, value in state_dict_of(content).items()}
     features = {key.removeprefix("features."): v for key, v in state.items() if key.startswith("features.")}
     if not features:
         raise DataError(f"{path} holds no features.* weights: not a HardNet of any known format")
@@ -197,9 +208,9 @@ def _projection_beside(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         linear = [v for k, v in state.items() if not k.startswith("features.") and k.endswith(".weight")]
         if len(linear) != 1 or not isinstance(linear[0], Tensor) or linear[0].dim() != 2:
             raise DataError(f"{path} holds a mean but no components")
-        components = linear[0].T.contiguous()
-    if not isinstance(components, Tensor) or components.dim() != 2:
-        raise DataError(f"{path}: components must be a matrix")
+        components = linear[0].T
+    if not isinstance(components, Tensor) or components.dim() != 2 or components.shape[1] > components.shape[0]:
+        raise DataError(f"{path}: components must be a matrix of no more columns than rows")
     return {
         "mean": state["mean"],
         "components": components,
@@ -240,31 +251,39 @@ def _checked(path: Path, arch: Any, features: dict[str, Any], projection: Any, m
 
 
 def _checked_projection(path: Path, spec: Arch, parts: Any) -> Projection:
-    names = ("mean", "components", "eigenvalues")
-    for name in names:
+    for name, dims in (("mean", 1), ("components", 2), ("eigenvalues", 1)):
         if not isinstance(parts, dict) or not isinstance(parts.get(name), Tensor):
             raise DataError(f"{path}: its projection lacks {name}")
+        if parts[name].is_nested or parts[name].dim() != dims:
+            raise DataError(f"{path}: {name} of its projection is no array of {dims} dimension(s)")
+    mean, components = parts["mean"], parts["components"]
+    if len(mean) != spec.dim:
+        raise DataError(f"{path}: the projection is for {len(mean)} dimensions, {spec.name} has {spec.dim}")
+    if len(components) != spec.dim or components.shape[1] > spec.dim or len(parts["eigenvalues"]) > spec.dim:
+        shapes = f"mean {tuple(mean.shape)} and components {tuple(components.shape)}"
+        raise DataError(f"{path}: {shapes} of its projection do not fit {spec.name}")
     try:
-        projection = Projection(
+        return Projection(
             _plain(path, "projection.mean", parts["mean"]),
             _plain(path, "projection.components", parts["components"]),
-            parts["eigenvalues"].detach().float(),
+            _numbers(path, "projection.eigenvalues", parts["eigenvalues"]).float(),
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    if projection.mean.shape[0] != spec.dim:
-        raise DataError(
-            f"{path}: the projection is for {projection.mean.shape[0]} dimensions, {spec.name} has {spec.dim}"
-        )
-    return projection
+
+
+def _numbers(path: Path, name: str, value: Tensor) -> Tensor:
+    """A dense tensor of real numbers; refused otherwise."""
+    if value.layout != torch.strided or value.is_complex() or value.is_quantized or value.is_meta or value.is_nested:
+        raise DataError(f"{path}: {name} is no plain tensor of numbers")
+    return value.detach()
 
 
 def _plain(path: Path, name: str, value: Tensor) -> Tensor:
     """A dense, contiguous, finite tensor of its own: float32, or int64 for counts."""
-    if value.layout != torch.strided or value.is_complex() or value.is_quantized:
-        raise DataError(f"{path}: {name} is no plain tensor of numbers")
+    value = _numbers(path, name, value)
     if not value.is_floating_point():
-        return value.detach().to(torch.int64).clone()
+        return value.to(torch.int64).clone()
     value = value.detach().float().contiguous()
     if not torch.isfinite(value).all():
         raise DataError(f"{path}: {name} holds NaN or infinity")
@@ -284,5 +303,5 @@ def _guess_arch(features: dict[str, Any]) -> str | None:
 def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # plain text, or numbers and nesting beyond any use
         return text

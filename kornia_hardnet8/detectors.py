@@ -15,6 +15,7 @@ from kornia_hardnet8 import dog
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
 from kornia_hardnet8.lafs import lafs_from_opencv
 from kornia_hardnet8.patches import extract_patches
+from kornia_hardnet8.torch_files import load_torch
 
 DetectorName = Literal["dog", "keynet", "hessian", "sift-opencv"]
 DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
@@ -198,8 +199,8 @@ def load_kornia_weights(module: nn.Module, name: str, weights_dir: Path | None) 
             f"{name} is not in {folder}: put kornia's file there, name its folder with weights_dir, or let kornia "
             "fetch it once"
         )
+    content = load_torch(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         found = module.load_state_dict(content["state_dict"], strict=False)
     except Exception as error:  # torch raises many types for damaged files
         raise DataError(f"{path} is no weight file of {type(module).__name__}: {str(error)[:200]}") from None

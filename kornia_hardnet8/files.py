@@ -14,6 +14,8 @@ from typing import Any
 
 from kornia_hardnet8.errors import DataError, MissingFileError
 
+_MOST_JSON_BYTES = 1 << 30
+
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -90,14 +92,47 @@ def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or malformed one raises with its path."""
+    """Read a JSON file.
+
+    Raises:
+        MissingFileError: it is not there.
+        DataError: malformed, nested too deeply, larger than 1 GiB, or with numbers that are none or endless.
+    """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise DataError(f"{path} is larger than any JSON file of this program")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return parse_json(path.read_bytes())
+    except DataError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; see :func:`read_json`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; NaN and infinity, which JSON has not, are refused like any other fault.
+
+    Raises:
+        DataError: what is wrong, without the name of a file.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise DataError("it is nested too deeply") from None
+    except ValueError as error:  # of the text, its encoding, or a number of thousands of digits
+        raise DataError(" ".join(str(error).split())) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256_file(path: str | Path) -> str:

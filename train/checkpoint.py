@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kornia_hardnet8.checkpoints import CHECKPOINT_FORMAT
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.torch_files import load_torch
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
@@ -36,11 +37,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path} is the folder of a run: its checkpoint is {path / 'last.ckpt'}")
     if not path.is_file():
         raise MissingFileError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"checkpoint {path} is damaged: {reason[:200]}") from None
+    content = load_torch(path)
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise DataError(f"{path} is not a training checkpoint ({CHECKPOINT_FORMAT})")
     return content

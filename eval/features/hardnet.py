@@ -67,6 +67,5 @@ def kornia_hardnet8(token: Token, weights: Path | None) -> Descriptor:
         torch.manual_seed(_UNTRAINED_SEED)
         module = KF.HardNet8(pretrained=False)
     if weights is not None:
-        content = read_weights(weights)
-        load_strictly(module, content.get("state_dict", content), weights, "kornia's HardNet8")
+        load_strictly(module, read_weights(weights), weights, "kornia's HardNet8")
     return NetworkDescriptor(token, module, 128, weights)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eval.features.base import Descriptor, NetworkDescriptor
 from eval.features.tokens import Token
 from eval.features.weights import load_strictly, read_weights
+from kornia_hardnet8.torch_files import state_dict_of
 
 
 def tfeat(token: Token, weights: Path | None) -> Descriptor:
@@ -27,10 +28,9 @@ def hardtfeat(token: Token, weights: Path | None) -> Descriptor:
     """TFeat's layers trained with HardNet's loss (published with AffNet, Mishkin et al. 2018)."""
     assert weights is not None
     token.typed_options({})
-    content = read_weights(weights)
-    state = content.get("state_dict", content)
+    state = state_dict_of(read_weights(weights))
     module = _HardTFeat()
-    load_strictly(module, {k: v for k, v in state.items() if not k.startswith("SIFT.")}, weights, "HardTFeat")
+    load_strictly(module, {k: v for k, v in state.items() if not str(k).startswith("SIFT.")}, weights, "HardTFeat")
     return NetworkDescriptor(token, module, 128, weights)
 
 

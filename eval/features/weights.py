@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.torch_files import load_torch, state_dict_of
 
 WEIGHTS_VARIABLE = "KORNIA_HARDNET8_WEIGHTS"
 
@@ -88,20 +88,18 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     Raises:
         DataError: truncated, not a torch file, or not a mapping.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        raise DataError(f"{path} is not a readable file of weights: {reason or type(error).__name__}") from None
+    content = load_torch(path)
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a state dict")
     return content
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Any], path: Path, network: str) -> None:
-    """Load a state dict; names and shapes must be those of ``module``."""
+    """Load a state dict, see :func:`~kornia_hardnet8.torch_files.state_dict_of`; names and shapes must be its own."""
     try:
-        module.load_state_dict(dict(state), strict=True)
-    except (RuntimeError, AttributeError) as error:
+        module.load_state_dict(dict(state_dict_of(state)), strict=True)
+        if any(value.is_meta or not torch.isfinite(value).all() for value in module.state_dict().values()):
+            raise RuntimeError("it holds values that are not finite")
+    except Exception as error:  # torch raises many types for odd content
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} does not hold the weights of {network}: {reason}") from None

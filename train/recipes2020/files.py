@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.torch_files import load_torch
 
 # HardNets trained on patches of keypoints are used with patches of 12 sigma to the side's half.
 MR_SIZE = 12.0
@@ -46,16 +48,8 @@ def _load(path: Path) -> Any:
         (rebuild, "numpy._core.multiarray._reconstruct"), (codecs.encode, "_codecs.encode"),
         *(type(np.dtype(name)) for name in ("bool", "uint8", "int32", "int64", "float32", "float64")),
     ]  # fmt: skip
-    reason = ""
-    for mapped in (True, False):  # files before torch 1.6 cannot be mapped
-        try:
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except Exception as error:  # torch raises many types for damaged files
-            reason = " ".join(str(error).split()) or type(error).__name__
-    if reason.startswith("Weights only load failed"):  # torch goes on to advise running what the file brings along
-        reason = "it is no file of torch, or holds more than arrays, numbers and strings"
-    raise DataError(f"{path} is damaged or no data file of the 2020 code: {reason[:200]}")
+    # files before torch 1.6 cannot be mapped
+    return load_torch(path, allowed, check_sums=False, mapped=zipfile.is_zipfile(path))
 
 
 def _tuples(path: Path, content: dict[str, Any]) -> PatchStore:

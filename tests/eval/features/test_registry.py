@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds a list"):
         load(f"hardtfeat@{path}")
     path.write_text("no weights")
-    with pytest.raises(DataError, match="not a readable file of weights"):
+    with pytest.raises(DataError, match="is damaged or no file of torch"):
         load(f"hardtfeat@{path}")
 
 

@@ -11,7 +11,7 @@ import io
 import math
 import pickletools
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.projection import Projection
 
 
@@ -85,10 +85,34 @@ def _names() -> Iterator[tuple[type[_StandIn], str]]:
 
 
 STAND_INS = list(_names())
+_MOST_CODE_BYTES = 64 << 20
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of torch's wrappers, and of modules that hold the network
+
+
+def load_torch(path: Path, allowed: Iterable[Any] = (), check_sums: bool = True, mapped: bool = False) -> Any:
+    """The content of a file of ``torch.save``, old or new container; nothing that it brings along is run.
+
+    Args:
+        path: the file.
+        allowed: functions and classes beside tensors that it may refer to, as
+            :func:`torch.serialization.add_safe_globals` takes them.
+        check_sums: read every record of a new container and compare it with its checksum.
+        mapped: leave the tensors of a new container on the disk.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: the file is damaged, another kind of file, packed beyond its size, or refers to more than is allowed.
+    """
+    _check_container(path, check_sums)
+    try:
+        with _only(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many types for damaged files
+        raise DataError(f"{path} is damaged or no file of torch: {_reason(error)}") from None
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a file of ``torch.save``, old or new container, or the attribute tree of a TorchScript archive.
+    """The content of a file of ``torch.save``, or the attribute tree of a TorchScript archive.
 
     Returns:
         What was saved; a TorchScript archive gives a flat dictionary of dotted names and tensors.
@@ -96,6 +120,7 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         DataError: the file is damaged, or refers to anything but tensors, numbers, strings and what is named above.
     """
+    _check_container(path, check_sums=True)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -103,14 +128,65 @@ def read_torch_file(path: Path) -> Any:
                 pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if any(name.endswith("/constants.pkl") for name in names) and len(pickles) == 1:
                     return _read_script(archive, pickles[0].removesuffix("data.pkl"))
-        with _only(STAND_INS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _verify(content)
-        return content
     except DataError as error:
         raise DataError(f"{path} is refused: {error}") from None
     except Exception as error:  # torch raises many types for damaged files
         raise DataError(f"{path} is damaged or no weight file: {_reason(error)}") from None
+    content = load_torch(path, STAND_INS, check_sums=False)
+    try:
+        _verify(content)
+    except DataError as error:
+        raise DataError(f"{path} is refused: {error}") from None
+    return content
+
+
+def state_dict_of(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The state dict in what a file of weights holds, its names without the prefixes that wrappers give them.
+
+    It is the content itself, or its entry ``state_dict``, ``model_state_dict`` or ``model``. Prefixes that all names
+    share (``module.``, ``_orig_mod.``, ``model.``) are taken off.
+    """
+    for entry in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(entry), Mapping):
+            content = content[entry]
+            break
+    prefix = next((p for p in _PREFIXES if content and all(str(name).startswith(p) for name in content)), None)
+    if prefix is None:
+        return content
+    return state_dict_of({str(name).removeprefix(prefix): value for name, value in content.items()})
+
+
+def _check_container(path: Path, check_sums: bool) -> None:
+    """Refuse what is no file of torch, a container whose records cannot be in it, and one that is damaged."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not there")
+    with open(path, "rb") as file:
+        head = file.read(256).lstrip().lower()
+    if not head:
+        raise DataError(f"{path} is empty")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(f"{path} is a web page, not the file that it was meant to be: fetch the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path} is a pointer of Git LFS, not the file: fetch the file, e.g. by `git lfs pull`")
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
+            for record in packed:
+                if "/code/" not in record.filename:  # of a TorchScript archive, which is not read
+                    raise DataError(f"{path}: its record {record.filename} is compressed, which torch never does")
+            total, code = (sum(record.file_size for record in part) for part in (records, packed))
+            if total - code > path.stat().st_size or code > _MOST_CODE_BYTES:
+                raise DataError(f"{path}: its records are larger than the file")
+            damaged = archive.testzip() if check_sums else None
+    except DataError:
+        raise
+    except Exception as error:  # zipfile raises many types for damaged files
+        raise DataError(f"{path} is damaged or no file of torch: {_reason(error)}") from None
+    if damaged is not None:
+        raise DataError(f"{path} is damaged: its record {damaged} does not fit its checksum; fetch the file again")
 
 
 def _reason(error: Exception) -> str:
@@ -125,8 +201,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _only(names: Iterable[tuple[type[_StandIn], str]]) -> Iterator[None]:
-    """Let torch's unpickler know the stand-ins and nothing that the program has allowed elsewhere."""
+def _only(names: Iterable[Any]) -> Iterator[None]:
+    """Let torch's unpickler know these and nothing that the program has allowed elsewhere."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:
@@ -150,8 +226,6 @@ def _read_script(archive: zipfile.ZipFile, folder: str) -> dict[str, Tensor]:
         for info in archive.infolist():
             inner = info.filename.removeprefix(folder)
             if inner.startswith("data/") or inner in ("version", "byteorder"):
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise DataError(f"its record {info.filename} is compressed, which torch never does")
                 copy.writestr(f"archive/{inner}", archive.read(info))
     plain.seek(0)
     with _only(script_names):

@@ -168,10 +168,10 @@ class BatchSource:
         return Batch(tuple(parts), torch.from_numpy(joined), _exclusion(places, order))
 
 
-def _part(store: PatchStore, rows: NDArray[np.int64], own: slice = slice(None)) -> Part:
-    """The patches of ``own`` of the tuples (T, npos)."""
-    first = range(*own.indices(len(rows))).start * rows.shape[1]
-    patches = read_patches(store, rows[own].reshape(-1))
+def _part(store: PatchStore, rows: NDArray[np.int64], share: slice = slice(None)) -> Part:
+    """The patches of ``share`` of the tuples (T, npos)."""
+    first = range(*share.indices(len(rows))).start * rows.shape[1]
+    patches = read_patches(store, rows[share].reshape(-1))
     return Part(patches, (first, rows.size), float(store.meta["crop"]), str(store.meta["kind"]))
 
 
@@ -207,9 +207,9 @@ def _collisions(store: PatchStore, labels: NDArray[np.int64]) -> NDArray[np.bool
     other = items[offsets]
     order = np.argsort(labels, kind="stable")
     place = np.searchsorted(labels, other, sorter=order).clip(max=len(labels) - 1)
-    found = labels[order[place]] == other
+    is_here = labels[order[place]] == other
     out = np.zeros((len(labels), len(labels)), dtype=bool)
-    out[np.repeat(np.arange(len(labels)), counts)[found], order[place[found]]] = True
+    out[np.repeat(np.arange(len(labels)), counts)[is_here], order[place[is_here]]] = True
     np.fill_diagonal(out, False)
     return out | out.T
 
@@ -247,7 +247,7 @@ def _index(store: PatchStore, rows: NDArray[np.int64]) -> LabelIndex | ViewIndex
     labels, cams = np.asarray(store.labels)[rows], np.asarray(store.cam_ids)[rows]
     if store.meta["kind"] == "views":
         index = index_views(labels, np.asarray(store.image_ids)[rows], cams, store.collisions, np.unique(store.labels))
-        views = [(own, np.where(table >= 0, rows[table], -1)) for own, table in index.views]
+        views = [(places, np.where(table >= 0, rows[table], -1)) for places, table in index.views]
         return ViewIndex(index.labels, views, index.collision_starts, index.collisions)
     return _on_rows(index_labels(labels, cams), rows)
 

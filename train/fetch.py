@@ -192,7 +192,7 @@ def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
     """
     if not path.is_file():
         raise MissingFileError(f"--url-list {path} is not there")
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -211,12 +211,12 @@ def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
         stem = file_name(words[0]).split(".")[0]
         if not stem:
             raise DataError(f"{path}, line {number}: a file called {file_name(words[0])} names no folder")
-        if stem in found:
+        if stem in sources:
             raise DataError(f"{path}, line {number}: a second file is called {stem}")
-        found[stem] = Source((words[0],), tuple(words[1:]), f"{name}/{stem}")
-    if not found:
+        sources[stem] = Source((words[0],), tuple(words[1:]), f"{name}/{stem}")
+    if not sources:
         raise DataError(f"{path} lists no URL")
-    return list(found.items())
+    return list(sources.items())
 
 
 def unpack_among(archive: Path, root: Path, keep: bool) -> Path:

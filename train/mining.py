@@ -74,10 +74,10 @@ def hardest_pairs(anchors: Tensor, positives: Tensor, exclude: Tensor | None = N
         col_best[better] = best[better]
         col_arg[better] = arg[better] + rows.start
         penalty[1, better] = (best - distances.gather(0, arg[None])[0])[better]
-    own = torch.arange(count, device=device)
+    tuples = torch.arange(count, device=device)
     by_row = row_best <= col_best
     penalty = torch.where(by_row, penalty[0], penalty[1]).div(FAR).round() * FAR
-    return Negatives(torch.where(by_row, own, col_arg), torch.where(by_row, row_arg, own), penalty)
+    return Negatives(torch.where(by_row, tuples, col_arg), torch.where(by_row, row_arg, tuples), penalty)
 
 
 @torch.no_grad()

@@ -188,8 +188,8 @@ def _patches_in_cams(index: LabelIndex, chosen: IntArray, cam_of: IntArray, rng:
     within = np.arange(len(patches)) - np.repeat(ends - sizes, sizes)
     keys = np.where(index.patch_cams[patches] == np.repeat(cam_of, sizes), rng.random(len(patches)), -1.0)
     best = np.maximum.reduceat(keys, ends - sizes)
-    own: IntArray = within[keys == np.repeat(best, sizes)]  # keys are distinct
-    return own
+    columns: IntArray = within[keys == np.repeat(best, sizes)]  # keys are distinct
+    return columns
 
 
 def _draw_patches(
@@ -271,12 +271,12 @@ def index_views(
     for view in np.unique(view_ids):
         rows = np.flatnonzero(view_ids == view)
         images, column = np.unique(image_ids[rows], return_inverse=True)
-        own, line = np.unique(position[rows], return_inverse=True)
-        table = np.full((len(own), len(images)), -1, dtype=np.int64)
+        places, line = np.unique(position[rows], return_inverse=True)
+        table = np.full((len(places), len(images)), -1, dtype=np.int64)
         table[line, column] = rows
-        pairs = counts[own] >= 2
+        pairs = counts[places] >= 2
         if len(images) >= 2 and pairs.any():
-            views.append((own[pairs].astype(np.int64), table[pairs]))
+            views.append((places[pairs].astype(np.int64), table[pairs]))
     if not views:
         raise DataError("no place is seen in two images of its view: there is nothing to train on")
     starts, items = np.zeros(len(kept) + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -302,11 +302,11 @@ def plan_view_batch(index: ViewIndex, batch_size: int, npos: int, rng: np.random
     planned: list[IntArray] = []
     missing = batch_size
     for number in rng.permutation(len(index.views)):
-        own, table = index.views[number]
+        places, table = index.views[number]
         images = rng.choice(table.shape[1], size=min(npos, table.shape[1]), replace=False)
         seen = table[:, images]
         lines = rng.permutation(np.flatnonzero((seen >= 0).sum(axis=1) >= 2))
-        lines = _without_collisions(index, own, lines, missing)
+        lines = _without_collisions(index, places, lines, missing)
         seen = seen[lines]
         order = np.argsort(seen < 0, axis=1, kind="stable")  # the images that show it first
         there = (seen >= 0).sum(axis=1)
@@ -321,14 +321,14 @@ def plan_view_batch(index: ViewIndex, batch_size: int, npos: int, rng: np.random
     return rows
 
 
-def _without_collisions(index: ViewIndex, own: IntArray, lines: IntArray, count: int) -> IntArray:
-    """The first ``count`` of ``lines`` (rows of ``own``) that collide with no earlier one."""
+def _without_collisions(index: ViewIndex, places: IntArray, lines: IntArray, count: int) -> IntArray:
+    """The first ``count`` of ``lines`` (rows of ``places``) that collide with no earlier one."""
     if not len(index.collisions):
         return lines[:count]
     barred = np.zeros(len(index.labels), dtype=bool)
     taken = []
     for line in lines:
-        label = own[line]
+        label = places[line]
         if barred[label]:
             continue
         taken.append(line)

@@ -51,8 +51,8 @@ def validate(model: HardNet8, parts: list[Part], device: torch.device) -> dict[s
             raise DataError("the descriptors of held-out patches are not finite")
         anchors, positives = descs[0::2], descs[1::2]
         distances = torch.cdist(anchors, positives)
-        nearest, found = distances.min(dim=1)
-        right = found == torch.arange(len(anchors))
+        nearest, partner = distances.min(dim=1)
+        right = partner == torch.arange(len(anchors))
         pairs = torch.cat([distances.diagonal(), (anchors - positives.roll(-1, 0)).norm(dim=1)]).numpy()
         is_match = torch.arange(len(pairs)).numpy() < len(anchors)
         rows.append({

@@ -184,8 +184,8 @@ def build_amos(
             "crop": CROP,
             "mr_size": None,  # a place is as wide as its window, no keypoint has a scale
             "views": [
-                {"name": view.name, "images": len(view.images), "labels": len(own), "threshold": threshold}
-                for view, own, threshold in zip(views, squares, thresholds, strict=True)
+                {"name": view.name, "images": len(view.images), "labels": len(placed), "threshold": threshold}
+                for view, placed, threshold in zip(views, squares, thresholds, strict=True)
             ],
             "built": how or {},
             "sources": [
@@ -193,11 +193,11 @@ def build_amos(
                 for view in views for i in view.images
             ],
         }  # fmt: skip
-    for view, own, threshold in zip(views, squares, thresholds, strict=True):
-        few = len(own) < FEW_PLACES and threshold <= settings.threshold  # else there were more than --max-sets
+    for view, placed, threshold in zip(views, squares, thresholds, strict=True):
+        few = len(placed) < FEW_PLACES and threshold <= settings.threshold  # else there were more than --max-sets
         width, height = view.images[0].size
         hint = f" in {width} x {height} pixels: a --base below {settings.base:g} finds more" if few else ""
-        log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, len(own), hint)
+        log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, len(placed), hint)
     return Built(writer.count, sum(map(len, squares)), {"views": len(views)})
 
 
@@ -329,12 +329,12 @@ def _collisions_of_views(squares: list[np.ndarray], patch_size: int) -> tuple[np
     """:func:`collisions` of all views, labels numbered through."""
     starts, items = [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
     collided = labels = 0
-    for own in squares:
-        own_starts, own_items = collisions(own, patch_size)
+    for placed in squares:
+        own_starts, own_items = collisions(placed, patch_size)
         starts.append(own_starts[1:] + collided)
         items.append(own_items + labels)
         collided += len(own_items)
-        labels += len(own)
+        labels += len(placed)
     return np.concatenate(starts), np.concatenate(items)
 
 

@@ -122,9 +122,9 @@ def densify(images: Path, model: Path, num_workers: int = 0) -> list[Observation
     labels = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     result = []
     for index, (view, (keypoints, _)) in enumerate(zip(views, detected, strict=True)):
-        mine = rows[:, 0] == index
-        chosen = keypoints.take(rows[mine, 1])
-        result.append(Observations(view.path, index, view.size, chosen.xy, labels[mine], chosen.sigma, chosen.angle))
+        here = rows[:, 0] == index
+        chosen = keypoints.take(rows[here, 1])
+        result.append(Observations(view.path, index, view.size, chosen.xy, labels[here], chosen.sigma, chosen.angle))
     return result
 
 
@@ -213,9 +213,9 @@ def _detect(view: View) -> tuple[Keypoints, np.ndarray]:
 def _link(job: tuple[View, View, tuple[Keypoints, np.ndarray], tuple[Keypoints, np.ndarray]]) -> np.ndarray:
     """Pairs (m, 2) of rows of the keypoints of two images that show the same."""
     view, other, (keypoints, thumbs), (others, other_thumbs) = job
-    found = mutual_links(carry_by_depth(keypoints, view, other), others)
-    one, two = found.T
+    links = mutual_links(carry_by_depth(keypoints, view, other), others)
+    one, two = links.T
     near = epipolar_px(view, other, keypoints.xy[one], others.xy[two]) <= MAX_EPIPOLAR_PX
     alike = np.sum(thumbs[one] * other_thumbs[two], axis=1) >= MIN_CORRELATION
-    result: np.ndarray = found[near & alike]
+    result: np.ndarray = links[near & alike]
     return result

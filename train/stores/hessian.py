@@ -65,13 +65,13 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         wide = np.pad(image.astype(np.float64), margins, mode="reflect")
         sums = np.empty(image.shape)
         for start in range(0, image.shape[axis], _BLOCK):
-            some = slice(start, min(start + _BLOCK, image.shape[axis]))
-            reads = slice(some.start, some.stop + 2 * reach)
-            part = band[: reads.stop - reads.start, : some.stop - some.start]
+            stripe = slice(start, min(start + _BLOCK, image.shape[axis]))
+            reads = slice(stripe.start, stripe.stop + 2 * reach)
+            part = band[: reads.stop - reads.start, : stripe.stop - stripe.start]
             if axis == 0:
-                np.matmul(part.T, wide[reads], out=sums[some])
+                np.matmul(part.T, wide[reads], out=sums[stripe])
             else:
-                np.matmul(wide[:, reads], part, out=sums[:, some])
+                np.matmul(wide[:, reads], part, out=sums[:, stripe])
         image = sums.astype(np.float32)
     return image
 

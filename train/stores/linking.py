@@ -54,15 +54,15 @@ def mutual_links(carried: Keypoints, there: Keypoints) -> np.ndarray:
     usable = np.flatnonzero(np.isfinite(carried.xy).all(axis=1) & np.isfinite(carried.sigma))
     if not len(usable) or not len(there.xy):
         return np.empty((0, 2), np.int64)
-    some = carried.take(usable)
-    radius = np.maximum(MIN_RADIUS, RADIUS_PER_SIGMA * MAX_SCALE_RATIO * some.sigma)
-    near = cKDTree(there.xy).query_ball_point(some.xy, radius)
-    rows = np.repeat(np.arange(len(some.xy)), [len(n) for n in near])
+    here = carried.take(usable)
+    radius = np.maximum(MIN_RADIUS, RADIUS_PER_SIGMA * MAX_SCALE_RATIO * here.sigma)
+    near = cKDTree(there.xy).query_ball_point(here.xy, radius)
+    rows = np.repeat(np.arange(len(here.xy)), [len(n) for n in near])
     columns = np.fromiter((j for n in near for j in sorted(n)), dtype=np.int64, count=len(rows))
-    distance = np.linalg.norm(some.xy[rows] - there.xy[columns], axis=1)
-    limit = np.maximum(MIN_RADIUS, RADIUS_PER_SIGMA * np.maximum(some.sigma[rows], there.sigma[columns]))
-    ratio = np.abs(np.log(some.sigma[rows] / there.sigma[columns])) / np.log(MAX_SCALE_RATIO)
-    turn = turn_between(some.angle[rows], there.angle[columns]) / MAX_TURN
+    distance = np.linalg.norm(here.xy[rows] - there.xy[columns], axis=1)
+    limit = np.maximum(MIN_RADIUS, RADIUS_PER_SIGMA * np.maximum(here.sigma[rows], there.sigma[columns]))
+    ratio = np.abs(np.log(here.sigma[rows] / there.sigma[columns])) / np.log(MAX_SCALE_RATIO)
+    turn = turn_between(here.angle[rows], there.angle[columns]) / MAX_TURN
     good = (distance <= limit) & (ratio <= 1) & (turn <= 1)
     cost = (distance / limit) ** 2 + ratio**2 + turn**2
     rows, columns, cost = rows[good], columns[good], cost[good]
@@ -103,7 +103,7 @@ def group_links(counts: list[int], links: list[tuple[int, int, np.ndarray]]) -> 
         Arrays (m, 2) of (view, row), m >= 2, no view twice.
     """
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *(found + offsets[[a, b]] for a, b, found in links)])
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *(rows + offsets[[a, b]] for a, b, rows in links)])
     both = np.concatenate([pairs, pairs[:, ::-1]])
     both = both[np.lexsort((both[:, 1], both[:, 0]))]
     starts = np.searchsorted(both[:, 0], np.arange(offsets[-1] + 1))

@@ -239,8 +239,8 @@ class _Places:
             return np.full(len(store), self._number(("group", group)), np.int32)
         if store.place_ids is None:
             return np.full(len(store), self._number(("store", path)), np.int32)
-        own, index = np.unique(store.place_ids, return_inverse=True)
-        numbers = np.array([self._number(("place", path, int(p))) for p in own], np.int32)
+        distinct, index = np.unique(store.place_ids, return_inverse=True)
+        numbers = np.array([self._number(("place", path, int(p))) for p in distinct], np.int32)
         return numbers[index]
 
     def _number(self, key: object) -> int:

@@ -211,11 +211,11 @@ def refuse_existing(path: Path) -> None:
 
 def source_key(paths: Iterable[Path]) -> list[list[Any]]:
     """Names, sizes and times of files, for the ``key`` of :func:`create_store`."""
-    found = []
+    files = []
     for path in paths:
         about = path.stat()
-        found.append([str(path), about.st_size, about.st_mtime_ns])
-    return found
+        files.append([str(path), about.st_size, about.st_mtime_ns])
+    return files
 
 
 @contextlib.contextmanager

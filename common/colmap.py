@@ -6,7 +6,10 @@ is read (cameras, images, points3D; of a rig, each image's own pose stands in im
 
 from __future__ import annotations
 
+import signal
 import struct
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,9 +89,17 @@ class Model:
 
 
 def load_pycolmap() -> Any:
-    """pycolmap, silent but for errors."""
+    """pycolmap, silent but for errors; SIGTERM stays what it was.
+
+    The logging library inside answers SIGTERM with a stack trace of C++ and the end of the process, behind Python's
+    back, from the moment of the import.
+    """
+    is_first = "pycolmap" not in sys.modules and threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if is_first else None
     pycolmap = need("pycolmap", "eval,train")
     pycolmap.logging.minloglevel = 2
+    if handler is not None:
+        signal.signal(signal.SIGTERM, handler)
     return pycolmap
 
 

@@ -7,11 +7,21 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from common.cache import Cache
@@ -27,6 +37,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _CONNECT_S = 20
+# How long a cluster may be without workers, and how often it is asked.
+_PATIENCE_S = 30.0
+_ASK_EVERY_S = 5.0
 DASK = "dask://"
 
 
@@ -116,24 +129,47 @@ def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes of this machine; on an error or Ctrl-C they end at once."""
+    """A pool of processes of this machine; on an error, Ctrl-C or SIGTERM they end at once."""
     load_cv2()  # a missing package is told here, not by a worker that dies
-    mine = set(multiprocessing.active_children())
-    # spawned: a fork of a process with torch's threads may hang
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    others = set(multiprocessing.active_children())
+    pool = _Processes(count)
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - mine:
-            process.terminate()
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()  # they do not hear SIGTERM
         raise
     pool.shutdown()
 
 
+class _Processes(ProcessPoolExecutor):
+    """Workers that leave Ctrl-C and SIGTERM to their parent, from their first moment: it ends them.
+
+    Those signals reach every process of a terminal or of a batch job; a worker that is still importing would answer
+    with a traceback. What is blocked when a process is started stays blocked in it.
+    """
+
+    def __init__(self, count: int) -> None:
+        # spawned: a fork of a process with torch's threads may hang
+        super().__init__(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # its start would lift the block
+
+    def submit(self, function: Callable[..., B], /, *args: Any, **kwargs: Any) -> Future[B]:
+        """See ``concurrent.futures``; the first call starts the workers."""
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(function, *args, **kwargs)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            return super().submit(function, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
-    """One thread a worker, since they share the cores; Ctrl-C is left to the parent, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread a worker, since they share the cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     _leave_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
@@ -197,7 +233,7 @@ def compute_all(
         try:
             for index in missing:
                 futures[executor.submit(_run, function, work[index][1])] = index
-            for future in progress(as_completed(futures), len(futures), what, unit):
+            for future in progress(_completed(futures, executor), len(futures), what, unit):
                 finish(futures[future], future.result())
         except (BrokenExecutor, CancelledError) as error:
             raise JobError(
@@ -208,6 +244,28 @@ def compute_all(
             for future in futures:
                 future.cancel()
     return [arrays for arrays in results if arrays is not None]
+
+
+def _completed(futures: Iterable[Future[B]], executor: Executor) -> Iterator[Future[B]]:
+    """Futures as they end; raises :class:`JobError` when the cluster that computes them has lost all workers."""
+    waiting = set(futures)
+    last_seen = time.monotonic()
+    while waiting:
+        ended, waiting = wait(waiting, _ASK_EVERY_S, FIRST_COMPLETED)
+        yield from ended
+        if ended or _has_workers(executor):
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > _PATIENCE_S:
+            raise JobError(
+                f"the cluster has had no workers, or no scheduler, for {_PATIENCE_S:.0f} s: what is finished is kept, "
+                "run again when they are back"
+            )
+
+
+def _has_workers(executor: Executor) -> bool:
+    """Whether anybody computes: processes of this machine tell of their end themselves."""
+    client = getattr(executor, "_client", None)  # of dask
+    return client is None or (client.status == "running" and bool(client.scheduler_info()["workers"]))
 
 
 def _run(function: Callable[[Job], Arrays], job: Job) -> Arrays:
@@ -226,6 +284,7 @@ def _dask(where: str) -> Iterator[Executor]:
     if not where.startswith(DASK) or not (host and colon and port.isdecimal()):
         raise UsageError(f"--executor {where}: expected dask://host:port, e.g. dask://127.0.0.1:8786")
     distributed = need("distributed", "dask")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler is told by us, in one line
     try:
         client = distributed.Client(f"tcp://{address}", timeout=_CONNECT_S)
     except (OSError, TimeoutError, ValueError) as error:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.colmap import load_pycolmap
 from common.images import exif_orientation
 from eval.photos import stored_from_upright
-from eval.reconstruct.database import pycolmap_module, quiet_colmap
 from eval.reconstruct.settings import CameraSettings
 from kornia_hardnet8.errors import DataError, UsageError
 
@@ -56,7 +56,7 @@ def photo_camera(path: Path, size: tuple[int, int], settings: CameraSettings) ->
         UsageError: no parameters, and EXIF has no focal length.
         DataError: COLMAP does not read the file.
     """
-    pycolmap = pycolmap_module()
+    pycolmap = load_pycolmap()
     orientation = exif_orientation(path)
     width, height = size if orientation < 5 else size[::-1]
     stored = stored_from_upright(orientation, (width, height))
@@ -66,8 +66,7 @@ def photo_camera(path: Path, size: tuple[int, int], settings: CameraSettings) ->
     options = pycolmap.ImageReaderOptions()
     options.camera_model = "SIMPLE_PINHOLE"
     try:
-        with quiet_colmap():
-            camera = pycolmap.infer_camera_from_image(path, options)
+        camera = pycolmap.infer_camera_from_image(path, options)
     except (ValueError, RuntimeError) as error:
         raise DataError(f"{path}: COLMAP does not read its EXIF: {' '.join(str(error).split())}") from None
     if not camera.has_prior_focal_length:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+
+# What a full disk, a quota and a limit of the size of files answer.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_output(path: str | Path) -> None:
+    """Refuse a place where neither a file nor a folder can be written: to be asked before the work, not after it.
+
+    Raises:
+        UsageError: a device, a pipe or a socket is there, something above it is no folder, or it may not be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise UsageError(f"{path} is neither a file nor a folder: choose another place")
+    above = next(parent for parent in (target, *target.parents) if parent.exists())
+    if not os.access(above, os.W_OK) or (above != target and not above.is_dir()):
+        reason = f"{above} may not be written to" if above.is_dir() or above == target else f"{above} is no folder"
+        raise UsageError(f"cannot write {path}: {reason}; choose another place")
+
 
 _MOST_JSON_BYTES = 1 << 30
 
@@ -30,20 +50,27 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it is flushed and renamed to ``path``.
 
-    On any exception, a full disk included, the temporary file is removed and ``path`` is left as it was.
+    On any exception, a full disk included, the temporary file is removed and ``path`` is left as it was. A link stays
+    a link: the file that it leads to is written.
+
+    Raises:
+        DataError: something that is no file is there, or the disk is full.
     """
-    path = Path(path)
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise DataError(f"{path} is there and is not a file: choose another place")
+    with naming(Path(path)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        with _full_disk_names(path, temporary):
+            yield temporary
+            _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
+        _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,35 +80,66 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it is renamed to ``path``, else it is removed.
 
     Raises:
-        DataError: ``path`` is there already and is not an empty folder.
+        DataError: ``path`` is there already, or at the end, and is not an empty folder; or the disk is full.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} exists already: choose another place or remove it")
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    target = Path(os.path.realpath(path))
+    _refuse_filled(target, path)
+    with naming(Path(path)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        yield temporary
+        with _full_disk_names(path, temporary):
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _flush(Path(folder, name))
+                _flush(Path(folder))
         temporary.chmod(0o777 & ~_umask())
-        if path.is_dir():
-            path.rmdir()
-        temporary.replace(path)
+        _refuse_filled(target, path)  # another process may have been faster
+        if target.is_dir():
+            target.rmdir()
+        temporary.replace(target)
+        _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file, whole or not at all.
+def _refuse_filled(target: Path, path: str | Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{path} exists already: choose another place or remove it")
 
-    Raises:
-        DataError: it cannot be written (a full disk); nothing is left behind.
-    """
+
+@contextlib.contextmanager
+def _full_disk_names(path: str | Path, temporary: Path) -> Iterator[None]:
+    """An error for want of space names the file that is being made, not what stands for it, nor none."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        unnamed = not isinstance(name, str) or Path(name).is_relative_to(temporary)
+        if error.errno not in _FULL or not unnamed:
+            raise
+        raise DataError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _flush(path: Path) -> None:
+    """See to it that a file, or the names in a folder, are on the disk; not links, nor folders of Windows."""
+    if path.is_symlink() or (path.is_dir() and os.name == "nt"):
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all."""
     with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror}") from None
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from common.folders import claimed
 from common.machine import choose_device, keep_freed_memory
 from common.shell import positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
@@ -118,13 +120,13 @@ def run(args: argparse.Namespace) -> int | None:
     device = choose_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
+    date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    out = args.resume or args.out or Path("runs") / f"{date}-{config.arch}"
     try:
-        if args.resume is not None:
-            state = resume_run(args.resume, device, world)
-        else:
-            date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-            state = start_run(config, args.out or Path("runs") / f"{date}-{config.arch}", device, world)
-        run_to_end(state)
+        with claimed(out) if world.is_first else contextlib.nullcontext():
+            resumes = args.resume is not None
+            state = resume_run(out, device, world) if resumes else start_run(config, out, device, world)
+            run_to_end(state)
     finally:
         leave_world(world)
     if world.is_first:

@@ -34,7 +34,9 @@ T = TypeVar("T")
 class RunStoppedError(HardNet8Error):
     """SIGTERM or Ctrl-C: the run has saved its state."""
 
-    exit_code = 130
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class _StopNow(BaseException):
@@ -46,6 +48,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.asked = self.interruptible = False
+        self.number: int = signal.SIGINT
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
@@ -67,8 +70,8 @@ class _Signals:
         finally:
             self.interruptible = False
 
-    def _handle(self, *_: object) -> None:
-        self.asked = True
+    def _handle(self, number: int, _: object) -> None:
+        self.asked, self.number = True, number
         if self.interruptible:
             self.interruptible = False
             raise _StopNow
@@ -224,7 +227,7 @@ def run_to_end(run: Run) -> None:
         if not (run.step or stopped):
             log.warning("the time of --max-minutes was over before the first step: the weights are the first ones")
     if stopped:
-        raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}")
+        raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}", signals.number)
 
 
 def _warn_of_days(run: Run, step_s: float) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.colmap import load_pycolmap
 from eval.core.multiview_metrics import best_model
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
@@ -142,9 +143,7 @@ def reconstruct(
         and ``t`` (n, 3) world to camera (NaN where not registered), ``track_lengths`` (P,) distinct images of every
         point, ``reprojection_px`` the mean error. Nothing registered and no points when there is no model.
     """
-    import pycolmap
-
-    pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
+    pycolmap = load_pycolmap()
     options = settings(seed)
     database, listed = folder / "database.db", folder / "pairs.txt"
     pycolmap.Database.open(database).close()

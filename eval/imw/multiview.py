@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
+from common.colmap import load_pycolmap
 from common.h5files import Arrays
 from common.jobs import compute_all
 from eval.core.matchers import Matcher
@@ -30,7 +31,7 @@ from eval.core.trajectory import camera_centre, trajectory_error
 from eval.features.extract import Features
 from eval.imw import colmap_bag
 from eval.imw.scene import Scene, all_pairs
-from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, UsageError
 
 OK = "ok"
 NO_MODEL = "no model"
@@ -153,10 +154,7 @@ def run_multiview(
     Raises:
         DataError: the scene has no bags, or no visibility files.
     """
-    try:
-        import pycolmap
-    except ImportError:
-        raise missing_extra("pycolmap", "eval") from None
+    pycolmap = load_pycolmap()
     missing = scene.left_out().get("multiview")
     if missing is not None:
         raise DataError(f"scene {scene.name} has {missing}: the multiview task needs them")

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.colmap import load_pycolmap
 from eval.reconstruct.describe import Described
 from eval.reconstruct.settings import CameraSettings
-from kornia_hardnet8.errors import DataError, missing_extra
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import colmap_from_lafs
 
 _MODES = {"auto": "AUTO", "single": "SINGLE", "per-folder": "PER_FOLDER", "per-image": "PER_IMAGE"}
-
-
-def pycolmap_module() -> Any:
-    """pycolmap, or the error that says how to install it."""
-    try:
-        import pycolmap
-    except ImportError:
-        raise missing_extra("pycolmap", "eval") from None
-    return pycolmap
-
-
-@contextlib.contextmanager
-def quiet_colmap(level: int = 2) -> Iterator[None]:
-    """Keep COLMAP's log below ``level`` (2: errors) off stderr."""
-    logging = pycolmap_module().logging
-    before = logging.minloglevel
-    logging.minloglevel = level
-    try:
-        yield
-    finally:
-        logging.minloglevel = before
 
 
 def make_database(
@@ -59,7 +38,7 @@ def make_database(
     Raises:
         DataError: one camera for images of several sizes, or an image that COLMAP does not read.
     """
-    pycolmap = pycolmap_module()
+    pycolmap = load_pycolmap()
     _check_sizes(described, settings.mode)
     path.unlink(missing_ok=True)
     pycolmap.Database.open(path).close()

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from common.colmap import load_pycolmap
 from common.shell import progress
-from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError
 
@@ -33,7 +33,7 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
     Raises:
         DataError: the mapper fails.
     """
-    pycolmap = pycolmap_module()
+    pycolmap = load_pycolmap()
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = settings.seed
     options.num_threads = options.mapper.num_threads = settings.num_threads or -1

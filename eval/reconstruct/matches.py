@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
+from common.colmap import load_pycolmap
 from common.machine import available_cores
 from common.shell import progress
 from eval.core.pairs import BLOCK, match_pairs, split_rows
-from eval.reconstruct.database import pycolmap_module
 from eval.reconstruct.describe import Described
 from eval.reconstruct.pairs import Pair
 from eval.reconstruct.settings import ReconstructSettings
@@ -49,7 +49,7 @@ class Verified(NamedTuple):
 
     def geometry(self) -> Any:
         """As COLMAP's class."""
-        geometry = pycolmap_module().TwoViewGeometry()
+        geometry = load_pycolmap().TwoViewGeometry()
         geometry.config = self.config
         for name, matrix in self.matrices.items():
             setattr(geometry, name, matrix)
@@ -88,7 +88,7 @@ def match_and_verify(
             "matches": key,
             "sizes_and_turns": [[[*described[n].size, described[n].photo.orientation] for n in p] for p in block],
             "cameras": [[_camera_text(cameras[name]) for name in pair] for pair in block],
-            "pycolmap": pycolmap_module().__version__,
+            "pycolmap": load_pycolmap().__version__,
             "seed": settings.seed,
         }
         _, verified = cache.compute(
@@ -110,7 +110,7 @@ def _verify(
     seed: int,
 ) -> dict[str, NDArray[Any]]:
     start = time.perf_counter()
-    pycolmap = pycolmap_module()
+    pycolmap = load_pycolmap()
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.random_seed = seed
     names = {name for pair in block for name in pair}

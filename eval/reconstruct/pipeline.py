@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from common.cache import Cache
+from common.colmap import load_pycolmap
+from common.folders import claimed
 from eval.core.results import environment, strict
 from eval.features.base import Method
 from eval.photos import find_photos
-from eval.reconstruct.database import make_database, pycolmap_module, quiet_colmap, write_pair
+from eval.reconstruct.database import make_database, write_pair
 from eval.reconstruct.describe import describe_photos
 from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
@@ -41,11 +43,11 @@ class Outcome:
 
 
 def reconstruct(
-    images: Path,
+    images: str | Path,
     method: Method,
-    out: Path,
+    out: str | Path,
     settings: ReconstructSettings | None = None,
-    pairs_file: Path | None = None,
+    pairs_file: str | Path | None = None,
     cache: Cache | None = None,
     executor: Executor | None = None,
     device: torch.device | None = None,
@@ -68,18 +70,33 @@ def reconstruct(
 
     Raises:
         UsageError: ``out`` holds a database or model that is not of this command.
-        DataError: photographs that cannot be used, or no model at all (the database is there to look at).
+        DataError: another process writes to ``out``; photographs that cannot be used; or no model at all (the database
+            is there to look at).
     """
-    settings = settings or ReconstructSettings()
-    pycolmap_module()  # before the work, not after
+    images, out = Path(images), Path(out)
+    load_pycolmap()  # before the work, not after
     check_out(out)
-    cache = cache or Cache(out / "cache")
+    with claimed(out):
+        settings, cache = settings or ReconstructSettings(), cache or Cache(out / "cache")
+        return _reconstruct(images, method, out, settings, pairs_file, cache, executor, device)
+
+
+def _reconstruct(
+    images: Path,
+    method: Method,
+    out: Path,
+    settings: ReconstructSettings,
+    pairs_file: str | Path | None,
+    cache: Cache,
+    executor: Executor | None,
+    device: torch.device | None,
+) -> Outcome:
     clock = _Clock()
     photos = find_photos(images, leave_out=out)
     described, unreadable = describe_photos(photos, method, settings, cache)
     by_name = {item.photo.name: item for item in described}
     names = list(by_name)
-    pairs = exhaustive_pairs(names) if pairs_file is None else read_pairs(pairs_file, names, unreadable)
+    pairs = exhaustive_pairs(names) if pairs_file is None else read_pairs(Path(pairs_file), names, unreadable)
     clock.note("describe")
     write_json(out / "summary.json", {"format": FORMAT, "complete": False})
     for name in ("sparse", "undistorted"):
@@ -87,8 +104,8 @@ def reconstruct(
     for name in ("model.html", "model.png", "points.ply"):
         (out / name).unlink(missing_ok=True)
     database, counts = out / "database.db", []
-    pycolmap = pycolmap_module()
-    with quiet_colmap(), atomic_path(database) as temporary:
+    pycolmap = load_pycolmap()
+    with atomic_path(database) as temporary:
         ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
         with pycolmap.Database.open(temporary) as opened:
             for found in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
@@ -97,8 +114,7 @@ def reconstruct(
                 counts.append(len(found.inliers) if found.is_verified else 0)
                 clock.add({"match": found.match_s, "verify": found.verify_s})
     clock.start()
-    with quiet_colmap():
-        models = map_incrementally(database, images, settings, len(names))
+    models = map_incrementally(database, images, settings, len(names))
     clock.note("map")
     _write_models(models, out / "sparse")
     verified = [count for count in counts if count]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from eval.reconstruct.database import pycolmap_module, quiet_colmap
+from common.colmap import load_pycolmap
 from kornia_hardnet8.files import atomic_dir
 
 
@@ -21,8 +21,8 @@ def undistort(sparse: Path, images: Path, out: Path) -> Path:
     Source: COLMAP's image undistorter with its defaults: no pixel of a photograph is blank, and its edges are cut.
     """
     shutil.rmtree(out, ignore_errors=True)
-    pycolmap = pycolmap_module()
-    with atomic_dir(out) as temporary, quiet_colmap():
+    pycolmap = load_pycolmap()
+    with atomic_dir(out) as temporary:
         pycolmap.undistort_images(temporary, sparse, images)
         model = pycolmap.Reconstruction(temporary / "sparse")
         for name in ("sparse", "stereo"):  # COLMAP's dense stereo wants another layout
@@ -39,5 +39,5 @@ def undistort(sparse: Path, images: Path, out: Path) -> Path:
 def _make_pinhole(camera: Any) -> None:
     """Call a camera without distortion a pinhole; COLMAP leaves one whose coefficients are all zero as it is."""
     params = [camera.focal_length_x, camera.focal_length_y, camera.principal_point_x, camera.principal_point_y]
-    camera.model = pycolmap_module().CameraModelId.PINHOLE
+    camera.model = load_pycolmap().CameraModelId.PINHOLE
     camera.params = params

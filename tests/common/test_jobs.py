@@ -3,6 +3,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -115,3 +118,91 @@ def test_processes_of_this_machine_do_the_work_and_end_with_an_error(tmp_path: P
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
+
+
+class NobodyLeft:
+    """A client of a cluster that lost its workers."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def scheduler_info(self) -> dict[str, dict[str, str]]:
+        return {"workers": {}}
+
+
+@pytest.mark.parametrize("status", ["running", "closed"])
+def test_a_cluster_without_workers_is_given_up(status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.jobs._ASK_EVERY_S", 0.02)
+    monkeypatch.setattr("common.jobs._PATIENCE_S", 0.1)
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(free.wait)  # nothing else is ever computed
+        executor._client = NobodyLeft(status)  # type: ignore[attr-defined]
+        with pytest.raises(JobError, match="no workers, or no scheduler"):
+            compute_all(Cache(tmp_path), "squares", work(1, 2), square, executor)
+        free.set()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from common.cache import Cache
+from common.jobs import compute_all, open_executor
+from common.shell import run_command
+from tests.common.test_jobs import sleep_and_tell
+def command():
+    with open_executor(jobs=2) as executor:
+        compute_all(Cache(Path(sys.argv[1])), "sleep", [({"n": n}, (sys.argv[1], n)) for n in range(2)],
+                    sleep_and_tell, executor)
+sys.exit(run_command(command))
+"""
+
+
+def sleep_and_tell(job: tuple[str, int]) -> dict[str, np.ndarray]:
+    Path(job[0], f"pid{job[1]}").write_text(str(os.getpid()))
+    time.sleep(120)
+    return square(job[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes of Linux")
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 143, "error: stopped by SIGTERM\n"),
+        (signal.SIGINT, 130, "error: interrupted\n"),
+        (signal.SIGKILL, -9, "anything"),
+    ],
+)
+def test_workers_leave_with_their_parent(
+    number: signal.Signals, code: int, line: str, to_group: bool, tmp_path: Path
+) -> None:
+    if to_group and number == signal.SIGKILL:
+        pytest.skip("nobody is left to look at")
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=root, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    pids: list[int] = []
+    deadline = time.monotonic() + 200
+    while len(pids) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        pids = [int(text) for path in tmp_path.glob("pid*") if (text := path.read_text())]
+    assert len(pids) == 2
+    (os.killpg if to_group else os.kill)(parent.pid, number)
+    _, errors = parent.communicate(timeout=100)
+    assert parent.returncode == code
+    if number != signal.SIGKILL:  # after which Python's own tracker of semaphores speaks
+        assert errors == line
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, pids))

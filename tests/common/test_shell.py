@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -86,3 +88,53 @@ def test_progress_counts_on_from_what_was_done(
     with caplog.at_level(logging.INFO):
         assert list(progress(range(2), 5, "training", "step", done=3)) == [0, 1]
     assert [" ".join(line.split()[:3]) for line in caplog.messages] == ["training: 4/5 step,", "training: 5/5 step,"]
+
+
+PROGRAM = """
+import os, signal, sys, tempfile, time
+from common.colmap import load_pycolmap
+from common.shell import run_command
+from kornia_hardnet8.files import atomic_path
+def command():
+    if sys.argv[2] == "colmap":
+        load_pycolmap()
+    with atomic_path(sys.argv[1]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+        time.sleep(60)
+sys.exit(run_command(command))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+@pytest.mark.parametrize(
+    ("library", "number", "code", "line"),
+    [
+        ("none", "SIGTERM", 143, "error: stopped by SIGTERM\n"),
+        ("colmap", "SIGTERM", 143, "error: stopped by SIGTERM\n"),  # which answers it itself otherwise
+        ("none", "SIGINT", 130, "error: interrupted\n"),
+    ],
+)
+def test_signals_end_a_command_in_one_line_and_leave_nothing(
+    library: str, number: str, code: int, line: str, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path / "file"), library, number]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")
+def test_an_output_that_is_no_file_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise AssertionError("the work was begun")
+
+    module = ModuleType("with_output")
+    module.configure = lambda parser: parser.add_argument("--out", type=Path)  # type: ignore[attr-defined]
+    module.run = work  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "with_output", module)
+    os.mkfifo(tmp_path / "pipe")
+    assert run_module("test it", "with_output", "", ["--out", str(tmp_path / "pipe")]) == 2
+    line = f"error: {tmp_path / 'pipe'} is neither a file nor a folder: choose another place\n"
+    assert capsys.readouterr().err == line

@@ -250,7 +250,7 @@ def test_sigterm_saves_and_says_how_to_go_on(
 
     thread = threading.Thread(target=stop)
     thread.start()
-    assert main(["--ds", str(tiny_store), *fast, "--steps", "100000", "--out", str(out)]) == 130
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "100000", "--out", str(out)]) == 143
     thread.join()
     assert time.monotonic() - asked[0] < 10
     assert f"go on with --resume {out}" in capsys.readouterr().err
@@ -329,7 +329,7 @@ def test_a_signal_during_validation_is_heard(
 
     monkeypatch.setattr("train.loop.validate", long_validation)
     start = time.monotonic()
-    assert main(["--ds", str(tiny_store), *fast, "--steps", "9", "--save-every", "2", "--out", str(out)]) == 130
+    assert main(["--ds", str(tiny_store), *fast, "--steps", "9", "--save-every", "2", "--out", str(out)]) == 143
     assert time.monotonic() - start < 30
     error = capsys.readouterr().err
     assert "step 2 is saved without a validation" in error

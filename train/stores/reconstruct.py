@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.colmap import load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
+from common.folders import claimed
 from common.images import pictures_below, read_luma
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
@@ -61,7 +62,8 @@ def reconstruct(
 
     Raises:
         MissingFileError: the folder is not there.
-        DataError: fewer than two images, nothing can be reconstructed, or ``work`` is of other images or settings.
+        DataError: fewer than two images, nothing can be reconstructed, or ``work`` is of other images or settings, or
+            another process writes to it.
     """
     pycolmap = load_pycolmap()
     images, work = Path(images), Path(work)
@@ -69,26 +71,26 @@ def reconstruct(
     names = [path.relative_to(images).as_posix() for path in paths]
     if len(names) < 2:
         raise DataError(f"{images} holds {len(names)} image, a reconstruction needs at least 2")
-    work.mkdir(parents=True, exist_ok=True)
-    settings = {"images": source_key(paths), "descriptor": descriptor, "max_keypoints": max_keypoints}
-    if not (work / _SETTINGS).is_file():
-        write_json(work / _SETTINGS, settings)
-    elif read_json(work / _SETTINGS) != settings:
-        raise DataError(f"{work} holds the reconstruction of other images or settings: remove it or choose another")
-    database = work / "database.db"
-    if not (work / "sparse").is_dir():
-        options = pycolmap.FeatureExtractionOptions()
-        options.num_threads = num_threads
-        options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
-        batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
-        for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
-            # images that the database has are left alone
-            pycolmap.extract_features(
-                str(database), str(images), batch, extraction_options=options, device=pycolmap.Device.cpu
-            )
-        with _opened(database) as opened:
-            _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
-    return map_database(images, database, work / "sparse")
+    with claimed(work):
+        settings = {"images": source_key(paths), "descriptor": descriptor, "max_keypoints": max_keypoints}
+        if not (work / _SETTINGS).is_file():
+            write_json(work / _SETTINGS, settings)
+        elif read_json(work / _SETTINGS) != settings:
+            raise DataError(f"{work} holds the reconstruction of other images or settings: remove it or choose another")
+        database = work / "database.db"
+        if not (work / "sparse").is_dir():
+            options = pycolmap.FeatureExtractionOptions()
+            options.num_threads = num_threads
+            options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
+            batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
+            for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
+                # images that the database has are left alone
+                pycolmap.extract_features(
+                    str(database), str(images), batch, extraction_options=options, device=pycolmap.Device.cpu
+                )
+            with _opened(database) as opened:
+                _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
+        return map_database(images, database, work / "sparse")
 
 
 def map_database(images: str | Path, database: str | Path, out: str | Path) -> Path:

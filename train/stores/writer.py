@@ -15,14 +15,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from common.folders import claimed
 from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir, atomic_path, naming, write_json
-
-try:
-    import fcntl
-except ImportError:  # not on this system: two builds of one store are not kept apart
-    fcntl = None  # type: ignore[assignment]
+from kornia_hardnet8.files import atomic_dir, atomic_path, write_json
 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
@@ -179,9 +175,7 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
         return
     refuse_existing(path)
     folder = path.with_name(f".{path.name}.building")
-    with naming(path):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _only_here(folder, path):
+    with claimed(folder):
         text = json.dumps([_version(), patch_size, channels, key], sort_keys=True)
         lines = _read_journal(folder, text)
         writer = StoreWriter(folder, patch_size, channels, text, lines)
@@ -200,7 +194,6 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
         if path.is_dir():
             path.rmdir()
         folder.replace(path)
-    (path / "lock").unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:
@@ -216,17 +209,6 @@ def source_key(paths: Iterable[Path]) -> list[list[Any]]:
         about = path.stat()
         files.append([str(path), about.st_size, about.st_mtime_ns])
     return files
-
-
-@contextlib.contextmanager
-def _only_here(folder: Path, path: Path) -> Iterator[None]:
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataError(f"{path} is being built by another process") from None
-        yield
 
 
 def _read_journal(folder: Path, key: str) -> list[_Line]:

@@ -255,7 +255,7 @@ def test_files_shorter_than_the_journal_are_not_filled_up(tmp_path: Path) -> Non
 def test_two_builds_of_one_store_at_a_time_are_refused(tmp_path: Path) -> None:
     with (
         create_store(tmp_path / "s", 8, key={}),
-        pytest.raises(DataError, match="being built by another process"),
+        pytest.raises(DataError, match="being written by another process"),
         create_store(tmp_path / "s", 8, key={}),
     ):
         pass

@@ -1,0 +1,61 @@
+"""Folders that one process at a time writes to, bit by bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.files import naming
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where needed, until the block ends; the temporary files that killed processes left go.
+
+    The lock is on the folder itself and ends with the process. File systems without locks are taken without one.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    is_new = not folder.exists()
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if handle is not None:
+            _lock(handle, folder)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{folder} is being written by another process: choose another place") from None
+    except OSError:
+        return
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files and folders of ``kornia_hardnet8.files``, with what SQLite lays beside them."""
+    for path in folder.glob(".*.tmp*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, write_json
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.json").write_text("old")
+    (tmp_path / "file").symlink_to(tmp_path / "real" / "a.json")
+    (tmp_path / "ahead").symlink_to(tmp_path / "real" / "b.json")
+    (tmp_path / "folder").symlink_to(tmp_path / "real" / "empty")
+    (tmp_path / "real" / "empty").mkdir()
+    write_json(tmp_path / "file", 1)
+    write_json(tmp_path / "ahead", 2)
+    with atomic_dir(tmp_path / "folder") as temporary:
+        (temporary / "x").write_text("3")
+    assert all((tmp_path / name).is_symlink() for name in ("file", "ahead", "folder"))
+    assert (tmp_path / "real" / "a.json").read_text() == "1\n"
+    assert (tmp_path / "real" / "b.json").read_text() == "2\n"
+    assert (tmp_path / "real" / "empty" / "x").read_text() == "3"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "a.json", "ahead", "b.json", "empty", "file", "folder", "real", "x",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices of Unix")
+def test_pipes_devices_and_folders_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull), tmp_path):
+        with pytest.raises(DataError, match=f"{path} is there and is not a file"), atomic_path(path):
+            pytest.fail("the work was begun")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull)):
+        with pytest.raises(UsageError, match=f"{path} is neither a file nor a folder"):
+            check_output(path)
+        with pytest.raises(DataError, match="exists already"), atomic_dir(path):
+            pytest.fail("the work was begun")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"cannot write .*: {tmp_path / 'file'} is no folder"):
+        check_output(tmp_path / "file" / "a" / "b")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "new" / "deep", Path("here")):
+        check_output(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="exists already"), atomic_dir(tmp_path / "a") as temporary:
+        (temporary / "mine").touch()
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "theirs"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from common.shell import run_command
+from kornia_hardnet8.files import atomic_dir, atomic_path
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+def file():
+    with atomic_path(sys.argv[1]) as temporary:
+        temporary.write_bytes(bytes(2000))
+def folder():
+    with atomic_dir(sys.argv[1]) as temporary:
+        (temporary / "deep").write_bytes(bytes(2000))
+sys.exit(run_command({"file": file, "folder": folder}[sys.argv[2]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_when_there_is_no_room_the_path_is_named_and_nothing_stays(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "weights"
+    done = subprocess.run([sys.executable, "-c", FULL, str(place), kind], capture_output=True, text=True, check=False)
+    assert done.stderr == f"error: cannot write {place}: File too large\n"
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []

@@ -27,6 +27,7 @@ from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
     add_pose_flags,
+    add_precision_flag,
     any_matcher_from,
     detector_from,
     estimator_from,
@@ -179,6 +180,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
     )
     features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
+    add_precision_flag(features)
     points = add_keypoint_flags(parser)
     points.add_argument("--keypoints", type=int, default=DogSettings().num, help="strongest of each image")
     points.add_argument(

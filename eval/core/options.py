@@ -23,6 +23,7 @@ from eval.core.matching import Filter, MatcherSettings
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from eval.features.affine import affine_weights
 from eval.features.detect import DogSettings
+from eval.features.hardnet import PRECISIONS, choose_precision
 from eval.features.keypoints import Places
 from eval.features.sift import Sift
 from kornia_hardnet8.errors import UsageError
@@ -136,6 +137,16 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
     )
 
 
+def add_precision_flag(group: argparse._ArgumentGroup) -> None:
+    """Add ``--precision`` where speed counts and no published number: ``auto`` is the default."""
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of this library's networks; auto: what the CPU or GPU is made for, fp32 on CPUs with AVX2 alone",
+    )
+
+
 def methods_from(args: argparse.Namespace) -> list[Method]:
     """The descriptors and whole local features that the flags ask for.
 
@@ -152,6 +163,8 @@ def methods_from(args: argparse.Namespace) -> list[Method]:
             method.patches = args.patches
         if isinstance(method, Sift):
             method.places = args.places
+    if hasattr(args, "precision"):
+        choose_precision(methods, args.precision)
     return methods
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names
 from kornia_hardnet8.errors import UsageError
 
 _UNTRAINED_SEED = 0
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
 
 def names() -> list[str]:
@@ -30,7 +30,7 @@ def hardnet8(token: Token, weights: Path | None) -> Descriptor:
 
     ``dim``: the output width; ``precision``: fp32 (default), bf16, fp16, int8 or auto.
     """
-    options = token.typed_options({"dim": positive, "untrained": flag, "precision": one_of(*_PRECISIONS)})
+    options = token.typed_options({"dim": positive, "untrained": flag, "precision": one_of(*PRECISIONS)})
     dim = options.get("dim", 128)
     arch = token.name if token.name in ARCHS or token.name in ALIASES else None
     if options.get("untrained", False):
@@ -51,6 +51,25 @@ def hardnet8(token: Token, weights: Path | None) -> Descriptor:
             f"write {token.name}@PATH, or {token.name}:untrained=true for random weights"
         )
     return NetworkDescriptor(token, _prepared(module, options), dim, weights, module.patch_size)
+
+
+def choose_precision(methods: Sequence[object], precision: str) -> None:
+    """Run the networks of this library among ``methods`` in a precision, where their tokens name none.
+
+    Raises:
+        UsageError: a precision other than ``auto`` that no method obeys, or that cannot be had here.
+    """
+    is_obeyed = precision == "auto"
+    for method in methods:
+        if not isinstance(method, NetworkDescriptor) or not isinstance(method.module, HardNet8):
+            continue
+        if "precision" not in method.token.options:
+            method.module = _prepared(method.module, {"precision": precision})
+            is_obeyed = True
+    if not is_obeyed:
+        raise UsageError(
+            f"--precision {precision} changes nothing here: it is for networks of this library whose token names none"
+        )
 
 
 def _prepared(module: HardNet8, options: Mapping[str, Any]) -> HardNet8:

@@ -1,10 +1,12 @@
-"""``python -m eval match``: match two photographs, estimate their geometry, draw it."""
+"""``python -m eval match``: match two photographs, estimate their geometry, show it as a picture and a page."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,8 @@ from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
+from eval.match_page import Matched, write_match_page
+from eval.pages.render import command_line
 from eval.photo_cameras import PhotoCamera, photo_camera
 from eval.photos import enlarging, turn_upright
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
@@ -172,7 +176,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
-    parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches")
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches; FILE.html too, to look closer")
     parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
     parser.add_argument("--seed", type=seed_number, help="of the estimator (default: 0)")
     features = parser.add_argument_group("features")
@@ -215,31 +219,33 @@ def run(args: argparse.Namespace) -> None:
     matcher = any_matcher_from(args.matcher, args.ratio, "match", [method])
     one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
     cameras = _cameras(args, geometry, (one, two))
-    found = match_photos(one, two, matcher, geometry, args.seed or 0, choose_device(args.device), cameras)
+    pair = match_photos(one, two, matcher, geometry, args.seed or 0, choose_device(args.device), cameras)
     if isinstance(geometry, HomographySettings):
         name, about = "homography", f"{geometry.method}, {geometry.threshold_px:g} px"
     else:
         name = "essential matrix" if geometry.is_calibrated else "fundamental matrix"
-        about = geometry.describe(len(found.matches))
+        about = geometry.describe(len(pair.matches))
+    page = None
     if args.out is not None:
-        _draw(args.out, method.name, one, two, found)
+        _draw(args.out, method.name, one, two, pair)
+        page = _write_page(args, method.name, Matched((one, two), matcher, geometry, pair, cameras), name)
     if args.json:
-        print(json.dumps(strict(_report(args, method, one, two, found, name, cameras)), indent=1))
+        print(json.dumps(strict(_report(args, method, one, two, pair, name, cameras)), indent=1))
         return
-    num_inliers, num_matches = int(found.inliers.sum()), len(found.matches)
+    num_inliers, num_matches = int(pair.inliers.sum()), len(pair.matches)
     lines = [f"keypoints: {len(one.kpts)}, {len(two.kpts)}", f"matches: {num_matches}"]
-    if found.model is None:
-        lines.append(f"inliers: none; no {name} ({about}): {found.reason}")
+    if pair.model is None:
+        lines.append(f"inliers: none; no {name} ({about}): {pair.reason}")
     else:
         share = 100 * num_inliers / num_matches
         article = "an" if name[0] == "e" else "a"
         lines.append(f"inliers: {num_inliers} ({share:.0f} %) of {article} {name} ({about})")
         if num_inliers < _FEW_INLIERS:
             lines.append(f"fewer than {_FEW_INLIERS} inliers: unrelated photographs have as many by chance")
-    if found.pose is not None:
-        lines += _pose_lines(found.pose)
+    if pair.pose is not None:
+        lines += _pose_lines(pair.pose)
     if args.out is not None:
-        lines.append(f"picture: {args.out}")
+        lines += [f"picture: {args.out}", f"page to open: {page}"]
     print("\n".join(lines))
 
 
@@ -290,32 +296,48 @@ def _report(
     method: Method,
     one: PhotoFeatures,
     two: PhotoFeatures,
-    found: PhotoMatch,
+    pair: PhotoMatch,
     name: str,
     cameras: Sequence[PhotoCamera],
 ) -> dict[str, Any]:
-    rows = found.matches[found.inliers]
+    rows = pair.matches[pair.inliers]
     inliers = np.column_stack([one.full_kpts[rows[:, 0]], two.full_kpts[rows[:, 1]]])
     return {
         "images": args.images,
         "feature": method.name,
         "matcher": args.matcher,
         "num_keypoints": [len(one.kpts), len(two.kpts)],
-        "num_matches": len(found.matches),
+        "num_matches": len(pair.matches),
         "num_inliers": len(rows),
-        "model": {"kind": name, "matrix": found.model, "failure": found.reason},
+        "model": {"kind": name, "matrix": pair.model, "failure": pair.reason},
         **({"cameras": [camera.to_dict() for camera in cameras]} if cameras else {}),
-        **({"pose": found.pose._asdict()} if found.pose is not None else {}),
+        **({"pose": pair.pose._asdict()} if pair.pose is not None else {}),
         "inliers": np.round(inliers, 3),
     }
 
 
-def _draw(path: Path, feature: str, one: PhotoFeatures, two: PhotoFeatures, found: PhotoMatch) -> None:
+def _draw(path: Path, feature: str, one: PhotoFeatures, two: PhotoFeatures, pair: PhotoMatch) -> None:
     images, kpts = [], []
     for item in (one, two):
         small, (x, y) = reduce_image(item.image, _DRAWN_PX)
         images.append(np.ascontiguousarray(small[..., ::-1]))
         kpts.append((item.full_kpts + 0.5) * [x, y] - 0.5)
     draw_matches(
-        path, images[0], images[1], kpts[0], kpts[1], found.matches, inliers=found.inliers, title=feature, max_lines=400
+        path, images[0], images[1], kpts[0], kpts[1], pair.matches, inliers=pair.inliers, title=feature, max_lines=400
+    )
+
+
+def _write_page(args: argparse.Namespace, feature: str, matched: Matched, kind: str) -> Path:
+    """Write the page beside the picture; returns its path."""
+    pair, (one, two) = matched.pair, matched.photos
+    facts = f"{feature}, matcher {args.matcher}: {len(one.kpts):,} and {len(two.kpts):,} keypoints, "
+    facts += f"{len(pair.matches):,} matches; "
+    facts += pair.reason if pair.model is None else f"{int(pair.inliers.sum()):,} inliers of the {kind}"
+    return write_match_page(
+        args.out.with_suffix(".html"),
+        (args.images[0].name, args.images[1].name),
+        matched,
+        kind,
+        facts,
+        f"Made on {datetime.date.today().isoformat()} by: {command_line(sys.argv)}",
     )

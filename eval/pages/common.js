@@ -11,7 +11,7 @@ function unpack(text, Kind) {
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const counted = number => number.toLocaleString("en");
-const plural = (number, one) => `${counted(number)} ${one}${number === 1 ? "" : "s"}`;
+const plural = (number, one, many = `${one}s`) => `${counted(number)} ${number === 1 ? one : many}`;
 
 // An element with attributes or properties and children (texts are texts, never markup).
 function make(tag, properties = {}, ...children) {
@@ -36,4 +36,23 @@ function fitted(canvas, width, height) {
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   return context;
+}
+
+// Photographs one above the other or side by side, whichever shows them larger: [x, y, width, height] each.
+function arrange(images, width, height) {
+  const gap = 6, layouts = [false, true].slice(0, images.length).map(beside => {
+    const sides = images.map(image => [image.naturalWidth, image.naturalHeight]);
+    const along = sides.reduce((sum, side) => sum + side[beside ? 0 : 1], 0);
+    const across = Math.max(...sides.map(side => side[beside ? 1 : 0]));
+    const room = gap * (images.length - 1);
+    const scale = beside ? Math.min((width - room) / along, height / across)
+      : Math.min(width / across, (height - room) / along);
+    let at = 0;
+    return [scale, sides.map(([w, h]) => {
+      const place = beside ? [at, 0, w * scale, h * scale] : [0, at, w * scale, h * scale];
+      at += (beside ? w : h) * scale + gap;
+      return place;
+    })];
+  });
+  return layouts.sort((a, b) => b[0] - a[0])[0][1];
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from eval.cli import main
 
 ROOT = Path(__file__).parents[2]
 K = np.array([[400.0, 0, 191.5], [0, 400.0, 143.5], [0, 0, 1]])
+CALIBRATED = ["--estimator", "poselib-e", "--camera-params", "400,192,144,0"]
 QUICK = ["--desc", "rootsift", "--keypoints", "600"]
 ONE, TWO = "bild 1.jpg", "bild 2.jpg"
 
@@ -80,6 +83,7 @@ def test_the_command(yard, tmp_path: Path) -> None:
     assert int(lines[1].removeprefix("matches: ")) > 100
     assert lines[2].endswith("of a fundamental matrix (degensac, 1 px)")
     assert lines[3] == f"picture: {picture}"
+    assert lines[4] == f"page to open: {picture.with_suffix('.html')}"
     image = cv2.imread(str(picture))
     assert image.shape[1] > 700
     assert image.std() > 10
@@ -157,6 +161,38 @@ def test_a_camera_that_only_turns_is_said_so(yard, tmp_path: Path, capsys: pytes
     assert "little parallax" in printed
     assert main(["match", *line, *QUICK]) == 2
     assert "EXIF has no focal length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--ratio", "0.8"], ["--matcher", "snn", "--homography"], ["--matcher", "mnn"], CALIBRATED]
+)
+def test_the_page_holds_the_matches_and_what_the_ratio_left_out(yard, tmp_path: Path, flags: list[str]) -> None:
+    images = [str(yard.images / name) for name in (ONE, TWO)]
+    assert main(["match", *images, *QUICK, *flags, "--out", str(tmp_path / "m.png")]) == 0
+    page = (tmp_path / "m.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    at, ratios, errors = (unpacked(data[name], "<f4") for name in ("at", "ratios", "errors"))
+    at, agrees = at.reshape(-1, 4), unpacked(data["agrees"], "u1").astype(bool)
+    matches, inliers = (
+        int(n.replace(",", "")) for n in re.search(r"([\d,]+) matches; ([\d,]+) inliers", page).groups()
+    )
+    of_the_run = ratios <= (data["ratio"] or 1.0) + 1e-6
+    assert of_the_run.sum() == matches
+    assert agrees[of_the_run].sum() == inliers
+    assert len(np.unique(at, axis=0)) == len(at)
+    if "mnn" in flags:
+        assert data["ratio"] is None
+        assert of_the_run.all()
+    else:
+        assert (~of_the_run).sum() > 20
+        assert (agrees == (errors <= data["threshold"]))[~of_the_run].all()
+    if data["fundamental"] is not None:
+        F = np.array(data["fundamental"])
+        np.testing.assert_allclose(np.sqrt(epipolar_squared(at[:, :2], at[:, 2:], F) / 2), errors, atol=2e-2, rtol=1e-2)
+
+
+def unpacked(text: str, kind: str) -> NDArray[Any]:
+    return np.frombuffer(base64.b64decode(text), kind)
 
 
 def test_a_homography(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.core.matching import MatcherSettings, deduplicate_matches, mutual_nn, official_match
+from eval.core.matching import MatcherSettings, deduplicate_matches, match_ratios, mutual_nn, official_match
 from kornia_hardnet8.errors import UsageError
 
 
@@ -244,3 +244,18 @@ class TestSettings:
     def test_round_trip(self):
         options = MatcherSettings(filter="fginn_ratio_pairwise", fginn_radius=10.0, max_distance=0.7)
         assert MatcherSettings(**options.to_dict()) == options
+
+
+def test_match_ratios_are_those_of_the_ratio_test() -> None:
+    generator = torch.Generator().manual_seed(3)
+    descs0, descs1 = torch.rand(30, 8, generator=generator), torch.rand(40, 8, generator=generator)
+    descs0[4, 2] = torch.nan  # never matched, and in nobody's way
+    mutual = mutual_nn(descs0, descs1)
+    torch.testing.assert_close(match_ratios(descs0, descs1, mutual.matches), mutual.ratios)
+    distances = torch.cdist(descs0[:1].double(), descs1.double())[0]
+    order = distances.argsort()
+    pairs = torch.tensor([[0, int(order[0])], [0, int(order[1])]])
+    expected = [float(distances[order[0]] / distances[order[1]]), 1.0]  # the second one is not the nearest
+    assert match_ratios(descs0, descs1, pairs, symmetric=False).tolist() == pytest.approx(expected, rel=1e-5)
+    assert match_ratios(descs0, descs1[:1], torch.tensor([[0, 0]])).tolist() == [1.0]
+    assert match_ratios(descs0, descs1, torch.zeros(0, 2, dtype=torch.long)).tolist() == []

@@ -27,8 +27,7 @@ EDITABLE := --no-build-isolation -e
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m eval imw --desc h8E512 rootsift --out runs/demo
-	$(BIN)/python -m eval report runs/demo --out runs/demo/page
-	@echo "the page to open: runs/demo/page/index.html"
+	$(BIN)/python -m eval report runs/demo --out runs/demo/page --title "h8E512 and RootSIFT on the built-in scene"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from common.metrics import maa_per_pair
 from common.shell import seed_number
-from eval.core.results import Score, format_table, mean_over_scenes, nested_mean, read_results, strict
+from eval.core.results import Score, format_table, lower_is_better, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from kornia_hardnet8.files import write_json
 
@@ -21,7 +21,6 @@ Entry = dict[str, Any]
 # Benchmarks whose numbers are means over scenes of the mean over pairs (of the mean over bags of one size); the others
 # are means over all pairs.
 _MEAN_OVER_SCENES = {"imw", "webcam"}
-_LOWER_IS_BETTER = {"FPR95", "ATE", "ATE_corrected"}
 
 
 class MetricDifference(NamedTuple):
@@ -41,15 +40,16 @@ class MetricDifference(NamedTuple):
         low, high = self.ci95
         if low <= 0.0 <= high:
             return "-"
-        lower_wins = self.metric.rpartition("/")[2] in _LOWER_IS_BETTER
-        return "A" if (low > 0.0) != lower_wins else "B"
+        return "A" if (low > 0.0) != lower_is_better(self.metric) else "B"
 
 
-def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]:
+def compare_entries(
+    a: Entry, b: Entry, seed: int = 0, metrics: Collection[str] | None = None
+) -> list[MetricDifference]:
     """Differences of two entries of results files, by metric, with bootstrap intervals over pairs.
 
     Metrics are those of ``scores`` that every pair has a value of its own for. The summary of ``dev`` (the mean of the
-    means of its tasks) is compared as such.
+    means of its tasks) is compared as such. ``metrics`` names those to compare; None: all.
 
     Raises:
         DataError: different benchmarks, data sets or choices of pairs, or nothing to compare pair by pair.
@@ -61,8 +61,8 @@ def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]
         if first != second:
             raise DataError(f"the runs cannot be compared: {what} {first} against {second}")
     values_a, values_b = values_by_pair(a), values_by_pair(b)
-    found = []
-    for metric in values_a.keys() & values_b.keys():
+    differences = []
+    for metric in values_a.keys() & values_b.keys() & (values_a.keys() if metrics is None else set(metrics)):
         if values_a[metric].keys() != values_b[metric].keys():
             raise DataError(
                 f"the runs cannot be compared: {metric} has {len(values_a[metric])} pairs in one, "
@@ -72,14 +72,14 @@ def compare_entries(a: Entry, b: Entry, seed: int = 0) -> list[MetricDifference]
             for key in [key for key, value in values.items() if np.isnan(value)]:
                 del values[key], other[key]
         if values_a[metric]:
-            found.append(_difference(metric, values_a[metric], values_b[metric], a["benchmark"], seed))
-    if not found:
+            differences.append(_difference(metric, values_a[metric], values_b[metric], a["benchmark"], seed))
+    if not differences:
         raise DataError(f"the results of {a['benchmark']} hold no values by pair to compare")
     order = list(a["scores"])
-    found.sort(key=lambda d: order.index(d.metric))
-    if a["benchmark"] == "dev":
-        found.insert(0, _summary(values_a, values_b, seed))
-    return found
+    differences.sort(key=lambda d: order.index(d.metric))
+    if a["benchmark"] == "dev" and metrics is None:
+        differences.insert(0, _summary(values_a, values_b, seed))
+    return differences
 
 
 def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
@@ -88,7 +88,7 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
     Pairs of the IMW benchmark below co-visibility 0.1 are left out, as in its headline numbers.
     """
     least = entry["protocol"].get("covisibility", 0.0)
-    found: dict[str, dict[tuple[str, str], float]] = {}
+    by_metric: dict[str, dict[tuple[str, str], float]] = {}
     for name in entry["scores"]:
         task, _, metric = name.rpartition("/")
         values = {}
@@ -102,8 +102,8 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
                 scene = str(row.get("scene", ""))  # bags of one size are a group of their scene
                 values[f"{scene}/{row['group']}" if "group" in row else scene, pair] = value
         if values:
-            found[name] = values
-    return found
+            by_metric[name] = values
+    return by_metric
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -123,18 +123,18 @@ def run(args: argparse.Namespace) -> None:
     entries_a, entries_b = _entries(args.run_a, args.desc_a), _entries(args.run_b, args.desc_b)
     reports, tables = [], []
     for a, b in choose_methods(entries_a, entries_b, explicit=bool(args.desc_a or args.desc_b)):
-        found = compare_entries(a, b, args.seed)
+        differences = compare_entries(a, b, args.seed)
         if args.metric:
-            known = [d.metric for d in found]
+            known = [d.metric for d in differences]
             for name in args.metric:
                 if name not in known:
                     raise UsageError(f"no metric {name!r}{closest(name, known)}")
-            found = [d for d in found if d.metric in args.metric]
+            differences = [d for d in differences if d.metric in args.metric]
         names = [entry["method"]["descriptor"] for entry in (a, b)]
         reports.append(
-            {"a": names[0], "b": names[1], "differences": [{**d._asdict(), "better": d.verdict} for d in found]}
+            {"a": names[0], "b": names[1], "differences": [{**d._asdict(), "better": d.verdict} for d in differences]}
         )
-        tables.append(_table(names, found))
+        tables.append(_table(names, differences))
     if args.out is not None:
         write_json(args.out, strict({"schema": "compare/1", "comparisons": reports}))
     print(json.dumps(strict(reports), indent=1) if args.json else "\n\n".join(tables))
@@ -193,7 +193,7 @@ def _difference(
         float(np.mean([np.mean([np.mean([x[key] for key in group]) for group in groups]) for groups in nested]))
         for x in (a, b)
     )
-    return _found(metric, mean_a, mean_b, score)
+    return _metric_difference(metric, mean_a, mean_b, score)
 
 
 def _summary(
@@ -206,19 +206,19 @@ def _summary(
     differences = [[a[m][key] - b[m][key] for key in sorted(a[m])] for m in metrics]
     score = mean_over_scenes(differences, seed)
     mean_a, mean_b = (float(np.mean([np.mean(list(x[m].values())) for m in metrics])) for x in (a, b))
-    return _found(SUMMARY, mean_a, mean_b, score)
+    return _metric_difference(SUMMARY, mean_a, mean_b, score)
 
 
-def _found(metric: str, a: float, b: float, difference: Score) -> MetricDifference:
+def _metric_difference(metric: str, a: float, b: float, difference: Score) -> MetricDifference:
     assert difference.value is not None
     assert difference.ci95 is not None
     return MetricDifference(metric, a, b, difference.value, difference.ci95, difference.n)
 
 
-def _table(names: Sequence[str], found: Sequence[MetricDifference]) -> str:
+def _table(names: Sequence[str], differences: Sequence[MetricDifference]) -> str:
     rows = [
         (d.metric, d.a, d.b, f"{d.difference:+.3f}", f"[{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]", d.n, d.verdict)
-        for d in found
+        for d in differences
     ]
     head = ("metric", "A", "B", "A - B", "95 %", "pairs", "better")
     return f"A = {names[0]}\nB = {names[1]}\n" + format_table(head, rows)

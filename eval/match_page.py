@@ -50,8 +50,8 @@ def write_match_page(path: Path, names: tuple[str, str], matched: Matched, kind:
     """
     ratio, threshold_px = tested_ratio(matched.matcher), matched.geometry.threshold_px
     explained = (
-        f"The geometry was estimated once, by {matched.geometry.method}, from the matches of the command. Its pixels are "
-        "those of the photographs as features were found in them, reduced. "
+        f"The geometry was estimated once, by {matched.geometry.method}, from the matches of the command. Its pixels "
+        "are those of the photographs as features were found in them, reduced. "
     )
     if ratio is not None:
         explained += (

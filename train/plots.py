@@ -93,6 +93,8 @@ def plot_runs(runs: list[Path], out: Path) -> None:
         axis.set_xlabel("step")
         if is_log:
             axis.set_yscale("log")
+        else:
+            keep_readable(axis)
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize="small")
@@ -100,3 +102,13 @@ def plot_runs(runs: list[Path], out: Path) -> None:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format=kind, dpi=100)
+
+
+def keep_readable(axis: Any) -> None:
+    """Show values as they are: no number to be added to all of them, and a curve that hardly moves as a flat one."""
+    axis.ticklabel_format(axis="y", useOffset=False)
+    low, high = axis.get_ylim()
+    least = 1e-3 * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        axis.set_ylim(middle - least / 2, middle + least / 2)

@@ -79,25 +79,22 @@ def _nearest_and_ratio(queries: Tensor, database: Tensor, max_ratio: float | Non
 
 
 @torch.no_grad()
-def match_ratios(
-    descs0: Tensor, descs1: Tensor, matches: Tensor, distance: Distance = "l2", symmetric: bool = True
-) -> Tensor:
-    """Ratio of the first to the second distance of each match: what a ratio test compares with its threshold.
+def match_ratios(descs0: Tensor, descs1: Tensor, matches: Tensor, symmetric: bool = True) -> Tensor:
+    """Ratio of the first to the second distance (L2) of each match: what a ratio test compares with its threshold.
 
     Args:
         descs0: descriptors of image 0, (N0, D).
         descs1: descriptors of image 1, (N1, D), on the same device.
         matches: (M, 2) int64, of finite descriptors.
-        distance: of the descriptors.
         symmetric: the larger ratio of both directions; else only from image 0 to image 1.
 
     Returns:
         (M,) float32 in [0, 1]; 1 where the partner is not the nearest neighbour, or there is no second one.
     """
-    ratios = _ratios_one_way(descs0[matches[:, 0]], descs1, matches[:, 1], distance)
+    ratios = _ratios_one_way(descs0[matches[:, 0]], descs1, matches[:, 1])
     if not symmetric:
         return ratios
-    return torch.maximum(ratios, _ratios_one_way(descs1[matches[:, 1]], descs0, matches[:, 0], distance))
+    return torch.maximum(ratios, _ratios_one_way(descs1[matches[:, 1]], descs0, matches[:, 0]))
 
 
 def deduplicate_matches(matches: Tensor, kpts0: Tensor, kpts1: Tensor) -> Tensor:
@@ -328,10 +325,10 @@ def _first_over_second(dists: Tensor) -> Tensor:
     return torch.where(dists[:, 1] > 0, dists[:, 0] / dists[:, 1], 1.0)
 
 
-def _ratios_one_way(queries: Tensor, database: Tensor, partners: Tensor, distance: Distance) -> Tensor:
+def _ratios_one_way(queries: Tensor, database: Tensor, partners: Tensor) -> Tensor:
     """(M,) ratios of queries (M, D) to their nearest rows, 1 where that is not the partner."""
     database, rows = finite_rows(database)
-    neighbours = nearest(queries, database, 2, distance)
+    neighbours = nearest(queries, database, 2)
     if neighbours.idx.shape[1] == 0:
         return queries.new_ones(len(queries), dtype=torch.float32)
     is_nearest = rows[neighbours.idx[:, 0]] == partners

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import platform
@@ -108,11 +109,18 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def lower_is_better(name: str) -> bool:
+    """Whether a score of that name (``fixed/FPR95``, ``ATE_corrected``) is an error rate or a distance."""
+    measure = name.rpartition("/")[2]
+    return measure.startswith(("FPR", "ATE")) or "error" in measure
+
+
 def environment() -> dict[str, Any]:
-    """Versions, machine, source revision and the command line: what is needed to run it again."""
+    """Versions, machine, source revision, date and the command line: what is needed to run it again."""
     return {
         "version": __version__,
         "git": git_revision(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -194,12 +194,12 @@ def draw_accuracy_curves(
     for k, (name, curve) in enumerate(curves.items()):
         style = STYLES[k // len(PALETTE) % len(STYLES)]
         marker = "osv^D<>p"[k % 8]
-        label = f"{name} (mAA@{max_deg} {100 * curve.mean():.1f} %)"
-        axes.plot(x, 100 * curve, style, color=PALETTE[k % len(PALETTE)], marker=marker, markersize=4, label=label)
+        label = f"{name} (mAA@{max_deg} {curve.mean():.3f})"
+        axes.plot(x, curve, style, color=PALETTE[k % len(PALETTE)], marker=marker, markersize=4, label=label)
     axes.set_xlabel(x_label)
-    axes.set_ylabel("share of pairs below (%)")
+    axes.set_ylabel("share of pairs below")
     axes.set_xticks(x)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
     if title:

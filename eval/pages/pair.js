@@ -57,7 +57,7 @@ function strokeEpipolar(context, end, [a, b, c]) {
 
 function draw() {
   if (!images.length) return;
-  frames = arrange(images, byId("stage").clientWidth, Math.max(280, window.innerHeight * 0.66));
+  frames = arrange(images, byId("stage").clientWidth, Math.max(280, window.innerHeight * 0.6));
   const context = fitted(canvas, Math.max(...frames.map(f => f[0] + f[2])), Math.max(...frames.map(f => f[1] + f[3])));
   images.forEach((image, end) => context.drawImage(image, ...frames[end]));
   shown = byRatio.filter(isShown);

@@ -23,6 +23,7 @@ const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
 const length = a => Math.hypot(a[0], a[1], a[2]);
 const unit = a => add([0, 0, 0], a, 1 / (length(a) || 1));
+const pointAt = i => [points.xyz[3 * i], points.xyz[3 * i + 1], points.xyz[3 * i + 2]];
 const median = values => values.length ? [...values].sort((a, b) => a - b)[values.length >> 1] : 0;
 
 function perspective(fov, aspect, near, far) {
@@ -40,7 +41,17 @@ function multiply(a, b) {
 // --- the viewer's own place: it looks at a target from a distance ---------------------------------------------------
 
 const FOV = 0.8;
-const home = () => ({ target: [0, 0, 0], distance: 2.9, yaw: 0.45, pitch: 0.35, fov: FOV });
+
+// All of it in view, but for the outermost fifth of the points and of the cameras.
+function home() {
+  const sets = [Array.from({ length: points.count }, (_, i) => pointAt(i)), cameras.map(camera => camera.centre)];
+  const middles = sets.filter(set => set.length).map(set => [0, 1, 2].map(k => median(set.map(place => place[k]))));
+  const target = middles.reduce((sum, middle) => add(sum, middle, 1 / middles.length), [0, 0, 0]);
+  const reaches = sets.map(set => set.map(place => length(add(place, target, -1))).sort((a, b) => a - b));
+  const radius = Math.max(...reaches.map(reach => reach[Math.floor(0.8 * reach.length)] ?? 0), 0.05);
+  return { target, distance: radius / Math.sin(FOV / 2), yaw: 0.45, pitch: 0.35, fov: FOV };
+}
+
 let eye = home();
 
 function directions(place) {
@@ -89,8 +100,6 @@ function throughCamera(camera) {
     pitch: Math.asin(Math.max(-1, Math.min(1, -forward[1]))), fov: Math.min(2, edge(camera.corners[0], camera.corners[3])),
   };
 }
-
-const pointAt = i => [points.xyz[3 * i], points.xyz[3 * i + 1], points.xyz[3 * i + 2]];
 
 // --- drawing with WebGL ----------------------------------------------------------------------------------------------
 

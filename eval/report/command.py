@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import sys
 from pathlib import Path
 
 from eval.core.results import read_results
+from eval.pages.render import command_line, write_page
 from eval.report.page import build_sections, render
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import atomic_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
             if missing or "descriptor" not in entry["method"]:
                 raise DataError(f"{file}: an entry lacks {', '.join(missing) or 'method.descriptor'}")
         runs.append((file.resolve(), entries))
-    page = render(build_sections(runs), args.title)
+    made = f"Made on {datetime.date.today().isoformat()} by: {command_line(sys.argv)}"
     target = args.out / "index.html"
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(f"{target}: {sum(len(e) for _, e in runs)} results")
+    write_page(target, render(build_sections(runs), args.title, made))
+    print(f"results: {sum(len(entries) for _, entries in runs)}")
+    print(f"page to open: {target}")

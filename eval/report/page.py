@@ -1,4 +1,4 @@
-"""From results entries to a page: sections, tables, curves, pictures."""
+"""From results entries to a page: sections, tables, pictures."""
 
 from __future__ import annotations
 
@@ -8,59 +8,23 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from common.images import open_picture
 from eval.brown.combinations import HEADS, combinations_table
-from eval.report.published import PUBLISHED
-from kornia_hardnet8.errors import missing_extra
+from eval.core.results import lower_is_better
+from eval.pages.render import command_line, render_page
+from eval.report.leaders import Panel, panels
+from eval.report.published import PUBLISHED, is_official
+from eval.report.words import ABOUT, COLUMNS, TITLES, glossary, is_share, measure_of
 
-TITLES = {
-    "imw": "Image matching: pose accuracy",
-    "dev": "Development judgement",
-    "hpatches": "HPatches patch tasks",
-    "sequences": "Homography sequences",
-    "brown": "Brown patches",
-    "webcam": "Static cameras",
-}
-# Columns of a leaderboard, in order; what a section lacks is left out.
-COLUMNS = {
-    "imw": ("stereo/mAA@5", "stereo/mAA@10", "multiview/mAA@5", "multiview/mAA@10"),
-    "dev": (
-        *("poses/mAA@5", "poses/mAA@10", "poses/mAA@10_mean", "poses/AP"),
-        *("homography/MMA@3", "homography/correct_nn", "webcam/correct_nn", "webcam/mAP"),
-    ),
-    "hpatches": (
-        "verification/mAP",
-        "matching/mAP",
-        "retrieval/mAP",
-        "verification/mAP_vl",
-        "matching/mAP_vl",
-        "retrieval/mAP_vl",
-    ),
-    "sequences": (
-        *("MMA@1", "MMA@3", "MMA@5", "MMA@10", "correct_nn", "HA@1", "HA@3", "HA@5"),
-        *("AUC@1", "AUC@3", "AUC@5", "repeatability", "i/HA@3", "v/HA@3", "i/repeatability", "v/repeatability"),
-    ),
-    "brown": ("FPR95", "FPR99", "AP", "revisited/mAP", "amos/correct_nn", "amos/mAP"),
-    "webcam": ("correct_nn", "mAP"),
-}
 _MOST_COLUMNS = 12  # of a benchmark without a list of its own
-_LOWER_IS_BETTER = ("FPR", "error", "ATE")
-_COUNTS = ("num_", "seconds")
-_PLAIN = ("ATE", "ATE_corrected", "track_length")  # neither shares nor counts
 _MOST_PICTURES = 24
 _PICTURE_WIDTH_PX = 1400  # more would only make the page heavy
 _JPEG_QUALITY = 85
 _PLAIN_LIST = re.compile(r"\[[^][{}]*\]")
 _LEVELS = ("easy", "hard", "tough")
-# Colour and dash of a curve; all colours have a contrast of at least 4.5 on white.
-_CURVES = (
-    *(("#005a9c", ""), ("#b34700", "7 3"), ("#00694f", "2 3"), ("#8a3b78", "9 3 2 3"), ("#444444", "4 2")),
-    *(("#a3212b", "12 3"), ("#5c5c00", "1 4"), ("#3d3dc4", "9 3 2 3 2 3")),
-)
 
 
 @dataclass(frozen=True)
@@ -95,21 +59,18 @@ class Section:
     notes: list[str] = field(default_factory=list)
     details: list[tuple[str, list[tuple[str, str]], list[Row]]] = field(default_factory=list)
     scenes: list[tuple[str, list[Row]]] = field(default_factory=list)
-    curves: str = ""
+    about: str = ""
+    panels: list[Panel] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
     settings: list[tuple[str, str]] = field(default_factory=list)
     all_scores: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
     pictures: list[tuple[str, str]] = field(default_factory=list)
 
 
-def render(sections: Sequence[Section], title: str) -> str:
-    """The page as HTML text, complete in itself."""
-    try:
-        from jinja2 import Environment
-    except ImportError:
-        raise missing_extra("jinja2", "eval") from None
-    source = (files("eval.report") / "template.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(sections=sections, title=title)
+def render(sections: Sequence[Section], title: str, made: str = "") -> str:
+    """The page as HTML text, complete in itself; ``made`` says how it was made."""
+    names = [name for section in sections for _, scores in section.all_scores for name, _ in scores]
+    return render_page("report/page.html", sections=sections, title=title, made=made, glossary=glossary(names))
 
 
 def build_sections(runs: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]]) -> list[Section]:
@@ -143,7 +104,8 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
     notes += sorted({str(line) for entry in entries for line in entry["protocol"].get("warnings") or ()})
     if len({_protocol_key(entry) for entry in entries}) > 1:
         notes.append("The methods were not all run with the same settings: see the folds below.")
-    published = [row for row in PUBLISHED.get(benchmark, []) if set(row.scores) & set(names)]
+    official = all(is_official(entry) for entry in entries)
+    published = [row for row in PUBLISHED.get(benchmark, []) if official and set(row.scores) & set(names)]
     if published:
         sources = list(dict.fromkeys(f"{row.source}; {row.note}" for row in published))
         rows += [
@@ -155,20 +117,21 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
             for row in published
         ]
         notes.append(
-            "Rows marked “published” are figures of others on the official data; they were not measured here and are "
-            "comparable only with a run on the same data and settings. Sources: "
-            + " ".join(f"[{k}] {source}." for k, source in enumerate(sources, 1))
+            "Rows marked “published” are figures of others on the same official data; they were not measured here, and "
+            "their settings may differ. Sources: " + " ".join(f"[{k}] {source}." for k, source in enumerate(sources, 1))
         )
     return Section(
         anchor=anchor,
         title=TITLES.get(benchmark, benchmark),
         dataset=dataset,
-        columns=[(name, "lower is better" if _lower(name) else "") for name in names],
+        columns=[(name, "lower is better" if lower_is_better(name) else "") for name in names],
         rows=rows,
         notes=notes,
         details=_detail_tables(benchmark, labels, entries),
         scenes=_scene_tables(labels, entries, names),
-        curves=mma_curves(labels, entries),
+        about=ABOUT.get(benchmark, ""),
+        panels=panels(benchmark, labels, entries),
+        runs=list(dict.fromkeys(_run_line(entry) for entry in entries if entry.get("environment"))),
         settings=[(label, _settings(entry)) for label, entry in zip(labels, entries, strict=True)],
         all_scores=[
             (label, [(name, _score_text(name, score)) for name, score in entry["scores"].items()])
@@ -192,7 +155,7 @@ def _columns(benchmark: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     listed = [name for name in COLUMNS.get(benchmark, ()) if name in there]
     if listed:
         return listed
-    return [name for name in there if _is_share(name)][:_MOST_COLUMNS]
+    return [name for name in there if is_share(name)][:_MOST_COLUMNS]
 
 
 def _measured_row(label: str, entry: Mapping[str, Any], names: Sequence[str]) -> Row:
@@ -217,19 +180,10 @@ def _cell(name: str, value: float | None, detail: str = "") -> Cell:
 
 
 def _number(name: str, value: float) -> str:
-    """Shares in percent, everything else as it is."""
-    if _is_share(name):
-        return f"{100.0 * value:.1f}"
-    return f"{value:.2f}" if _measure(name) in _PLAIN else f"{value:.0f}"
-
-
-def _is_share(name: str) -> bool:
-    return not _measure(name).startswith(_COUNTS) and _measure(name) not in _PLAIN
-
-
-def _measure(name: str) -> str:
-    """What a score measures: its name without the task and the size of a bag."""
-    return name.rpartition("/")[2]
+    """Shares as the commands print them, counts whole."""
+    if is_share(name):
+        return f"{value:.3f}"
+    return f"{value:.0f}" if measure_of(name).startswith(("num_", "seconds")) else f"{value:.2f}"
 
 
 def _score_text(name: str, score: Mapping[str, Any]) -> str:
@@ -240,10 +194,6 @@ def _score_text(name: str, score: Mapping[str, Any]) -> str:
     return f"{_number(name, score['value'])}{spread}, n = {score.get('n')}"
 
 
-def _lower(name: str) -> bool:
-    return any(mark in name for mark in _LOWER_IS_BETTER)
-
-
 def _mark_best(rows: list[Row], names: Sequence[str]) -> list[Row]:
     """The best measured number of each column, where there is a choice."""
     marked = [list(row.cells) for row in rows]
@@ -251,7 +201,7 @@ def _mark_best(rows: list[Row], names: Sequence[str]) -> list[Row]:
         values = [c[column].sort for c in marked if c[column].sort is not None]
         if len(values) < 2:
             continue
-        best = min(values) if _lower(name) else max(values)  # type: ignore[type-var]
+        best = min(values) if lower_is_better(name) else max(values)  # type: ignore[type-var]
         for cells in marked:
             cell = cells[column]
             if cell.sort == best:
@@ -313,6 +263,14 @@ def _scene_tables(
     return tables
 
 
+def _run_line(entry: Mapping[str, Any]) -> str:
+    """When and by which command an entry was made, as far as its run says."""
+    environment = entry["environment"]
+    command = environment.get("command")
+    parts = [str(environment.get("date", "")).replace("T", " ")[:16], command_line(command) if command else ""]
+    return ": ".join(filter(None, parts))
+
+
 def _protocol_key(entry: Mapping[str, Any]) -> str:
     hidden = ("not_measured", "warnings", "normalisation")
     return json.dumps({k: v for k, v in entry["protocol"].items() if k not in hidden}, sort_keys=True)
@@ -327,13 +285,29 @@ def _settings(entry: Mapping[str, Any]) -> str:
 
 
 def _pictures(results: Sequence[Path]) -> list[tuple[str, str]]:
-    """(caption, data URI) of the PNG files beside the results, ``matches/`` included."""
-    found = [
-        (f"{path.parent.name}: {picture.stem}", picture)
+    """(caption, data URI) of the PNG files beside the results and in the folders below, those beside them first."""
+    files = [
+        (path.parent, picture)
         for path in results
-        for picture in [*sorted(path.parent.glob("*.png")), *sorted((path.parent / "matches").glob("*.png"))]
+        for folder in (".", "matches", "bags")
+        for picture in sorted((path.parent / folder).glob("*.png"))
     ]
-    return [(caption, _embedded(picture)) for caption, picture in found[:_MOST_PICTURES]]
+    return [(_caption(run, picture), _embedded(picture)) for run, picture in files[:_MOST_PICTURES]]
+
+
+def _caption(run: Path, picture: Path) -> str:
+    """What a picture shows, in words, with the name of its file."""
+    if picture.parent.name == "matches":
+        words = "matches of a pair, the inliers above and what the estimator rejected below, coloured by the true error"
+    elif picture.parent.name == "bags":
+        words = "a bag of photographs: reconstructed cameras against the true ones, from above and from the front"
+    elif picture.stem == "mma":
+        words = "mean matching accuracy: the share of matches within so many pixels"
+    elif picture.stem.endswith("_accuracy"):
+        words = "the share of pairs whose pose error is below so many degrees"
+    else:
+        words = "picture"
+    return f"{run.name}, {picture.stem}: {words}"
 
 
 def _embedded(path: Path) -> str:
@@ -351,57 +325,3 @@ def _embedded(path: Path) -> str:
     if buffer.tell() < len(content):
         content, kind = buffer.getvalue(), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-# --- curves ----------------------------------------------------------------------------------------------------------
-
-
-def mma_curves(labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
-    """Mean matching accuracy over 1 … 10 px as inline SVG; empty when no entry has it."""
-    thresholds = range(1, 11)
-    series: list[tuple[str, list[float]]] = []
-    for label, entry in zip(labels, entries, strict=True):
-        values = [_mma(entry["scores"], t) for t in thresholds]
-        numbers = [float(v) for v in values if v is not None]
-        if len(numbers) == len(values):
-            series.append((label, numbers))
-    if not series:
-        return ""
-    left, top, width, height = 46, 14, 420, 240
-    bottom = top + height
-
-    def x(t: float) -> float:
-        return left + (t - 1) / 9 * width
-
-    def y(v: float) -> float:
-        return bottom - v * height
-
-    parts = [
-        f'<svg class="curves" viewBox="0 0 {left + width + 14} {bottom + 40 + 20 * len(series)}" role="img" '
-        'aria-label="Mean matching accuracy over the threshold in pixels; the numbers are in the table">'
-    ]
-    for tenth in range(0, 11, 2):
-        v = tenth / 10
-        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="#d8d8d8"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{tenth * 10} %</text>')
-    for t in thresholds:
-        parts.append(f'<text x="{x(t):.1f}" y="{bottom + 16}" text-anchor="middle">{t}</text>')
-    parts.append(f'<text x="{left + width / 2}" y="{bottom + 32}" text-anchor="middle">threshold [px]</text>')
-    for k, (label, curve) in enumerate(series):
-        colour, dash = _CURVES[k % len(_CURVES)]
-        points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(thresholds, curve, strict=True))
-        stroke = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
-        parts.append(f'<polyline points="{points}" {stroke}/>')
-        line = bottom + 46 + 20 * k
-        parts.append(f'<line x1="{left}" x2="{left + 34}" y1="{line}" y2="{line}" {stroke}/>')
-        parts.append(f'<text x="{left + 42}" y="{line + 4}">{_escape(label)}</text>')
-    return "".join([*parts, "</svg>"])
-
-
-def _mma(scores: Mapping[str, Any], threshold: int) -> float | None:
-    score = scores.get(f"MMA@{threshold}") or scores.get(f"homography/MMA@{threshold}") or {}
-    return score.get("value")
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -5,7 +5,9 @@ Only rows whose source was read are listed. Fractions in [0, 1]; None where the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,20 @@ def _merged(rows: list[PublishedRow]) -> list[PublishedRow]:
         scores = {**merged[key].scores, **row.scores} if key in merged else row.scores
         merged[key] = PublishedRow(row.method, scores, row.source, row.note)
     return list(merged.values())
+
+
+# Patches of the three official sets.
+_BROWN_PATCHES = {"liberty": 450_092, "notredame": 468_159, "yosemite": 633_587}
+
+
+def is_official(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a results file was measured on the data of the published figures."""
+    protocol, dataset = entry["protocol"], entry.get("dataset") or {}
+    if entry["benchmark"] == "hpatches":
+        return bool(protocol.get("official")) and protocol.get("split") == "full"
+    if entry["benchmark"] == "sequences":
+        return protocol.get("missing") == []
+    return entry["benchmark"] == "brown" and dataset.get("subsets") == _BROWN_PATCHES
 
 
 PUBLISHED: dict[str, list[PublishedRow]] = {"hpatches": _hpatches(), "sequences": _sequences(), "brown": _brown()}

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from train.cli import main
-from train.plots import read_metrics
+from train.plots import keep_readable, read_metrics
 
 
 def test_curves_of_runs_become_a_picture(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -17,6 +18,20 @@ def test_curves_of_runs_become_a_picture(tiny_checkpoint: Path, tmp_path: Path) 
     assert curves["loss"][0] == [1]  # of three steps; every tenth is told
     assert curves["val_nn"][0] == [3]
     assert {"lr", "grad_norm", "d_pos", "d_neg", "val_fpr95", "val_map"} <= curves.keys()
+
+
+def test_a_curve_that_hardly_moves_has_plain_numbers() -> None:
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    for axis, end in zip(axes, (0.958 + 1e-8, 1.3), strict=True):
+        axis.plot([1, 2], [0.958, end])
+        keep_readable(axis)
+    figure.canvas.draw()
+    for axis in axes:
+        assert axis.yaxis.get_offset_text().get_text() == ""
+        assert all(len(label.get_text()) <= 6 for label in axis.get_yticklabels())
+    assert axes[0].get_ylim() == pytest.approx((0.958 * 0.9995, 0.958 * 1.0005))
+    assert axes[1].get_ylim()[1] > 1.3
 
 
 def test_a_name_of_no_picture_is_refused(

@@ -84,8 +84,8 @@ def frame() -> str:
         (BLUE, "half its side = mr_size · σ = 12 σ"),
         (BLUE, "its side = 24 σ = 12 · size = 2 · √det A"),
     ]):  # fmt: skip
-        parts.append(text(360, 90 + 30 * k, words, color))
-    return svg(720, 340, parts)
+        parts.append(text(30, 350 + 26 * k, words, color))
+    return svg(400, 475, parts)
 
 
 def angles() -> str:

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.brown import PAIRS
 from common.metrics import average_precision_merged, fpr95, fpr_at_recall
 from common.shell import progress
 from eval.brown import amos
 from eval.brown.combinations import HEADS, combinations_table
-from eval.brown.data import PAIR_FILE, SUBSETS, PatchSet, find_sets
+from eval.brown.data import SUBSETS, PatchSet, find_sets
 from eval.brown.revisited import MODES, Mode, revisited_aps
 from eval.core.benchmark import Benchmark
 from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors
@@ -152,7 +153,7 @@ def mean_scores(sets: Sequence[SetScores]) -> dict[str, Score]:
 
 
 _NEEDS = {
-    "fpr95": f"{PAIR_FILE}, or pairs.npy in a store",
+    "fpr95": f"{PAIRS}, or pairs.npy in a store",
     "revisited": "interest.txt, or image ids in a store",
     "amos": "a store with image_ids, cam_ids and frames",
 }
@@ -170,7 +171,7 @@ def _tasks_of(data: Path, sets: Sequence[PatchSet], settings: BrownSettings) -> 
     tasks = list(settings.tasks or [t for t in TASKS if any(t in tasks_on(patches, None) for patches in sets)])
     if not tasks:
         raise DataError(
-            f"{data}: no subset has {PAIR_FILE} or interest.txt (or pairs, image ids in a store; "
+            f"{data}: no subset has {PAIRS} or interest.txt (or pairs, image ids in a store; "
             "frames in one of fixed cameras)"
         )
     return tasks

@@ -43,7 +43,14 @@ def write_subset(folder: Path, count: int = 20, noise: float = 0.4, seed: int = 
     (folder / "interest.txt").write_text("".join(f"{k // 2 % 2} 1 2 3 4 \n" for k in range(2 * count)))
     pairs = [(2 * k, k, 2 * k + 1, k) for k in range(count)]
     pairs += [(2 * k, k, 2 * ((k + 1) % count), (k + 1) % count) for k in range(count)]
-    (folder / "m50_100000_100000_0.txt").write_text("".join(f"{a} {p} 0 {b} {q} 0 0 \n" for a, p, b, q in pairs))
+    (folder / "m50_40_40_0.txt").write_text("".join(f"{a} {p} 0 {b} {q} 0 0 \n" for a, p, b, q in pairs))
+
+
+@pytest.fixture(autouse=True)
+def small_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty patches and pairs a subset, whatever it is called."""
+    monkeypatch.setattr("common.brown.COUNTS", {})
+    monkeypatch.setattr("common.brown.PAIRS", "m50_40_40_0.txt")
 
 
 @pytest.fixture
@@ -51,6 +58,10 @@ def brown(tmp_path) -> Path:
     for seed, name in enumerate(("liberty", "notredame")):
         write_subset(tmp_path / "brown" / name, seed=seed)
     return tmp_path / "brown"
+
+
+def cut_lines(path: Path, count: int) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
 
 
 def test_both_protocols_on_two_subsets(brown, tmp_path, capsys):
@@ -120,19 +131,21 @@ def test_cached_files_are_read(brown, tmp_path):
     assert found["liberty"].image_ids is None
     np.testing.assert_array_equal(found["yosemite"].image_ids, patches.image_ids)
     (folder / "notredame.pt").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"notredame\.pt is not a readable patch file"):
+    with pytest.raises(DataError, match=r"notredame\.pt is damaged or no file of torch"):
         find_sets(folder)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "patches0000.bmp").unlink(), "holds 0 patches in its mosaics, info.txt lists 40"),
-        (lambda f: (f / "patches0000.bmp").write_bytes(b"BM"), "patches0000.bmp is damaged or no image"),
-        (lambda f: (f / "info.txt").write_text("a b\n"), "line 1 starts with 'a'"),
+        (lambda f: (f / "patches0000.bmp").unlink(), "0 mosaics hold 0 patches, info.txt lists 40"),
+        (lambda f: (f / "patches0000.bmp").write_bytes(b"BM"), "patches0000.bmp does not decode"),
+        (lambda f: (f / "info.txt").write_text("a b\n"), r"info\.txt is damaged"),
         (lambda f: (f / "interest.txt").write_text("1 2\n"), "interest.txt has 1 lines, info.txt 40"),
-        (lambda f: (f / "m50_100000_100000_0.txt").write_text("0 0 0\n"), "line 1 is no pair"),
-        (lambda f: (f / "m50_100000_100000_0.txt").write_text("0 0 0 77 1 0 0\n"), "names patch 77"),
+        (lambda f: (f / "m50_40_40_0.txt").write_text("0 0 0\n"), r"m50_40_40_0\.txt is damaged"),
+        (lambda f: (f / "m50_40_40_0.txt").write_text("0 0 0 77 1 0 0\n"), "names patch 77"),
+        (lambda f: cut_lines(f / "m50_40_40_0.txt", 39), "holds 39 pairs, its name says 40: it is cut short"),
+        (lambda f: (f / "m50_40_40_0.txt").write_text("0 0 0 2 0 0 0\n"), r"points \[0, 0\] are not those of info"),
     ],
 )
 def test_damaged_subsets_are_named(brown, damage, message):
@@ -172,11 +185,14 @@ def write_store(folder: Path, **changes) -> Path:
                 rows["cam_ids"].append(camera)
                 rows["frames"].append([[10, 0, 50 * place], [0, 10, 20]])
     types = {"labels": np.int64, "image_ids": np.int32, "cam_ids": np.int32, "frames": np.float32}
-    np.save(folder / "patches.npy", np.stack(patches))
-    for name, values in rows.items():
-        np.save(folder / f"{name}.npy", np.array(values, types[name]))
-    meta = {"format": "patchstore/1", "count": len(patches), "patch_size": 64, "crop": 1.5, **changes}
-    write_json(folder / "meta.json", meta)
+    arrays = {"patches": np.stack(patches)} | {name: np.array(values, types[name]) for name, values in rows.items()}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    meta = {
+        "format": "patchstore/1", "kind": "tuples", "count": len(patches), "patch_size": 64, "crop": 1.5, "mr_size": 12,
+        "arrays": {name: {"shape": array.shape, "dtype": str(array.dtype)} for name, array in arrays.items()},
+    }  # fmt: skip
+    write_json(folder / "meta.json", meta | changes)
     return folder
 
 
@@ -211,9 +227,9 @@ def test_a_store_is_measured_by_what_its_kind_is_for(tmp_path):
 
 
 def test_store_faults(tmp_path):
-    with pytest.raises(DataError, match=r"meta\.json says 99"):
+    with pytest.raises(DataError, match=r"patches are not uint8 \(99, 64, 64"):
         read_store(write_store(tmp_path / "a", count=99))
-    with pytest.raises(DataError, match="is not of format"):
+    with pytest.raises(DataError, match="format is 'other'"):
         read_store(write_store(tmp_path / "b", format="other"))
     store = read_store(write_store(tmp_path / "c"))
     with pytest.raises(DataError, match="needs image_ids, cam_ids and frames"):

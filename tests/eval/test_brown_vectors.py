@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from common.brown import read_first_column, read_pairs
 from common.metrics import average_precision, average_precision_merged, fpr95, fpr_at_recall, precision_recall
 from eval.brown.amos import match_views
-from eval.brown.data import parse_first_column, parse_matches, read_brown
+from eval.brown.data import read_brown
 from eval.brown.revisited import distance_ratio_ap, revisited_aps, revisited_map
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -44,13 +45,14 @@ def check_parse(case, folder):
     name, inputs, expected = case["name"], case["inputs"], case["expected"]
     if name == "brown_parse_info":
         (folder / "info.txt").write_text(inputs["info.txt"])
-        assert parse_first_column(folder / "info.txt").tolist() == expected["labels"]
+        assert read_first_column(folder / "info.txt").tolist() == expected["labels"]
     elif name == "brown_parse_interest":
         (folder / "interest.txt").write_text(inputs["interest.txt"])
-        assert parse_first_column(folder / "interest.txt").tolist() == expected["image_ids"]
+        assert read_first_column(folder / "interest.txt").tolist() == expected["image_ids"]
     elif name == "brown_parse_matches":
         (folder / "m50.txt").write_text(inputs["m50"])
-        assert parse_matches(folder / "m50.txt").tolist() == expected["matches"]
+        labels = np.array(BROWN["brown_parse_info"]["expected"]["labels"])
+        assert read_pairs(folder / "m50.txt", labels).tolist() == expected["matches"]
     else:
         tiles = np.arange(256).reshape(16, 16)
         for number, values in enumerate((tiles, 255 - tiles)):

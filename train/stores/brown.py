@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.images import image_size
+from common.brown import COUNTS, SIDE, open_brown, read_mosaic
 from common.jobs import ordered_map
 from common.shell import progress
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
 from kornia_hardnet8.files import sha256_file
 from train.stores.flags import add_output, how_built
 from train.stores.writer import Built, create_store, source_key
 
 log = logging.getLogger(__name__)
-SIDE = 64
 MR_SIZE = 12.0  # HardNets trained on these patches are used with patches of half side 12 sigma
-_HALF = 0.02  # by which the share of matches in an m50 file may miss one half
-PAIRS = "m50_100000_100000_0.txt"
-# patches of each subset as published
-COUNTS = {
-    "liberty": 450_092, "notredame": 468_159, "yosemite": 633_587,
-    "liberty_harris": 379_587, "notredame_harris": 325_295, "yosemite_harris": 450_912,
-}  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +47,7 @@ def build_brown(
     """Build a store from ``patchesNNNN.bmp``, ``info.txt``, ``interest.txt`` and a list of test pairs.
 
     ``labels`` are the 3-D points of ``info.txt``; ``image_ids`` and ``cam_ids`` the reference images of
-    ``interest.txt`` (without that file there are no cameras). Checked: that all files have as many patches as
-    ``info.txt``, and a folder called as a published subset as many as that one; that the pairs name the points of
-    ``info.txt``, that there are as many as the file's name says, and that half of them match.
+    ``interest.txt`` (without that file there are no cameras). See :func:`common.brown.open_brown` for what is checked.
 
     Args:
         folder: the files, or a folder with one folder of them.
@@ -74,143 +60,34 @@ def build_brown(
         MissingFileError: a folder or a file is not there.
         DataError: a check fails, or a file is damaged.
     """
-    folder = find_folder(Path(folder))
-    labels = read_first_column(folder / "info.txt")
-    expected = COUNTS.get(folder.name)
-    if expected is not None and len(labels) != expected:
-        raise DataError(
-            f"{folder / 'info.txt'} lists {len(labels)} patches, {folder.name} has {expected}: the files are not "
-            f"complete (a folder of another name is not checked)"
-        )
-    mosaics = list_mosaics(folder, len(labels))
-    interest = folder / "interest.txt"
-    images = read_first_column(interest) if interest.is_file() else None
-    if images is not None and len(images) != len(labels):
-        raise DataError(f"{interest} has {len(images)} lines, info.txt {len(labels)}")
-    if images is None:
+    files = open_brown(folder, pairs)
+    folder, labels = files.folder, files.labels
+    if files.images is None:
         log.warning("%s has no interest.txt: the store has no cameras, so --fewcams cannot be used with it", folder)
-    listed = Path(pairs) if pairs is not None else folder / PAIRS
-    tested = read_pairs(listed, labels) if pairs is not None or listed.is_file() else None
-    cams = np.zeros(len(labels), np.int32) if images is None else images.astype(np.int32)
-    texts = [p for p in (folder / "info.txt", interest, listed) if p.is_file()]
+    cams = np.zeros(len(labels), np.int32) if files.images is None else files.images.astype(np.int32)
 
-    with create_store(out, SIDE, key=["brown", source_key([*mosaics, *texts])]) as writer:
-        rest = mosaics[len(writer.records) :]
+    with create_store(out, SIDE, key=["brown", source_key([*files.mosaics, *files.texts])]) as writer:
+        rest = files.mosaics[len(writer.records) :]
         results = progress(ordered_map(read_mosaic, rest, num_workers), len(rest), what="brown", unit="mosaic")
         for patches, digest in results:
             rows = slice(writer.count, writer.count + len(patches))
             patches = patches[: len(labels[rows])]  # the last mosaic is filled up
             writer.append(patches, labels=labels[rows], image_ids=cams[rows], cam_ids=cams[rows])
             writer.commit({"sha256": digest})
-        if tested is not None:
-            writer.set_pairs(tested)
-        named = zip(mosaics, (record["sha256"] for record in writer.records), strict=True)
+        if files.pairs is not None:
+            writer.set_pairs(files.pairs)
+        named = zip(files.mosaics, (record["sha256"] for record in writer.records), strict=True)
         writer.meta = {
             "crop": 1.0,
             "mr_size": MR_SIZE,
-            "has_cams": images is not None,
-            "subset": folder.name if expected is not None else None,
+            "has_cams": files.images is not None,
+            "subset": folder.name if folder.name in COUNTS else None,
             "built": how or {},
             "sources": [
-                *({"name": path.name, "sha256": sha256_file(path)} for path in texts),
+                *({"name": path.name, "sha256": sha256_file(path)} for path in files.texts),
                 *({"name": path.name, "sha256": digest} for path, digest in named),
             ],
         }
-    num_images = 0 if images is None else len(np.unique(images))
-    num_pairs = 0 if tested is None else len(tested)
+    num_images = 0 if files.images is None else len(np.unique(files.images))
+    num_pairs = 0 if files.pairs is None else len(files.pairs)
     return Built(len(labels), len(np.unique(labels)), {"images": num_images, "test pairs": num_pairs})
-
-
-def find_folder(folder: Path) -> Path:
-    """``folder``, or the one folder in it, whichever holds ``info.txt``."""
-    if not folder.is_dir():
-        raise MissingFileError(f"folder {folder} is not there")
-    inner = [path for path in folder.iterdir() if (path / "info.txt").is_file()]
-    if (folder / "info.txt").is_file():
-        return folder
-    if len(inner) == 1:
-        return inner[0]
-    raise MissingFileError(f"{folder} holds no info.txt: expected patches0000.bmp …, info.txt, interest.txt, m50_*.txt")
-
-
-def read_first_column(path: Path) -> np.ndarray:
-    """The first number of every line, int64.
-
-    Raises:
-        MissingFileError: no file.
-        DataError: a line that does not begin with a whole number, or no line.
-    """
-    return _columns(path, [0])[:, 0]
-
-
-def read_pairs(path: Path, labels: np.ndarray) -> np.ndarray:
-    """Test pairs int64 (M, 3): first patch, second patch, 1 if they show one point.
-
-    Raises:
-        MissingFileError: no file.
-        DataError: a pair that contradicts ``labels``, another number of pairs than the file's name says, or not about
-            as many matches as others in an ``m50`` file.
-    """
-    rows = _columns(path, [0, 1, 3, 4])
-    patches, points = rows[:, [0, 2]], rows[:, [1, 3]]
-    outside = patches[(patches < 0) | (patches >= len(labels))]
-    if len(outside):
-        raise DataError(f"{path} names patch {outside[0]}, there are 0 … {len(labels) - 1}")
-    wrong = np.flatnonzero((labels[patches] != points).any(axis=1))
-    if len(wrong):
-        raise DataError(f"{path}, pair {wrong[0] + 1}: points {points[wrong[0]].tolist()} are not those of info.txt")
-    match = (points[:, 0] == points[:, 1]).astype(np.int64)
-    name = re.fullmatch(r"m50_(\d+)_\d+_\d+\.txt", path.name)
-    if name is not None and len(rows) != int(name[1]):
-        raise DataError(f"{path} holds {len(rows)} pairs, its name says {name[1]}: it is cut short")
-    if name is not None and abs(match.mean() - 0.5) > _HALF:
-        raise DataError(f"{path}: {match.sum()} of {len(rows)} pairs match, it should be half of them")
-    return np.column_stack([patches, match])
-
-
-def list_mosaics(folder: Path, count: int) -> list[Path]:
-    """The mosaics that hold ``count`` patches, by name.
-
-    Raises:
-        DataError: they hold fewer or too many, or one is no multiple of 64 pixels wide and high.
-    """
-    paths, found = sorted(folder.glob("patches*.bmp")), 0
-    for number, path in enumerate(paths):
-        width, height = image_size(path)
-        if width % SIDE or height % SIDE:
-            raise DataError(f"{path} is {width} x {height} pixels, expected multiples of {SIDE}")
-        if found >= count:
-            raise DataError(f"{folder} holds {len(paths)} mosaics, {number} hold all {count} patches of info.txt")
-        found += (width // SIDE) * (height // SIDE)
-    if found < count:
-        raise DataError(f"{folder}: {len(paths)} mosaics hold {found} patches, info.txt lists {count}")
-    return paths
-
-
-def read_mosaic(path: Path) -> tuple[np.ndarray, str]:
-    """The patches (n, 64, 64) of a mosaic, row by row, and the SHA-256 of the file."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise missing_extra("Pillow", "train") from None
-    content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            mosaic = np.asarray(image.convert("L"))
-    except (OSError, ValueError):
-        raise DataError(f"{path} is damaged") from None
-    height, width = mosaic.shape
-    tiles = mosaic.reshape(height // SIDE, SIDE, width // SIDE, SIDE).swapaxes(1, 2)
-    return tiles.reshape(-1, SIDE, SIDE), hashlib.sha256(content).hexdigest()
-
-
-def _columns(path: Path, columns: list[int]) -> np.ndarray:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
-    if not path.stat().st_size:
-        raise DataError(f"{path} is empty")
-    try:
-        rows: np.ndarray = np.loadtxt(path, dtype=np.int64, usecols=columns, ndmin=2, encoding="utf-8")
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}") from None
-    return rows

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from common.brown import read_first_column, read_mosaic, read_pairs
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.batches import BatchSource
 from train.cli import main
 from train.config import TrainConfig
 from train.stores import brown
-from train.stores.brown import build_brown, read_first_column, read_mosaic, read_pairs
+from train.stores.brown import build_brown
 from train.stores.hpatches import build_hpatches
 from train.stores.writer import Built
 

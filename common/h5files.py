@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kornia_hardnet8.errors import DataError, MissingFileError, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, need
 from kornia_hardnet8.files import atomic_path
 
 Arrays = dict[str, NDArray[Any]]
@@ -18,7 +18,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def write_h5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, str] | None = None) -> None:
     """Write arrays and text attributes to ``path``, whole or not at all; ``/`` in a name makes groups."""
-    h5py = _h5py()
+    h5py = need("h5py", "eval")
     # Built in memory: the HDF5 library reports a full disk late, and then cannot close its file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
@@ -37,7 +37,7 @@ def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dic
         MissingFileError: no such file.
         DataError: damaged, or a name that is not there.
     """
-    h5py = _h5py()
+    h5py = need("h5py", "eval")
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
     try:
@@ -56,11 +56,3 @@ def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dic
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
         raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise missing_extra("h5py", "eval") from None
-    return h5py

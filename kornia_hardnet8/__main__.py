@@ -16,7 +16,7 @@ from kornia.io import write_image
 
 from kornia_hardnet8 import __version__
 from kornia_hardnet8.detectors import DETECTORS
-from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 from kornia_hardnet8.feature import HardNet8Feature
 from kornia_hardnet8.files import atomic_path
 from kornia_hardnet8.hardnet8 import HardNet8
@@ -136,11 +136,7 @@ def features_of(path: Path, feature: HardNet8Feature) -> dict[str, np.ndarray]:
 
 def _write_hloc(path: Path, photographs: dict[str, dict[str, np.ndarray]]) -> None:
     """A group a photograph, descriptors (D, N), as hloc keeps them; ``lafs`` beside what hloc reads."""
-    try:
-        import h5py
-    except ImportError:
-        raise missing_extra("h5py", "h5") from None
-    with h5py.File(path, "w") as file:
+    with need("h5py", "h5").File(path, "w") as file:
         for name, arrays in photographs.items():
             group = file.create_group(name)
             for key, value in arrays.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_hardnet8 import dog
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.lafs import lafs_from_opencv
 from kornia_hardnet8.patches import extract_patches
 from kornia_hardnet8.torch_files import load_torch
@@ -73,12 +73,8 @@ class OpenCVSift(Detector):
 
     def __init__(self, num_features: int, upright: bool, contrast: float = -10000.0, edge: float = -10000.0) -> None:
         super().__init__()
-        try:
-            import cv2
-        except ImportError:
-            raise missing_extra("opencv-python-headless", "opencv") from None
         self.num_features, self.upright, self.contrast, self.edge = num_features, upright, contrast, edge
-        self._create = cv2.SIFT.create
+        self._create = need("cv2", "opencv").SIFT.create
 
     def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :meth:`Detector.find`; a place with several orientations comes several times unless upright."""

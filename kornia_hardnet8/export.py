@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kornia_hardnet8 import _engine
 from kornia_hardnet8._engine import FusedConv
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.files import write_bytes
 from kornia_hardnet8.hardnet8 import HardNet8
 
@@ -74,11 +74,7 @@ def import_openvino() -> Any:
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # makes its import fail
-    try:
-        import openvino
-    except ImportError:
-        raise missing_extra("openvino", "openvino") from None
-    return openvino
+    return need("openvino", "openvino")
 
 
 def load_openvino(path: str | Path, num_threads: int = 0) -> Any:
@@ -142,11 +138,7 @@ class _Graph:
     """Nodes and constants of an ONNX graph that grows in a chain."""
 
     def __init__(self) -> None:
-        try:
-            import onnx
-        except ImportError:
-            raise missing_extra("onnx", "onnx") from None
-        self.onnx = onnx
+        self.onnx = need("onnx", "onnx")
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 

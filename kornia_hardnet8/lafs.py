@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kornia_hardnet8.errors import DataError, missing_extra
+from kornia_hardnet8.errors import DataError, need
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,10 +101,7 @@ def opencv_from_lafs(lafs: Tensor, responses: Tensor | None = None, mr_size: flo
         DataError: wrong shapes.
         MissingDependencyError: OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "opencv") from None
+    cv2 = need("cv2", "opencv")
     frames = _single(lafs).to("cpu", torch.float64)
     strengths = [0.0] * len(frames) if responses is None else responses.detach().flatten().tolist()
     if len(strengths) != len(frames):

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.shell import progress
-from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 15  # what a broken connection loses at most
@@ -105,10 +105,7 @@ def is_accepted(path: Path, checksums: Iterable[str]) -> bool:
 
 def _fetch(url: str, part: Path, wait_s: float) -> None:
     """Complete ``part``; raises :class:`_WrongError` when the place does not give any more."""
-    try:
-        import requests
-    except ImportError:
-        raise missing_extra("requests", "train") from None
+    requests = need("requests", "train")
     fruitless, restarted = 0, False
     while True:
         have = part.stat().st_size if part.exists() else 0

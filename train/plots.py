@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, need
 from kornia_hardnet8.files import atomic_path
 
 # title of a panel, whether its axis is logarithmic, and the figures in it
@@ -68,11 +68,7 @@ def plot_runs(runs: list[Path], out: Path) -> None:
         UsageError: no picture can be written under that name.
         MissingFileError, DataError: see :func:`read_metrics`.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "train") from None
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure = need("matplotlib.figure", "train").Figure(figsize=(12, 9), layout="constrained")
     kind, kinds = out.suffix.removeprefix(".").lower() or "png", sorted(figure.canvas.get_supported_filetypes())
     if kind not in kinds:
         raise UsageError(f"--out {out}: no picture is called .{kind} (there are: {', '.join(kinds)})")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from benchmarks import plain
+from common.hpatches import TYPES
 from eval.core.results import format_table
 from eval.hpatches import matching, retrieval, verification
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.strips import TYPES
 from eval.hpatches.tasks import (
     OFFICIAL_DISTRACTORS,
     OFFICIAL_PAIRS,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from common.geometry import relative_pose
+from common.hpatches import LEVELS, NUM_TARGETS, type_index
 from common.metrics import trapezoid
 from eval.core.matching import MatcherSettings
 from eval.core.pairs import Pair
@@ -20,7 +21,6 @@ from eval.core.poses import score_pair
 from eval.features.extract import Features
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.retrieval import POOL_SIZES
-from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import PatchPairs, RetrievalTask, VerificationTask
 from eval.imw.scene import Scene
 from eval.imw.stereo import StereoSettings

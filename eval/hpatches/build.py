@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.homography import warp_points
-from eval.hpatches.strips import LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES
+from common.hpatches import LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES
 from kornia_hardnet8.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]

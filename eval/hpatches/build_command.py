@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from common.hpatches import LEVEL_NAMES, NUM_TARGETS, write_strip
 from common.images import read_gray
 from common.shell import progress
 from eval.core.image_sequences import ImageSequence, find_sequences
 from eval.core.results import format_table
 from eval.hpatches.build import CALIBRATED_OVERLAP, BuildSettings, BuiltSequence, build_sequence, side_files
-from eval.hpatches.strips import LEVEL_NAMES, NUM_TARGETS, write_strip
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import atomic_dir, write_json
 

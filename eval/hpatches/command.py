@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 
 from common.cache import Cache, canonical_json
 from common.fingerprint import fingerprint
+from common.hpatches import (
+    LOW_CONTRAST_STD,
+    TYPES,
+    count_patches,
+    patch_std,
+    read_strip,
+)
 from common.shell import progress
 from eval.core.benchmark import Benchmark, safe_name
 from eval.core.distances import METRICS, check_metric
@@ -33,15 +40,7 @@ from eval.hpatches.descriptors import (
     write_csv_set,
 )
 from eval.hpatches.retrieval import POOL_SIZES
-from eval.hpatches.splits import SPLITS, Split, choose
-from eval.hpatches.strips import (
-    LOW_CONTRAST_STD,
-    TYPES,
-    count_patches,
-    find_sequences,
-    patch_std,
-    read_strip,
-)
+from eval.hpatches.splits import SPLITS, Split, choose, find_sequences
 from eval.hpatches.tables import report
 from kornia_hardnet8.errors import DataError, UsageError
 

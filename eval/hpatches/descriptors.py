@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.hpatches import TYPES, count_patches, read_strip
 from eval.features.base import Descriptor
-from eval.hpatches.strips import TYPES, count_patches, read_strip
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_path
 
@@ -190,7 +190,8 @@ def csv_sequences(root: Path) -> list[str]:
 def read_descriptor_csv(path: Path, packed: bool = False) -> Floats32:
     """Read one CSV of descriptors, (N, D) float32.
 
-    The delimiter is found from the first line: blanks, or whatever one character stands between its numbers.
+    The delimiter is found from the first line: blanks, or whatever one character stands between its numbers
+    (and maybe after the last one).
     ``packed``: each value is a byte of 8 binary ones.
 
     Raises:
@@ -204,8 +205,11 @@ def read_descriptor_csv(path: Path, packed: bool = False) -> Floats32:
             raise DataError(f"{path} is empty")
         delimiter = find_delimiter(first, path)
         file.seek(0)
+        lines = (line.rstrip() for line in file)
+        if delimiter is not None and first.rstrip().endswith(delimiter):  # after the last number too
+            lines = (line.removesuffix(delimiter) for line in lines)
         try:
-            values = np.loadtxt(file, dtype=np.float32, delimiter=delimiter, ndmin=2, comments=None)
+            values = np.loadtxt(lines, dtype=np.float32, delimiter=delimiter, ndmin=2, comments=None)
         except ValueError as error:
             raise DataError(f"{path} is not a table of numbers: {' '.join(str(error).split())[:160]}") from None
     if values.shape[1] < 2 and not packed:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from common.hpatches import LEVELS, NUM_TARGETS, type_index
 from eval.core.distances import apply_mask, check_metric, identity_matching
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 
 MatchingScores = dict[str, dict[str, dict[str, list[float]]]]
 

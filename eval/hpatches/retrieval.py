@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.hpatches import LEVELS, NUM_TARGETS, type_index
 from eval.core.distances import (
     Floats,
     Floats32,
@@ -18,7 +19,6 @@ from eval.core.distances import (
 )
 from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.strips import LEVELS, NUM_TARGETS, type_index
 from eval.hpatches.tasks import RetrievalTask
 
 POOL_SIZES = (100, 500, 1000, 5000, 10000, 15000, 20000)

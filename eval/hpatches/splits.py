@@ -1,4 +1,4 @@
-"""The official lists of HPatches sequences."""
+"""The sequences of HPatches that are there, and the official lists of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from common.hpatches import find_strips
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 SPLITS = ("a", "b", "c", "illum", "view", "full")
@@ -50,6 +52,24 @@ def official_test(split: str) -> list[str]:
         raise UsageError(f"HPatches has no split {split!r}{closest(split, SPLITS)} (one of {', '.join(SPLITS)})")
     names: list[str] = _stored()[split]["test"]
     return names
+
+
+def find_sequences(root: str | Path) -> dict[str, Path]:
+    """Folders of strips below ``root``, or below its ``hpatches-release``; see :func:`common.hpatches.find_strips`.
+
+    Raises:
+        MissingFileError: ``root`` is not a folder.
+        DataError: no sequence in it.
+    """
+    sequences = find_strips(root)
+    if sequences:
+        return sequences
+    root = Path(root)
+    inner = root / "hpatches-release"
+    if inner.is_dir():
+        return find_sequences(inner)
+    hint = next((closest(path.name, official_test("full")) for path in root.iterdir() if path.is_dir()), "")
+    raise DataError(f"{root} holds no folder with strips (ref.png, e1.png … t5.png){hint}")
 
 
 def choose(split: str, present: Iterable[str]) -> Split:

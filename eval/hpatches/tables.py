@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from common.hpatches import LEVEL_NAMES
 from eval.core.results import Result, Score, format_table
 from eval.hpatches.retrieval import POOL_SIZES
 from eval.hpatches.splits import Split
-from eval.hpatches.strips import LEVEL_NAMES
 
 Values = Mapping[str, float | None]
 _LEVELS = tuple(LEVEL_NAMES.values())

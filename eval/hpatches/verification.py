@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from common.hpatches import LEVELS, NUM_TARGETS
 from eval.core.distances import apply_mask, check_metric, pair_distances
 from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.strips import LEVELS, NUM_TARGETS
 from eval.hpatches.tasks import PatchPairs, VerificationTask
 
 _POSITIVE_SHARE = 0.2  # of the imbalanced sets: 1 positive to 5 negatives

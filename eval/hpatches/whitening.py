@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from common.hpatches import TYPES
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.strips import TYPES
 from kornia_hardnet8.errors import DataError
 
 Floats = NDArray[np.float64]

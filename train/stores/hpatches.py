@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from common.images import image_size, read_luma
+from common.hpatches import LEVELS, NUM_TARGETS, PATCH_SIDE, count_patches, find_strips, read_strip
 from common.jobs import ordered_map
 from common.shell import progress
-from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import sha256_file
 from train.stores.flags import add_output, how_built
 from train.stores.writer import Built, create_store, source_key
 
-SIDE = 65
-LEVELS = {"e": "easy", "h": "hard", "t": "tough"}
-NUM_TARGETS = 5
 MR_SIZE = 12.0  # HardNets trained on these patches are used with patches of half side 12 sigma
 
 
@@ -48,7 +45,7 @@ def build_hpatches(
     folder: str | Path,
     out: str | Path,
     *,
-    levels: Sequence[str] = tuple(LEVELS),
+    levels: Sequence[str] = LEVELS,
     sequences: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     num_workers: int = 0,
@@ -80,7 +77,7 @@ def build_hpatches(
     first = np.concatenate([[0], np.cumsum(counts)])
     strips = [path / f"{name}.png" for path in chosen for name in types]
 
-    with create_store(out, SIDE, key=["hpatches", source_key(strips)]) as writer:
+    with create_store(out, PATCH_SIDE, key=["hpatches", source_key(strips)]) as writer:
         done = len(writer.records)
         rest = strips[done:]
         results = progress(ordered_map(read_strip, rest, num_workers), len(rest), what="hpatches", unit="strip")
@@ -102,9 +99,7 @@ def build_hpatches(
 
 def _sequences(folder: Path, patterns: Sequence[str], exclude: Sequence[str]) -> list[Path]:
     """The folders of the sequences that the patterns take, by name."""
-    if not folder.is_dir():
-        raise MissingFileError(f"folder {folder} is not there")
-    present = sorted(path for path in folder.iterdir() if (path / "ref.png").is_file())
+    present = list(find_strips(folder).values())
     if not present:
         raise DataError(f"{folder} holds no sequence: no folder with ref.png in it")
     chosen = [path for path in present if _among(path.name, patterns) and not _among(path.name, exclude)]
@@ -114,32 +109,6 @@ def _sequences(folder: Path, patterns: Sequence[str], exclude: Sequence[str]) ->
             f"{folder} holds {len(present)} sequences, but none that --sequences {' '.join(patterns)} takes{left}"
         )
     return chosen
-
-
-def count_patches(sequence: Path, types: Sequence[str]) -> int:
-    """Patches in each of the strips ``types`` of a sequence, by their headers.
-
-    Raises:
-        MissingFileError: a strip is not there.
-        DataError: one is no column of 65 x 65 patches, or they differ in length.
-    """
-    counts = {}
-    for name in types:
-        path = sequence / f"{name}.png"
-        if not path.is_file():
-            raise MissingFileError(f"{path} is not there")
-        width, height = image_size(path)
-        if width != SIDE or height % SIDE or not height:
-            raise DataError(f"{path} is {width} x {height} pixels, expected a column of {SIDE} x {SIDE} patches")
-        counts[name] = height // SIDE
-        if counts[name] != counts[types[0]]:
-            raise DataError(f"{path} holds {counts[name]} patches, {types[0]}.png {counts[types[0]]}")
-    return counts[types[0]]
-
-
-def read_strip(path: Path) -> np.ndarray:
-    """The patches (n, 65, 65) of a strip."""
-    return read_luma(path).reshape(-1, SIDE, SIDE)
 
 
 def _among(name: str, patterns: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.homography import warp_points
+from common.hpatches import LEVELS, TYPES
 from eval.hpatches.build import (
     CALIBRATED_OVERLAP,
     JITTER,
@@ -21,7 +22,6 @@ from eval.hpatches.build import (
     squares_inside,
     thin_circles,
 )
-from eval.hpatches.strips import LEVELS, TYPES
 from kornia_hardnet8.errors import DataError, UsageError
 
 RAMP_X = np.tile(np.arange(200, dtype=np.uint8), (160, 1))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.hpatches import TYPES, count_patches, patch_std, read_strip, type_index, write_strip
 from eval.hpatches.descriptors import from_blocks, read_csv_set, read_descriptor_csv, resize_patches
-from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
-from eval.hpatches.strips import TYPES, count_patches, find_sequences, patch_std, read_strip, type_index, write_strip
+from eval.hpatches.splits import choose, excluded_large, find_sequences, official_patch_count, official_test
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 
@@ -56,10 +56,9 @@ def test_sequences_are_found_and_other_folders_ignored(tmp_path):
     [
         (lambda f: (f / "h3.png").unlink(), "h3.png is not there"),
         (lambda f: write_strip(f / "t2.png", np.zeros((2, 65, 65), np.uint8)), "t2.png holds 2 patches, ref.png 3"),
-        (lambda f: Image.new("RGB", (65, 195)).save(f / "e1.png"), "e1.png is RGB, expected 8-bit gray"),
         (lambda f: Image.new("L", (64, 192)).save(f / "e4.png"), "e4.png is 64 x 192"),
         (lambda f: Image.new("L", (65, 190)).save(f / "e4.png"), "e4.png is 65 x 190"),
-        (lambda f: (f / "e5.png").write_bytes(b"no image"), "e5.png is not a readable PNG"),
+        (lambda f: (f / "e5.png").write_bytes(b"no image"), "e5.png does not decode"),
     ],
 )
 def test_a_damaged_sequence_is_named(tmp_path, damage, message):
@@ -73,8 +72,27 @@ def test_a_cut_strip_is_named(tmp_path):
     folder = make_sequence(tmp_path / "i_a", 20)
     path = folder / "ref.png"
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(DataError, match=r"ref\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"ref\.png does not decode"):
         read_strip(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "16"])
+def test_strips_of_any_depth_and_colour_are_read(mode: str, tmp_path) -> None:
+    folder = make_sequence(tmp_path / "i_a")
+    gray = read_strip(folder / "ref.png")
+    column = gray.reshape(-1, 65)
+    image = Image.fromarray(column.astype(np.uint16) * 257) if mode == "16" else Image.fromarray(column).convert(mode)
+    image.save(folder / "ref.png")
+    assert count_patches(folder) == len(gray)
+    np.testing.assert_array_equal(read_strip(folder / "ref.png"), gray)
+
+
+def test_a_delimiter_after_the_last_number(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("1,2,\n3,4,\n")
+    assert read_descriptor_csv(tmp_path / "a.csv").tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "a.csv").write_text("1,2,\n3,4,5,\n")
+    with pytest.raises(DataError, match="not a table of numbers"):
+        read_descriptor_csv(tmp_path / "a.csv")
 
 
 def test_splits_hold_the_official_lists():

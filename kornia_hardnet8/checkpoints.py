@@ -25,6 +25,8 @@ FORMAT = "kornia-hardnet8/1"
 CHECKPOINT_FORMAT = "kornia-hardnet8/checkpoint/1"
 _DIGEST = "sha256"  # metadata of a .safetensors: of all the rest
 BUNDLED_DIR = Path(__file__).parent / "weights"
+# The network beside them that chooses keypoints.
+MATCHABILITY = "matchability"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Weights:
 
 
 def bundled_names() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(path.stem for path in BUNDLED_DIR.glob("*.safetensors"))
+    """Names of the descriptors that ship with the package."""
+    return sorted(path.stem for path in BUNDLED_DIR.glob("*.safetensors") if path.stem != MATCHABILITY)
 
 
 def load_weights(source: str | Path) -> Weights:
@@ -90,7 +92,15 @@ def save_weights(path: str | Path, weights: Weights, dtype: torch.dtype = torch.
         tensors["projection.components"] = weights.projection.components.to(dtype).contiguous()
         tensors["projection.mean"] = weights.projection.mean.float()
         tensors["projection.eigenvalues"] = weights.projection.eigenvalues.float()
-    metadata = {**weights.metadata, "format": FORMAT, "arch": weights.arch}
+    write_safetensors(path, tensors, {**weights.metadata, "format": FORMAT, "arch": weights.arch})
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write contiguous tensors and JSON values; the same of both give the same file.
+
+    Raises:
+        DataError: the file cannot be written; nothing is left behind.
+    """
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     text[_DIGEST] = _digest(tensors, text)
     with atomic_path(path) as temporary:
@@ -157,21 +167,31 @@ def save_kornia(path: str | Path, weights: Weights) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def _read_safetensors(path: Path) -> Weights:
+def read_safetensors(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON values of a file that says it is of a ``format``.
+
+    Raises:
+        DataError: a damaged file, or one of another format.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             text = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
-    if text.get("format") != FORMAT:
-        raise DataError(f"{path} is not a {FORMAT} file (format: {text.get('format')})")
+    if text.get("format") != format:
+        raise DataError(f"{path} is not a {format} file (format: {text.get('format')})")
     if text.pop(_DIGEST, None) not in (None, _digest(tensors, text)):  # files of before have none
         raise DataError(f"{path} is damaged: its content does not fit its digest; fetch the file again")
+    return tensors, {key: _json_or_text(value) for key, value in text.items() if key != "format"}
+
+
+def _read_safetensors(path: Path) -> Weights:
+    tensors, metadata = read_safetensors(path, FORMAT)
+    arch = metadata.pop("arch", None)
     features = {key.removeprefix("features."): v for key, v in tensors.items() if key.startswith("features.")}
     projection = {key.removeprefix("projection."): v for key, v in tensors.items() if key.startswith("projection.")}
-    metadata = {key: _json_or_text(value) for key, value in text.items() if key not in ("format", "arch")}
-    return _checked(path, text.get("arch"), features, projection or None, metadata)
+    return _checked(path, arch, features, projection or None, metadata)
 
 
 def _read_torch(path: Path) -> Weights:

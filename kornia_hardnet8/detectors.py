@@ -101,20 +101,27 @@ class OpenCVSift(Detector):
         return lafs.to(image), responses
 
 
-def make_detector(name: str, num_features: int, upright: bool, weights_dir: Path | None) -> Detector:
-    """A detector by its name.
+def make_detector(
+    detector: str | Detector | nn.Module, num_features: int, upright: bool, weights_dir: Path | None
+) -> Detector:
+    """A detector by its name; one that is given is taken as it is, a module of kornia's kind in a wrapper.
 
     Raises:
         UsageError: an unknown name (close names given).
         MissingFileError: KeyNet's weights are not there.
     """
+    if isinstance(detector, Detector):
+        return detector
+    if isinstance(detector, nn.Module):
+        return KorniaDetector(detector)
+    name = detector
     if name == "sift-opencv":
         return OpenCVSift(num_features, upright)
     if name == "keynet":
-        detector = KF.KeyNetDetector(False, num_features)
-        network: Any = detector.model
+        keynet = KF.KeyNetDetector(False, num_features)
+        network: Any = keynet.model
         load_kornia_weights(network, "keynet_pytorch.pth", weights_dir)
-        return KorniaDetector(detector.eval())
+        return KorniaDetector(keynet.eval())
     if name == "dog":
         return DifferencesOfGaussians(num_features)
     if name == "hessian":

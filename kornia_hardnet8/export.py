@@ -20,6 +20,7 @@ from kornia_hardnet8._engine import FusedConv
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.files import write_bytes
 from kornia_hardnet8.hardnet8 import HardNet8
+from kornia_hardnet8.matchability import MR_SIZES, ONE_LEVEL, PATCH_SIZE, USUAL_CONTRAST, USUAL_SIGMA, Matchability
 
 Format = Literal["onnx", "torchscript", "openvino"]
 ExportPrecision = Literal["fp32", "fp16", "int8"]
@@ -27,12 +28,15 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".jitpt", "openvi
 _OPSET = 18
 
 
-def export(module: HardNet8, path: str | Path, format: Format = "onnx", precision: ExportPrecision = "fp32") -> None:
+def export(
+    module: HardNet8 | Matchability, path: str | Path, format: Format = "onnx", precision: ExportPrecision = "fp32"
+) -> None:
     """Write a network to a file, whole or not at all.
 
     Convention: input ``patches`` (N, 1, S, S) float32 of any intensity range, output ``descriptors`` (N, D) float32 of
     unit length, N free; a patch with a value that is not finite gives a row of NaN, in every format. In reduced
-    precision only the convolutions change.
+    precision only the convolutions change. :class:`Matchability`, in fp32 alone, has the inputs ``patches``
+    (N, 2, 16, 16) in [0, 1] and ``sigma`` (N,), and the output ``shares`` (N,) in [0, 1].
 
     Args:
         module: the network, weights on any device.
@@ -48,6 +52,8 @@ def export(module: HardNet8, path: str | Path, format: Format = "onnx", precisio
         DataError: the file cannot be written.
     """
     path = Path(path)
+    if isinstance(module, Matchability) and (format == "torchscript" or precision != "fp32"):
+        raise UsageError("the network of matchability is exported to onnx or openvino, in fp32")
     if format not in get_args(Format):
         raise UsageError(f"unknown format {format!r}: it is one of {', '.join(SUFFIXES)}{closest(format, SUFFIXES)}")
     if precision not in get_args(ExportPrecision):
@@ -58,6 +64,7 @@ def export(module: HardNet8, path: str | Path, format: Format = "onnx", precisio
     if format == "torchscript":
         if precision != "fp32":
             raise UsageError(f"precision {precision} cannot be had in TorchScript: take onnx or openvino")
+        assert isinstance(module, HardNet8)
         _export_torchscript(module, path)
     elif format == "onnx":
         model = onnx_model(module, precision)
@@ -111,7 +118,7 @@ def _export_torchscript(module: HardNet8, path: Path) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def _export_openvino(module: HardNet8, path: Path, precision: ExportPrecision) -> None:
+def _export_openvino(module: HardNet8 | Matchability, path: Path, precision: ExportPrecision) -> None:
     openvino = import_openvino()
     model = onnx_model(module, precision)
     with tempfile.TemporaryDirectory() as folder:
@@ -161,8 +168,10 @@ class _Graph:
         return name
 
 
-def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
+def onnx_model(module: HardNet8 | Matchability, precision: ExportPrecision = "fp32") -> Any:
     """The ``onnx.ModelProto`` of a network; see :func:`export`."""
+    if isinstance(module, Matchability):
+        return _onnx_matchability(module)
     graph = _Graph()
     helper, kinds = graph.onnx.helper, graph.onnx.TensorProto
     plain = _plain_copy(module)
@@ -191,10 +200,55 @@ def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
         [helper.make_tensor_value_info("descriptors", kinds.FLOAT, ["N", module.output_dim])],
         graph.constants,
     )
+    return _checked_model(graph, proto, {**module.metadata, "arch": module.arch, "precision": precision})
+
+
+def _onnx_matchability(module: Matchability) -> Any:
+    graph = _Graph()
+    helper, kinds = graph.onnx.helper, graph.onnx.TensorProto
+    plain = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+    axes, level = graph.constant(np.array([2, 3])), graph.constant(ONE_LEVEL)
+    centred, std = _centred(graph, "patches", axes, PATCH_SIZE)
+    contrast = graph.node("Add", std, level)
+    x = graph.node("Div", centred, contrast)
+    for layer in plain.features:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None and not isinstance(layer.padding, str)
+            inputs = [x, graph.constant(layer.weight), graph.constant(layer.bias)]
+            x = graph.node("Conv", *inputs, strides=list(layer.stride), pads=list(layer.padding) * 2)
+        else:
+            x = graph.node("Relu" if isinstance(layer, nn.ReLU) else "Flatten", x)
+    measures = graph.node("Log", graph.node("Div", graph.node("Flatten", contrast), graph.constant(USUAL_CONTRAST)))
+    column = graph.node("Unsqueeze", "sigma", graph.constant(np.array([1])))
+    column = graph.node("Div", graph.node("Max", column, graph.constant(1e-3)), graph.constant(USUAL_SIGMA))
+    x = graph.node("Concat", x, measures, graph.node("Log", column), axis=1)
+    for layer in plain.head:
+        if isinstance(layer, nn.Linear):
+            x = graph.node("Gemm", x, graph.constant(layer.weight), graph.constant(layer.bias), transB=1)
+        else:
+            x = graph.node("Relu", x)
+    x = graph.node("Sigmoid", x)
+    bad = graph.node("ReduceMean", _not_finite(graph, "patches"), graph.constant(np.array([1])), keepdims=1)
+    x = graph.node("Squeeze", graph.node("Add", x, bad), graph.constant(np.array([1])))
+    graph.nodes.append(helper.make_node("Identity", [x], ["shares"], name="shares"))
+    proto = helper.make_graph(
+        graph.nodes,
+        "matchability",
+        [
+            helper.make_tensor_value_info("patches", kinds.FLOAT, ["N", len(MR_SIZES), PATCH_SIZE, PATCH_SIZE]),
+            helper.make_tensor_value_info("sigma", kinds.FLOAT, ["N"]),
+        ],
+        [helper.make_tensor_value_info("shares", kinds.FLOAT, ["N"])],
+        graph.constants,
+    )
+    return _checked_model(graph, proto, module.metadata)
+
+
+def _checked_model(graph: _Graph, proto: Any, facts: dict[str, Any]) -> Any:
+    helper = graph.onnx.helper
     model = helper.make_model(
         proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9, producer_name="kornia_hardnet8"
     )
-    facts = {**module.metadata, "arch": module.arch, "precision": precision}
     helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(facts.items())})
     graph.onnx.checker.check_model(model)
     return model
@@ -202,11 +256,15 @@ def onnx_model(module: HardNet8, precision: ExportPrecision = "fp32") -> Any:
 
 def _standardise(graph: _Graph, x: str, side: int) -> str:
     """Mean 0, unbiased standard deviation 1, with the network's epsilon."""
-    axes = graph.constant(np.array([1, 2, 3]))
+    centred, std = _centred(graph, x, graph.constant(np.array([1, 2, 3])), side)
+    return graph.node("Div", centred, graph.node("Add", std, graph.constant(1e-7)))
+
+
+def _centred(graph: _Graph, x: str, axes: str, side: int) -> tuple[str, str]:
+    """Patches less their means over ``axes``, and their unbiased standard deviations there."""
     centred = graph.node("Sub", x, graph.node("ReduceMean", x, axes, keepdims=1))
     squares = graph.node("ReduceSumSquare", centred, axes, keepdims=1)
-    std = graph.node("Sqrt", graph.node("Div", squares, graph.constant(float(side * side - 1))))
-    return graph.node("Div", centred, graph.node("Add", std, graph.constant(1e-7)))
+    return centred, graph.node("Sqrt", graph.node("Div", squares, graph.constant(float(side * side - 1))))
 
 
 def _not_finite(graph: _Graph, patches: str) -> str:

@@ -25,20 +25,24 @@ from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.inference import prepare_for_inference
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+from kornia_hardnet8.matchability import Matchability
 from kornia_hardnet8.patches import extract_patches
+
+SELECTIONS = ("matchability", "response")
 
 
 class HardNet8Feature(nn.Module):
     """Detect, orient and describe, with the call and the results of ``kornia.feature.LocalFeature``.
 
     Convention: LAFs in pixels of the image that was given, pixel centres at integers, half side = ``mr_size`` sigma
-    (shape and orientation are estimated on frames of 6 sigma, as in kornia). Strongest response first, equal ones in
-    the detector's order.
+    (shape and orientation are estimated on frames of 6 sigma, as in kornia). Best keypoint first, equal ones in the
+    detector's order.
 
     Args:
         num_features: keep at most so many keypoints an image.
         detector: ``"dog"``, ``"hessian"`` (kornia's), ``"keynet"`` (its weights must be there) or ``"sift-opencv"``
-            (needs OpenCV; all extrema, its own orientations); or a detector of your own.
+            (needs OpenCV; all extrema, its own orientations). Or a :class:`kornia_hardnet8.detectors.Detector` of
+            your own, or a detector module of kornia; it finds as many candidates as it was made for.
         descriptor: a network, or what ``HardNet8(pretrained=…)`` takes; True is the bundled one.
         upright: no orientation, frames point upward.
         affine_shape: ``"affnet"`` or None.
@@ -47,6 +51,10 @@ class HardNet8Feature(nn.Module):
         mr_size: half side of a patch / sigma; None is what the weights were trained for, else 12.
         max_side: longer images are shrunk to this side for detection and description, pixels; None never.
         precision: of the descriptor, see :func:`prepare_for_inference`.
+        select: which of the candidates are kept: ``"matchability"``, those that a small network expects to be matched
+            (:class:`kornia_hardnet8.matchability.Matchability`; the responses are then its shares, in 0 … 1), or
+            ``"response"``, the detector's strongest. Or a :class:`Matchability` of your own.
+        candidates: how many of the strongest responses matchability chooses from; never fewer than ``num_features``.
         weights_dir: folder of ``keynet_pytorch.pth``, ``AffNet.pth``, ``OriNet.pth``; None is torch's hub cache.
 
     Raises:
@@ -66,7 +74,7 @@ class HardNet8Feature(nn.Module):
     def __init__(
         self,
         num_features: int = 2048,
-        detector: DetectorName | Detector = "dog",
+        detector: DetectorName | Detector | nn.Module = "dog",
         descriptor: HardNet8 | bool | str | Path = True,
         *,
         upright: bool = False,
@@ -75,11 +83,15 @@ class HardNet8Feature(nn.Module):
         mr_size: float | None = None,
         max_side: int | None = None,
         precision: Literal["auto"] | Precision = "fp32",
+        select: Literal["matchability", "response"] | Matchability = "matchability",
+        candidates: int = 8000,
         weights_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         if num_features < 1:
             raise UsageError(f"num_features must be at least 1, got {num_features}")
+        if candidates < 1:
+            raise UsageError(f"candidates must be at least 1, got {candidates}")
         if max_side is not None and max_side < 1:
             raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
         if upright and orientation == "orinet":
@@ -93,11 +105,11 @@ class HardNet8Feature(nn.Module):
             raise UsageError(f"mr_size must be positive, got {size}")
         self.num_features, self.max_side = num_features, max_side
         upright = upright or orientation == "none"
-        if not isinstance(detector, Detector):
-            detector = make_detector(detector, num_features, upright, folder)
-        self.detector = detector
+        self.matchability = _choose(select)
+        self.candidates = num_features if self.matchability is None else max(candidates, num_features)
+        self.detector = make_detector(detector, self.candidates, upright, folder)
         self.shape_estimator = make_shape_estimator(affine_shape, folder)
-        own_angles = isinstance(detector, OpenCVSift) and orientation == "dominant"
+        own_angles = isinstance(self.detector, OpenCVSift) and orientation == "dominant"
         self.orienter = None if upright or own_angles else make_orienter(orientation, folder)
         self.eval()
 
@@ -154,14 +166,18 @@ class HardNet8Feature(nn.Module):
 
     @torch.no_grad()
     def _detect(self, gray: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Frames of ``mr_size`` sigma, strongest first."""
+        """Frames of ``mr_size`` sigma, best first."""
         work = gray if gray.dtype in (torch.float32, torch.float64) else gray.float()
         lafs, responses = self.detector.find(work, mask)
         order = torch.sort(responses, descending=True, stable=True).indices
         if mask is not None:
             order = order[_inside(lafs[order], mask)]
-        order = order[: self.num_features]
+        order = order[: self.candidates]
         lafs, responses = lafs[order], responses[order]
+        if self.matchability is not None:
+            shares = self.matchability.score(work, lafs, DETECTION_MR_SIZE).to(responses.dtype)
+            responses, order = torch.sort(shares, descending=True, stable=True)
+            lafs, responses = lafs[order[: self.num_features]], responses[: self.num_features]
         if len(lafs):
             batch, image = lafs[None], work[None, None]
             if self.shape_estimator is not None:
@@ -172,6 +188,15 @@ class HardNet8Feature(nn.Module):
         factor = self.mr_size / DETECTION_MR_SIZE
         scaled = torch.cat([lafs[:, :, :2] * factor, lafs[:, :, 2:]], dim=2)
         return scaled.to(gray.dtype), responses.to(gray.dtype)
+
+
+def _choose(select: str | Matchability) -> Matchability | None:
+    """The network that chooses keypoints, None where the response does."""
+    if isinstance(select, Matchability):
+        return select
+    if select not in SELECTIONS:
+        raise UsageError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+    return Matchability(pretrained=True) if select == "matchability" else None
 
 
 def _gray(image: Tensor) -> Tensor:

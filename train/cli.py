@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fetch": ("train.fetch", "download data sets"),
     "average": ("train.average", "average the weights of runs that started from the same ones"),
     "pca": ("train.pca", "fit the projection of a checkpoint on a patch store"),
+    "matchability": ("train.matchability.command", "train the choice of keypoints worth describing"),
     "plot": ("train.plots", "the curves of runs as a picture"),
     "bench": ("benchmarks.training_command", "patches per second, stage by stage"),
     "bundle": ("train.models:bundle", "write a checkpoint as one small file of weights"),
@@ -32,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # heading -> its commands, as --help lists them
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (*(name for name in COMMANDS if name.startswith("build ")), "merge", "info", "fetch"),
-    "train": ("run", "plot", "average", "pca", "bench"),
+    "train": ("run", "plot", "average", "pca", "matchability", "bench"),
     "use the weights": ("bundle", "convert", "export"),
 }
 

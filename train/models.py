@@ -10,10 +10,11 @@ from typing import get_args
 import torch
 
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8.checkpoints import BUNDLED_DIR, load_weights, save_kornia, save_weights
+from kornia_hardnet8.checkpoints import BUNDLED_DIR, MATCHABILITY, load_weights, save_kornia, save_weights
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.export import SUFFIXES, ExportPrecision, export
 from kornia_hardnet8.files import atomic_path, sha256_file
+from kornia_hardnet8.matchability import MR_SIZES, PATCH_SIZE, Matchability
 
 MAX_BYTES = 19_000_000  # of a bundled file: what a wheel should hold
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -45,7 +46,7 @@ def run_convert(args: argparse.Namespace) -> None:
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("checkpoint", help="weight file of any known format, or the name of a bundled model")
+    parser.add_argument("checkpoint", help="weight file of any known format, or the name of what is bundled")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx", help="what to write")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .jitpt or .xml")
     parser.add_argument("--precision", choices=get_args(ExportPrecision), default="fp32", help="of the convolutions")
@@ -56,6 +57,11 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """Export and say what it is."""
+    if args.checkpoint == MATCHABILITY:
+        export(Matchability(pretrained=True), args.out, args.format, args.precision)
+        shape = f"(N, {len(MR_SIZES)}, {PATCH_SIZE}, {PATCH_SIZE})"
+        print(f"{args.out}: matchability, patches {shape} and sigma (N,) to shares (N,)")
+        return
     module = HardNet8.from_checkpoint(args.checkpoint, args.output_dim)
     export(module, args.out, args.format, args.precision)
     print(

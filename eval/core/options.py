@@ -22,7 +22,7 @@ from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglu
 from eval.core.matching import Filter, MatcherSettings
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
 from eval.features.affine import affine_weights
-from eval.features.detect import DogSettings
+from eval.features.detect import DogSettings, Selection, add_selection_flags, selection_from
 from eval.features.hardnet import PRECISIONS, choose_precision
 from eval.features.keypoints import Places
 from eval.features.sift import Sift
@@ -98,9 +98,13 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     return [load_method(token).to(device) for token in args.desc]
 
 
-def add_keypoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add ``--upright``, ``--affine``, ``--patches``, ``--places`` and ``--mr-size``; returns their group."""
+def add_keypoint_flags(parser: argparse.ArgumentParser, select: Selection = "response") -> argparse._ArgumentGroup:
+    """Add the flags of the choice, orientation, shape, grid, places and size of keypoints; returns their group.
+
+    ``select`` is what is done without the flag.
+    """
     points = parser.add_argument_group("keypoints")
+    add_selection_flags(points, select)
     points.add_argument(
         "--upright",
         nargs="?",
@@ -134,6 +138,7 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
         same_place=UPRIGHT[args.upright],
         affine_weights=affine_weights(args.affine),
         places=args.places,
+        **selection_from(args),
     )
 
 

@@ -13,7 +13,7 @@ from eval.core.results import Result, format_table
 from eval.dev.data import find_data
 from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, dataset_of, evaluate
 from eval.dev.settings import DevSettings
-from eval.features.detect import DogSettings
+from eval.features.detect import DogSettings, add_selection_flags, selection_from
 
 COLUMNS = (
     SUMMARY,
@@ -37,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_descriptor_flags(parser)
     group = parser.add_argument_group("protocol")
-    group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest DoG keypoints an image")
+    group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="DoG keypoints an image")
+    add_selection_flags(group)
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     group.add_argument(
         "--ransac-seeds", type=int, default=defaults.ransac_seeds, metavar="N", help="estimates a pair, averaged"
@@ -50,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     """Judge every descriptor; write and print the results."""
     base = DevSettings()
     settings = DevSettings(
-        detector=DogSettings(num=args.keypoints, contrast=base.detector.contrast, edge=base.detector.edge),
+        detector=DogSettings(
+            num=args.keypoints, contrast=base.detector.contrast, edge=base.detector.edge, **selection_from(args)
+        ),
         mr_size=args.mr_size,
         estimator=estimator_from(args, base.estimator),
         ransac_seeds=args.ransac_seeds,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import argparse
+import functools
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eval.features.keypoints import Keypoints, Places
 from eval.features.weights import weights_sha256
+from kornia_hardnet8 import matchability
 from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
+
+Selection = Literal["response", "matchability"]
+CANDIDATES = 8000
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,9 @@ class DogSettings:
         affine_weights: file of AffNet, which gives the frames affine shapes; None: similarities.
         places: ``exact``; ``imw2020``: a quarter of a pixel right of and below what was detected, in every octave, as
             OpenCV gives them by default and as the published baselines of 2020 have them.
+        select: which keypoints are kept: the strongest by ``response``, or those of the library's bundled
+            ``matchability``, whose shares then are the responses.
+        candidates: how many of the strongest responses matchability chooses from; never fewer than ``num``.
     """
 
     num: int = 2048
@@ -39,6 +50,8 @@ class DogSettings:
     same_place: Literal["position", "response"] = "position"
     affine_weights: Path | None = None
     places: Places = "exact"
+    select: Selection = "response"
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -47,11 +60,19 @@ class DogSettings:
             raise UsageError(f"one place is recognised by position or response, not {self.same_place!r}")
         if self.places not in get_args(Places):
             raise UsageError(f"places of keypoints are exact or imw2020, not {self.places!r}")
+        if self.select not in get_args(Selection):
+            raise UsageError(f"keypoints are selected by {' or '.join(get_args(Selection))}, not {self.select!r}")
+        if self.candidates < 1:
+            raise UsageError(f"the number of candidates must be at least 1, got {self.candidates}")
 
     def to_dict(self) -> dict[str, Any]:
         """What a cache key and a results file say about the detector."""
         settings = {"detector": "dog-opencv", **asdict(self)}
         weights, same_place = settings.pop("affine_weights"), settings.pop("same_place")
+        if self.select == "response":
+            del settings["select"], settings["candidates"]
+        else:
+            settings["matchability_sha256"] = weights_sha256(matchability.BUNDLED)
         if weights is not None:
             settings |= {"affine": "affnet", "affine_sha256": weights_sha256(weights)}
         if self.upright and same_place != "position":
@@ -59,8 +80,32 @@ class DogSettings:
         return settings
 
 
+def add_selection_flags(group: argparse._ArgumentGroup, default: Selection = "response") -> None:
+    """Add ``--select`` and ``--candidates``."""
+    group.add_argument(
+        "--select",
+        choices=get_args(Selection),
+        default=default,
+        help="which keypoints are kept: the detector's strongest, or those likeliest to be matched",
+    )
+    group.add_argument(
+        "--candidates", type=int, metavar="N", help=f"strongest that matchability chooses from (default: {CANDIDATES})"
+    )
+
+
+def selection_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a :class:`DogSettings` that the flags ask for.
+
+    Raises:
+        UsageError: candidates, but nothing that chooses from them.
+    """
+    if args.candidates is not None and args.select == "response":
+        raise UsageError("--candidates changes nothing with --select response: add --select matchability")
+    return {"select": args.select, "candidates": CANDIDATES if args.candidates is None else args.candidates}
+
+
 def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
-    """Detect keypoints in a gray image (H, W) uint8, strongest first; a blank image gives none.
+    """Detect keypoints in a gray image (H, W) uint8, best first; a blank image gives none.
 
     Of equal responses the one that OpenCV found last comes first, as in the IMW code. Upright keypoints are made
     unique before the budget cuts, so that it is filled.
@@ -77,12 +122,16 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
         enable_precise_upscale=settings.places == "exact",
     )
     keypoints = Keypoints.from_opencv(sift.detect(image, None))
+    by_response = settings.select == "response"
+    num = settings.num if by_response else max(settings.num, settings.candidates)
     if settings.upright and settings.same_place == "response":
         keypoints = keypoints[first_orientations(keypoints.response)]
         keypoints.angle[:] = 0.0
-        keypoints = select(keypoints, settings.num, upright=False)
+        keypoints = select(keypoints, num, upright=False)
     else:
-        keypoints = select(keypoints, settings.num, settings.upright)
+        keypoints = select(keypoints, num, settings.upright)
+    if not by_response:
+        keypoints = _most_matchable(image, keypoints, settings.num)
     if settings.affine_weights is None:
         return keypoints
     from eval.features.affine import affine_shapes
@@ -108,3 +157,16 @@ def select(keypoints: Keypoints, num: int, upright: bool) -> Keypoints:
         keypoints = keypoints[np.sort(first)]
         keypoints.angle[:] = 0.0
     return keypoints[:num]
+
+
+def _most_matchable(image: NDArray[np.uint8], candidates: Keypoints, num: int) -> Keypoints:
+    """The ``num`` candidates that the bundled network prefers, best first, with its shares as responses."""
+    gray = torch.from_numpy(image).float() / 255.0
+    shares = _matchability().score(gray, candidates.lafs(DEFAULT_MR_SIZE), DEFAULT_MR_SIZE).numpy()
+    order = np.argsort(-shares, kind="stable")[:num]
+    return replace(candidates[order], response=shares[order])
+
+
+@functools.lru_cache(maxsize=1)
+def _matchability() -> matchability.Matchability:
+    return matchability.Matchability(pretrained=True)

@@ -19,7 +19,7 @@ from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
 from eval.features.weights import weights_sha256
 from kornia_hardnet8.checkpoints import BUNDLED_DIR
-from kornia_hardnet8.detectors import KorniaDetector, load_kornia_weights
+from kornia_hardnet8.detectors import load_kornia_weights
 from kornia_hardnet8.feature import HardNet8Feature
 
 
@@ -46,7 +46,7 @@ class _KeyNet(WholeFeature):
         network: Any = detector.model
         assert self.weights is not None
         load_kornia_weights(network, self.weights.name, self.weights.parent)
-        feature = HardNet8Feature(num, KorniaDetector(detector.eval()), self.descriptor, upright=self.upright)
+        feature = HardNet8Feature(num, detector.eval(), self.descriptor, upright=self.upright, select="response")
         if self.affnet is not None:
             shape = KF.LAFAffNetShapeEstimator(False)
             load_kornia_weights(shape, self.affnet.name, self.affnet.parent)

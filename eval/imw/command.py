@@ -54,9 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--drop-deprecated", action="store_true", help="leave out images that the benchmark deprecated")
     add_descriptor_flags(parser)
     points = add_keypoint_flags(parser)
-    points.add_argument(
-        "--keypoints", type=int, default=defaults.stereo.detector.num, help="strongest keypoints an image"
-    )
+    points.add_argument("--keypoints", type=int, default=defaults.stereo.detector.num, help="keypoints an image")
     matching = add_matching_flags(parser, imported=True)
     matching.add_argument(
         "--multiview-ratio", type=float, help=f"largest ratio that passes in multiview (default: {MULTIVIEW_RATIO:g})"

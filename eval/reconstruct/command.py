@@ -42,8 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
     add_precision_flag(features)
-    points = add_keypoint_flags(parser)
-    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="strongest of each image")
+    points = add_keypoint_flags(parser, select="matchability")
+    points.add_argument("--keypoints", type=int, default=defaults.detector.num, help="of each image")
     points.add_argument(
         "--max-side", type=int, default=defaults.max_side_px, help="features of larger images are found at this, pixels"
     )

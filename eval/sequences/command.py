@@ -24,7 +24,7 @@ from eval.core.options import add_descriptor_flags, add_run_flags, load_methods
 from eval.core.results import Result, Score, format_table, mean_score
 from eval.core.viz import draw_matches
 from eval.features import Keypoints, Method, WholeFeature
-from eval.features.detect import DogSettings
+from eval.features.detect import DogSettings, add_selection_flags, selection_from
 from eval.features.extract import extract
 from eval.features.keypoints import spread_places
 from eval.sequences.features import (
@@ -85,7 +85,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_descriptor_flags(parser)
     group = parser.add_argument_group("protocol")
     group.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
-    group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="strongest DoG keypoints for mma")
+    group.add_argument("--keypoints", type=int, default=defaults.keypoints, help="DoG keypoints for mma")
+    add_selection_flags(group)
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     group.add_argument("--estimator", choices=tuple(_BUDGETS), help=f"robust estimator of auc (default: {_ESTIMATOR})")
     group.add_argument(
@@ -97,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
-    settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size)
+    settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size, **selection_from(args))
     if "auc" not in args.task:
         for flag, value in (("--estimator", args.estimator), ("--threshold", args.threshold)):
             if value is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.cache import Cache
 from common.homography import crop_geometry, short_side_size
 from eval.features import Descriptor, Keypoints
-from eval.features.detect import DogSettings, detect_dog
+from eval.features.detect import CANDIDATES, DogSettings, Selection, detect_dog
 from eval.sequences.protocols import LocalFeatures
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -29,16 +29,20 @@ class DetectorSettings:
     """Difference-of-Gaussians keypoints with a budget for each protocol.
 
     Attributes:
-        keypoints: strongest keypoints an image for MMA, at the original size.
+        keypoints: keypoints an image for MMA, at the original size.
         contrast: OpenCV's contrastThreshold.
         edge: OpenCV's edgeThreshold.
         mr_size: half side of a patch / sigma.
+        select: which keypoints are kept, see :class:`eval.features.detect.DogSettings`.
+        candidates: likewise.
     """
 
     keypoints: int = 2048
     contrast: float = 0.002
     edge: float = 10.0
     mr_size: float = DEFAULT_MR_SIZE
+    select: Selection = "response"
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
         if self.keypoints < 1:
@@ -46,7 +50,16 @@ class DetectorSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored and shown."""
-        return {"detector": "dog-opencv", **asdict(self)}
+        settings = self.dog.to_dict() | {"keypoints": self.keypoints, "mr_size": self.mr_size}
+        del settings["num"], settings["upright"]
+        return settings
+
+    @property
+    def dog(self) -> DogSettings:
+        """The detector that finds every keypoint, in the order in which the protocols keep them."""
+        return DogSettings(
+            num=1 << 30, contrast=self.contrast, edge=self.edge, select=self.select, candidates=self.candidates
+        )
 
 
 class SizedImage(NamedTuple):
@@ -88,8 +101,8 @@ def resize_image(image: NDArray[np.uint8], how: Resize) -> SizedImage:
 
 
 def detect(image: Gray, settings: DetectorSettings) -> Keypoints:
-    """All keypoints of an image, strongest first."""
-    return detect_dog(image, DogSettings(num=1 << 30, contrast=settings.contrast, edge=settings.edge))
+    """All keypoints of an image, best first."""
+    return detect_dog(image, settings.dog)
 
 
 def describe(

@@ -58,7 +58,7 @@ def test_what_comes_out(detector: Any, network: HardNet8) -> None:
 def test_the_frames_of_dog_are_kornias_at_twice_their_size(network: HardNet8) -> None:
     """``KF.DoGHardNet`` doubles its frames of 6 sigma, that is mr_size 12."""
     image = picture(seed=3)[None]
-    ours = HardNet8Feature(30, "dog", network, upright=True)
+    ours = HardNet8Feature(30, "dog", network, upright=True, select="response")
     with torch.no_grad():
         lafs, responses, _ = ours(image)
         expected, strengths = ours.detector.find(image[0, 0], None)
@@ -73,7 +73,7 @@ def test_the_frames_of_dog_are_kornias_at_twice_their_size(network: HardNet8) ->
 def test_a_blob_is_found_at_its_centre(detector: Any, sigma: float, network: HardNet8) -> None:
     y, x = torch.meshgrid(torch.arange(121.0), torch.arange(151.0), indexing="ij")
     blob = 0.1 + 0.8 * torch.exp(-((x - 70.4) ** 2 + (y - 60.3) ** 2) / (2 * sigma**2))
-    lafs, _, _ = HardNet8Feature(1, detector, network)(blob[None, None])
+    lafs, _, _ = HardNet8Feature(1, detector, network, select="response")(blob[None, None])
     assert lafs[0, 0, :, 2].tolist() == pytest.approx([70.4, 60.3], abs=0.06)
 
 

@@ -298,7 +298,12 @@ def keypoint_name(method: Method, detector: DogSettings) -> str:
     """Name of the keypoints in a configuration."""
     if isinstance(method, WholeFeature):
         return official_name(method.token.name)
-    parts = ["dog", *(["upright"] if detector.upright else []), *(["affnet"] if detector.affine_weights else [])]
+    further = {
+        "matchability": detector.select == "matchability",
+        "upright": detector.upright,
+        "affnet": detector.affine_weights is not None,
+    }
+    parts = ["dog", *(name for name, used in further.items() if used)]
     return "-".join(parts)
 
 

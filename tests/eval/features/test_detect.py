@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from common.cache import Cache
 from eval.features import load
-from eval.features.detect import DogSettings, detect_dog, select
+from eval.features.detect import DogSettings, add_selection_flags, detect_dog, select, selection_from
+from eval.features.extract import detect
 from eval.features.keypoints import Keypoints, Places
 from eval.features.sift import Sift, root_normalise
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.matchability import BUNDLED, Matchability
 
 
 def _image(seed: int = 0) -> NDArray[np.uint8]:
@@ -59,6 +68,53 @@ def test_the_places_are_part_of_what_is_stored() -> None:
     assert DogSettings(places="imw2020").to_dict()["places"] == "imw2020"
     with pytest.raises(UsageError, match="exact or imw2020"):
         DogSettings(places="2020")  # type: ignore[arg-type]
+
+
+def test_matchability_chooses_among_the_strongest(tmp_path: Path) -> None:
+    image = _image()
+    every = detect_dog(image, DogSettings(num=150))
+    settings = DogSettings(num=40, select="matchability", candidates=150)
+    kept = detect_dog(image, settings)
+    shares = Matchability(pretrained=True).score(torch.from_numpy(image) / 255.0, every.lafs(12.0), 12.0).numpy()
+    order = np.argsort(-shares, kind="stable")[:40]
+    np.testing.assert_allclose(kept.response, shares[order], atol=1e-6)
+    np.testing.assert_array_equal(kept.xy, every.xy[order])
+    np.testing.assert_array_equal(kept.angle, every.angle[order])
+    assert len(detect_dog(image, DogSettings(num=40, select="matchability", candidates=5))) == 40
+    assert len(detect_dog(np.full((50, 60), 7, np.uint8), settings)) == 0
+
+
+def test_the_choice_is_part_of_what_is_stored_and_of_the_cache(tmp_path: Path) -> None:
+    plain, chosen = DogSettings(num=40).to_dict(), DogSettings(num=40, select="matchability").to_dict()
+    # What was stored without a choice stays what it was.
+    assert not {"select", "candidates"} & set(plain)
+    assert {"select": "matchability", "candidates": 8000}.items() <= chosen.items()
+    assert chosen["matchability_sha256"] == sha256_file(BUNDLED)
+    cache = Cache(tmp_path)
+    keys = {
+        detect(_image(), settings, cache)[1]
+        for settings in (
+            DogSettings(num=40),
+            DogSettings(num=40, select="matchability"),
+            DogSettings(num=40, select="matchability", candidates=100),
+        )
+    }
+    assert len(keys) == 3
+    for wrong in ({"select": "best"}, {"select": "matchability", "candidates": 0}):
+        with pytest.raises(UsageError):
+            DogSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_flags_of_the_choice() -> None:
+    def parsed(*flags: str) -> dict[str, Any]:
+        parser = argparse.ArgumentParser()
+        add_selection_flags(parser.add_argument_group("keypoints"))
+        return selection_from(parser.parse_args(flags))
+
+    assert parsed() == {"select": "response", "candidates": 8000}
+    assert parsed("--select", "matchability", "--candidates", "50") == {"select": "matchability", "candidates": 50}
+    with pytest.raises(UsageError, match="--candidates changes nothing"):
+        parsed("--candidates", "50")
 
 
 def test_equal_responses_come_in_reversed_order() -> None:

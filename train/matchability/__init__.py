@@ -1,0 +1,1 @@
+"""Training the network that says which keypoints are worth describing."""

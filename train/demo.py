@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from common import images
+from common.demo import demo_folder
 from common.images import load_cv2
-from kornia_hardnet8 import lafs, patches
-from kornia_hardnet8.errors import DataError
-from train.stores import frames, linking, photos, sift, views, writer
 from train.stores.photos import PhotoSettings, build_photos
 
 NUM_PICTURES, HEIGHT, WIDTH = 6, 480, 640
-_MADE_BY = (photos, views, linking, sift, frames, writer, images, lafs, patches)
 
 
 def demo_store() -> Path:
-    """The folder of the store, built in half a minute when it is missing.
-
-    It lies in ``$XDG_CACHE_HOME`` (default ``~/.cache``), under a name that changes with the code that makes it.
+    """The folder of the store, built in half a minute when it is missing; see :func:`common.demo.demo_folder`.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    made_by = (Path(__file__), *(Path(str(module.__file__)) for module in _MADE_BY))
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in made_by)).hexdigest()[:12]
-    out = root / "kornia-hardnet8" / f"demo-patches-{version}"
-    if (out / "meta.json").is_file():
-        return out
-    cv2 = load_cv2()
+    return demo_folder("demo-patches", __name__, ("train.stores", "common", "kornia_hardnet8"), _build)
+
+
+def _build(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(NUM_PICTURES):
-            cv2.imwrite(str(Path(temporary) / f"{number}.png"), draw_picture(number))
-        try:
-            build_photos(temporary, out, PhotoSettings(num_views=4, max_labels=200))
-        except DataError:
-            if not (out / "meta.json").is_file():  # another process was faster
-                raise
-    return out
+            load_cv2().imwrite(str(Path(temporary) / f"{number}.png"), draw_picture(number))
+        build_photos(temporary, folder, PhotoSettings(num_views=4, max_labels=200))
 
 
 def draw_picture(seed: int) -> np.ndarray:

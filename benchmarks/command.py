@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import agreement, descriptors, hpatches, imw
+from benchmarks import agreement, descriptors, hpatches, imw, reconstruct
 from common.shell import add_message_flags
 from eval.core.results import environment, strict
 from kornia_hardnet8.files import write_json
@@ -14,6 +14,7 @@ BENCHES = {
     "descriptors": (descriptors, "patches and whole images described a second, by kornia, ours and others"),
     "imw": (imw, "the stereo task on the built-in scene, against plain loops"),
     "hpatches": (hpatches, "the patch tasks on a synthetic full-size HPatches, against plain loops"),
+    "reconstruct": (reconstruct, "a folder of photographs to a model, against COLMAP's own features and matches"),
     "agreement": (agreement, "whether reduced precision finds the neighbours that fp32 finds, on your own patches"),
 }
 

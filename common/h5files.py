@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import may_unpack
 from kornia_hardnet8.errors import DataError, MissingFileError, need
 from kornia_hardnet8.files import atomic_path
 
@@ -35,7 +36,7 @@ def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dic
 
     Raises:
         MissingFileError: no such file.
-        DataError: damaged, or a name that is not there.
+        DataError: damaged, a name that is not there, or a dataset that the file does not hold itself.
     """
     h5py = need("h5py", "eval")
     if not path.is_file():
@@ -48,11 +49,32 @@ def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dic
                 names = found
             arrays = {}
             for name in names:
-                if not isinstance(file.get(name), h5py.Dataset):
-                    raise DataError(f"{path} has no dataset {name!r}")
-                arrays[name] = np.asarray(file[name][()])
+                arrays[name] = np.asarray(named_dataset(file, name, path)[()])
             return arrays, {key: str(value) for key, value in file.attrs.items()}
     except DataError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
+    except Exception as error:  # h5py raises many types for damaged files
         raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
+
+
+def named_dataset(file: Any, name: str, path: Path) -> Any:
+    """A dataset of an open file; no link is followed and no other file is read.
+
+    Raises:
+        DataError: it is not there, is linked from elsewhere or stored elsewhere, or declares more than the file holds.
+    """
+    h5py = need("h5py", "eval,train")
+    parts = name.strip("/").split("/")
+    for length in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:length]), getlink=True), h5py.HardLink):
+            raise DataError(f"{path} has no dataset {name!r}")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise DataError(f"{path}: {name!r} is a group, expected a dataset")
+    if dataset.external or dataset.is_virtual:
+        raise DataError(f"{path}: {name!r} is stored in other files, which are not read")
+    if not may_unpack(dataset.size * dataset.dtype.itemsize, path.stat().st_size):
+        raise DataError(
+            f"{path}: {name!r} declares {dataset.dtype} {dataset.shape}, which so small a file does not hold"
+        )
+    return dataset

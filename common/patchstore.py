@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.arrays import read_npy, read_npz
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import read_json
+from kornia_hardnet8.files import read_object
 
 FORMAT = "patchstore/1"
 KINDS = ("tuples", "views")
@@ -89,10 +89,9 @@ class PatchStore:
             raise MissingFileError(f"patch store {path} is not there")
         if not (path / "meta.json").is_file():
             raise MissingFileError(f"{path} is no patch store: meta.json is missing")
-        meta = read_json(path / "meta.json")
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-            raise DataError(f"{path / 'meta.json'}: format is {found!r}, this version reads {FORMAT!r}")
+        meta = read_object(path / "meta.json")
+        if meta.get("format") != FORMAT:
+            raise DataError(f"{path / 'meta.json'}: format is {meta.get('format')!r}, this version reads {FORMAT!r}")
         _check_meta(path / "meta.json", meta)
         declared = meta["arrays"]
         for name in ("patches", *(n for n, (_, _, needed) in ROW_ARRAYS.items() if needed)):
@@ -105,7 +104,14 @@ class PatchStore:
         for name, (dtype, trailing, _) in ROW_ARRAYS.items():
             if name in arrays and (arrays[name].shape != (count, *trailing) or arrays[name].dtype != dtype):
                 raise DataError(f"{path}: {name} must be {dtype} {(count, *trailing)}")
-        collisions = _load_collisions(path) if "collisions" in declared else None
+        pairs = arrays.get("pairs")
+        if pairs is not None and (
+            pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3
+            or (len(pairs) and not (0 <= pairs[:, :2].min() <= pairs[:, :2].max() < count))
+            or not np.isin(pairs[:, 2], (0, 1)).all()
+        ):  # fmt: skip
+            raise DataError(f"{path}: pairs must be int64 (M, 3), each two of the {count} patches and 1 or 0")
+        collisions = _load_collisions(path, arrays["labels"]) if "collisions" in declared else None
         return cls(path=path, meta=meta, collisions=collisions, **arrays)
 
 
@@ -139,14 +145,7 @@ def _load(path: Path, name: str, spec: dict[str, Any]) -> np.ndarray:
         shape, dtype = tuple(int(size) for size in spec["shape"]), np.dtype(spec["dtype"])
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path / 'meta.json'}: {name} is {spec!r}, expected its shape and dtype") from None
-    try:
-        array: np.ndarray = np.load(file, mmap_mode=None if 0 in shape else "r", allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        want = int(np.prod(shape)) * dtype.itemsize
-        raise DataError(
-            f"patch store {path}: {name}.npy is cut short or damaged: {file.stat().st_size} bytes, "
-            f"{spec['dtype']} {shape} needs more than {want}"
-        ) from None
+    array = read_npy(file, mapped=True)
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
             f"patch store {path}: {name}.npy is {array.dtype} {array.shape}, meta.json says {spec['dtype']} {shape}"
@@ -154,12 +153,13 @@ def _load(path: Path, name: str, spec: dict[str, Any]) -> np.ndarray:
     return array
 
 
-def _load_collisions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    file = path / "collisions.npz"
-    if not file.is_file():
-        raise MissingFileError(f"patch store {path}: collisions.npz is missing")
-    try:
-        with np.load(file, allow_pickle=False) as data:
-            return data["starts"], data["items"]
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):
-        raise DataError(f"patch store {path}: collisions.npz is cut short or damaged") from None
+def _load_collisions(path: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    arrays = read_npz(path / "collisions.npz", ("starts", "items"))
+    starts, items = arrays["starts"], arrays["items"]
+    count = len(np.unique(labels))
+    if (
+        starts.dtype != np.int64 or items.dtype != np.int64 or starts.shape != (count + 1,) or items.ndim != 1
+        or starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any()
+    ):  # fmt: skip
+        raise DataError(f"patch store {path}: collisions.npz does not fit the {count} labels")
+    return starts, items

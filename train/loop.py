@@ -17,7 +17,7 @@ import torch
 from common.machine import describe_environment
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
-from kornia_hardnet8.files import atomic_path, naming, read_json, write_json
+from kornia_hardnet8.files import atomic_path, naming, parse_json, read_json, write_json
 from train.batches import Batch, Part
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
@@ -328,9 +328,9 @@ def _cut_metrics(path: Path, step: int) -> None:
     kept = []
     for line in lines:
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
+        except (DataError, KeyError, TypeError):
             continue  # the line that a killed process was writing
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, need
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.files import atomic_path, parse_json
 
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (
@@ -43,19 +42,22 @@ def read_metrics(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise MissingFileError(f"{run} holds no run: {path} is not there")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for number, line in enumerate(lines, 1):
         try:
-            values: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
+            values = parse_json(line)
+            if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+                raise DataError("no figures of a step")
+            step = values.pop("step")
+        except (DataError, KeyError):
             if number == len(lines):
                 break
-            raise DataError(f"{path}, line {number} is no JSON") from None
-        for name in values.keys() - {"step"}:
+            raise DataError(f"{path}, line {number} is no JSON of figures and their step") from None
+        for name, value in values.items():
             steps, column = curves.setdefault(name, ([], []))
-            steps.append(values["step"])
-            column.append(values[name])
+            steps.append(step)
+            column.append(value)
     if not curves:
         raise DataError(f"{path} holds no figures yet")
     return curves

@@ -106,7 +106,30 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("results"), list):
         raise DataError(f"{path} is not a results file (schema {SCHEMA})")
     entries: list[dict[str, Any]] = content["results"]
+    for number, entry in enumerate(entries):
+        if (wrong := _wrong_part(entry)) is not None:
+            raise DataError(f"{path}: {wrong} of result {number} is not what eval writes")
     return entries
+
+
+_MAPPINGS = ("protocol", "dataset", "method", "scores", "per_scene", "timing", "environment")
+
+
+def _wrong_part(entry: Any) -> str | None:
+    """The first part of a stored result that has another shape than :class:`Result`; None: all is well."""
+    if not isinstance(entry, dict):
+        return "the whole"
+    kinds: dict[str, Any] = {"benchmark": str, "per_pair": list, **dict.fromkeys(_MAPPINGS, dict)}
+    for name, kind in kinds.items():
+        if name in entry and not isinstance(entry[name], kind):
+            return name
+    for name, score in entry.get("scores", {}).items():
+        values = (score.get("value", ""), *(score.get("ci95") or ())) if isinstance(score, dict) else ("",)
+        if not all(value is None or type(value) in (int, float) for value in values) or len(values) not in (1, 3):
+            return f"score {name}"
+    if not all(isinstance(scores, dict) for scores in entry.get("per_scene", {}).values()):
+        return "per_scene"
+    return None if all(isinstance(pair, dict) for pair in entry.get("per_pair", [])) else "per_pair"
 
 
 def lower_is_better(name: str) -> bool:

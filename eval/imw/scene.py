@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import read_npy
 from common.h5files import read_h5
 from common.images import is_picture, pictures_in, read_gray
 from eval.core.pairs import Pair
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import read_json, sha256_file
+from kornia_hardnet8.files import read_object, sha256_file
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 # Co-visibility of the pairs that the headline numbers are about.
@@ -135,7 +136,7 @@ class Scene:
         """More common points than this make a pair of the multiview task."""
         about = self.root / "scene.json"
         if about.is_file():
-            value = read_json(about).get("visibility_threshold")
+            value = read_object(about).get("visibility_threshold")
             if not isinstance(value, (int, float)):
                 raise DataError(f"{about}: visibility_threshold must be a number, got {value!r}")
             return float(value)
@@ -347,10 +348,7 @@ def read_depth(path: Path) -> NDArray[np.float32]:
 
 def read_keys(path: Path) -> list[str]:
     """Read a list of pair keys: a numpy array of unicode strings; nothing is unpickled."""
-    try:
-        keys = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable numpy array of strings: {error}") from None
+    keys = read_npy(path)
     if keys.ndim != 1 or (keys.size and keys.dtype.kind not in "US"):
         raise DataError(f"{path}: expected a list of strings, got {keys.dtype} of shape {keys.shape}")
     return [k.decode() if isinstance(k, bytes) else str(k) for k in keys.tolist()]

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.colmap import ModelImage, open_model
 from common.colmap_database import open_database
+from common.h5files import named_dataset
 from kornia_hardnet8.errors import DataError, MissingFileError, need
 from kornia_hardnet8.lafs import lafs_from_colmap
 from train.stores.frames import frame_angle, frame_scale
@@ -107,13 +108,9 @@ def _read_hdf5(path: Path) -> Iterator[_Read]:
     h5py = need("h5py", "train")
 
     def read(name: str, count: int) -> np.ndarray:
-        entry = file.get(name, getlink=True)
-        dataset = file.get(name) if isinstance(entry, h5py.HardLink) else None
-        if dataset is None:
-            raise DataError(f"{path} has no dataset {name!r}")
-        shape = getattr(dataset, "shape", None)
-        if shape != (count, 4) or dataset.external or dataset.dtype.kind not in "fiu":
-            raise DataError(f"{path}: {name} is {shape or 'a group'}, expected numbers of shape ({count}, 4)")
+        dataset = named_dataset(file, name, path)
+        if dataset.shape != (count, 4) or dataset.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {name} is {dataset.dtype} {dataset.shape}, expected numbers of ({count}, 4)")
         return _checked(np.asarray(dataset, dtype=np.float64), count, f"{path}: {name}")
 
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from common.folders import claimed
 from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir, atomic_path, write_json
+from kornia_hardnet8.files import atomic_dir, atomic_path, parse_json, write_json
 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
@@ -220,8 +220,8 @@ def _read_journal(folder: Path, key: str) -> list[_Line]:
     lines: list[_Line] = []
     for number, line in enumerate(text.splitlines()):
         try:
-            content = json.loads(line)
-        except json.JSONDecodeError:
+            content = parse_json(line)
+        except DataError:
             break  # the line that a killed process was writing
         if number == 0 and content != {"key": key}:
             return []

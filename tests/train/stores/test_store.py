@@ -93,7 +93,7 @@ def test_damaged_collisions_are_named(tmp_path: Path) -> None:
     build(tmp_path / "s")
     file = tmp_path / "s" / "collisions.npz"
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"collisions\.npz is cut short"):
+    with pytest.raises(DataError, match=r"collisions\.npz is damaged"):
         PatchStore.open(tmp_path / "s")
 
 

@@ -263,10 +263,10 @@ def test_terms_are_summed_with_their_weights() -> None:
         ("tripletmargin", 2, "unknown loss 'tripletmargin'; did you mean tripletMargin"),
         ("Margin", 2, "unknown loss 'Margin'"),
         ("", 2, "is not of the form"),
-        ("face", 2, "left out"),
+        ("face", 2, "unknown loss 'face'"),
         ("sos", 2, "regularisers alone"),
         ("tripletMargin*0", 2, "must be a positive number"),
-        ("tripletMargin", 3, "--Npos must be 2, got 3"),
+        ("tripletMargin", 3, "loss tripletMargin takes pairs, got tuples of 3 patches"),
         ("tripletMargin++,sos", 3, "loss sos takes pairs"),
     ],
 )

@@ -55,7 +55,7 @@ def test_without_projection_it_is_the_first_features() -> None:
 
 @pytest.mark.parametrize("dim", [0, 128, 129])
 def test_a_width_that_is_no_cut_is_refused(dim: int) -> None:
-    with pytest.raises(UsageError, match="--nested must be 1 … 127"):
+    with pytest.raises(UsageError, match="nested must be 1 … 127"):
         TrainConfig("demo", arch="h7", nested=dim)
 
 

@@ -10,7 +10,7 @@ from common.shell import dispatch
 COMMANDS: dict[str, tuple[str, str]] = {
     "imw": ("eval.imw.command", "IMW benchmark: stereo and multiview on scenes with known poses"),
     "imw-scene": ("eval.imw.scene_command", "make an IMW scene from a COLMAP model and its images"),
-    "match": ("eval.match", "match two photographs, estimate their geometry, draw it"),
+    "match": ("eval.match.command", "match two photographs, estimate their geometry, draw it"),
     "reconstruct": ("eval.reconstruct.command", "a folder of photographs to a COLMAP database and model"),
     "imw-import": ("eval.imw.import_command", "features and matches computed elsewhere, for eval imw"),
     "imw-submit": ("eval.imw.submission.submit_command", "pack a submission for the IMW benchmark"),
@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "brown": ("eval.brown.command", "Brown patches: FPR95, per-image matching; fixed-camera patch sets"),
     "webcam": ("eval.webcam.command", "static cameras: the same place in another light or season"),
     "dev": ("eval.dev.command", "the development judgement: poses, homographies and fixed cameras in one go"),
-    "compare": ("eval.compare", "differences between the methods of two runs, pair by pair, with intervals"),
+    "compare": ("eval.report.compare", "differences between the methods of two runs, pair by pair, with intervals"),
     "bench": ("benchmarks.command", "how fast patches are described, and how long the benchmarks take"),
     "report": ("eval.report.command", "one static HTML page from results of any benchmarks"),
 }

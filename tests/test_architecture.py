@@ -28,6 +28,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "eval": {"kornia_hardnet8", "common", "rendered"},
     "benchmarks": {"kornia_hardnet8", "common", "rendered", "train", "eval"},
 }
+# What a room of eval may import of the others: first the ground floors; above them a benchmark imports no other,
+# but for what is said here: dev judges by what the others measure, report knows what it shows.
+GROUND_OF_EVAL: dict[str, set[str]] = {"features": set(), "pages": set(), "core": {"features", "pages"}}
+ABOVE_IN_EVAL: dict[str, set[str]] = {
+    "imw": set(),
+    "hpatches": set(),
+    "sequences": {"hpatches"},
+    "brown": set(),
+    "webcam": set(),
+    "reconstruct": set(),
+    "match": {"reconstruct"},
+    "dev": {"imw", "sequences", "webcam"},
+    "report": {"brown", "dev"},
+}
 PACKAGES = tuple(MAY_IMPORT)
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "PIL": "pillow"}
@@ -76,7 +90,22 @@ def breaks_the_rules(importer: str, imported: str) -> bool:
     return top in PACKAGES and top != importer and top not in MAY_IMPORT[importer]
 
 
+def breaks_the_floors(importer: str, imported: str) -> bool:
+    """Whether a module of eval may not import the dotted name ``imported`` for the rooms that both lie in."""
+    if not (importer.startswith("eval.") and imported.startswith("eval.")):
+        return False
+    room, other = (name.split(".")[1] for name in (importer, imported))
+    if room in ABOVE_IN_EVAL:
+        return other not in {room, *GROUND_OF_EVAL, *ABOVE_IN_EVAL[room]}
+    return room in GROUND_OF_EVAL and other not in {room, *GROUND_OF_EVAL[room]}
+
+
 def test_the_rules_themselves() -> None:
+    assert breaks_the_floors("eval.imw.stereo", "eval.sequences.protocols.match_pair")
+    assert breaks_the_floors("eval.core.pairs", "eval.imw.scene.Scene")
+    assert breaks_the_floors("eval.features.extract", "eval.core.matching")
+    assert not breaks_the_floors("eval.dev.planes", "eval.sequences.protocols.match_pair")
+    assert not breaks_the_floors("eval.webcam.command", "eval.core.distances.identity_matching")
     assert breaks_the_rules("kornia_hardnet8", "common.metrics")
     assert breaks_the_rules("common", "train")
     assert breaks_the_rules("eval", "train.losses")
@@ -94,7 +123,14 @@ def test_the_rules_themselves() -> None:
 def test_imports_keep_to_the_rules(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = package_of(path)
-    assert [name for name in imports(tree, package) if breaks_the_rules(package.split(".")[0], name)] == []
+    names = set(imports(tree, package))
+    assert [name for name in names if breaks_the_rules(package.split(".")[0], name)] == []
+    assert [name for name in names if breaks_the_floors(module_of(path), name)] == []
+
+
+def test_every_room_of_eval_has_its_floor() -> None:
+    rooms = {path.relative_to(ROOT / "eval").parts[0].removesuffix(".py") for path in (ROOT / "eval").rglob("*.py")}
+    assert rooms == {*GROUND_OF_EVAL, *ABOVE_IN_EVAL, "cli", "__init__", "__main__"}
 
 
 def test_what_only_2020_needs_is_asked_for_by_the_command_line_and_where_data_are_opened() -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from common.homography import check_homography
 from common.images import SUFFIXES
-from eval.hpatches.splits import excluded_large, official_test
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 _HOMOGRAPHY_FILE = re.compile(r"H_1_(\d+)")
@@ -53,20 +52,6 @@ def find_sequences(root: str | Path) -> list[ImageSequence]:
     if not found:
         raise DataError(f"{root} holds no folder with images 1, 2, … and files H_1_2, H_1_3, …")
     return found
-
-
-def without_large(sequences: list[ImageSequence]) -> tuple[list[ImageSequence], list[str]]:
-    """The sequences that the matching protocols use, and the names of the (up to 8) that they leave out."""
-    large = set(excluded_large())
-    kept = [s for s in sequences if s.name not in large]
-    return kept, [s.name for s in sequences if s.name in large]
-
-
-def missing_official(sequences: list[ImageSequence]) -> list[str]:
-    """Official sequences that are not there, when at least one is; empty for a set of another kind."""
-    names = {s.name for s in sequences}
-    official = official_test("full")
-    return [name for name in official if name not in names] if names & set(official) else []
 
 
 def read_homography(path: str | Path) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def draw_matches(
         errors_px: (M,) distance to the true epipolar line or to the true position; NaN or infinity is wrong.
         inliers: (M,) bool, of an estimated geometry; not together with ``errors_px``.
         right_px: the largest error of a right match.
-        max_lines: of more matches, evenly chosen ones are drawn; the counts in the caption are of all.
+        max_lines: of more matches, evenly chosen ones are drawn; counts are of all.
         title: first part of the caption.
 
     Raises:
@@ -76,31 +76,31 @@ def draw_matches(
         raise DataError(f"draw_matches: {len(errors)} errors for {len(rows)} matches")
     agree = None if inliers is None else np.asarray(inliers, bool).ravel()
     if agree is not None and (errors is not None or len(agree) != len(rows)):
-        raise DataError(
-            f"draw_matches: {len(agree)} inlier flags for {len(rows)} matches, and errors or flags, not both"
-        )
+        raise DataError(f"draw_matches: {len(agree)} inlier flags for {len(rows)} matches; errors or flags, not both")
     canvas, shift = _side_by_side(image0, image1)
     lines = _match_lines(kpts0, kpts1, rows, shift)
     right = agree if errors is None else errors <= right_px
     drawn = _evenly(np.arange(len(rows)), max_lines)
     figure, axes = new_figure(canvas.shape[1] / 100, canvas.shape[0] / 100 + 0.35)
-    groups: list[tuple[NDArray[np.bool_], str, str]]
-    if right is None:
-        groups = [(np.ones(len(rows), bool), BLUE, "-")]
-    else:
+    groups = [(np.ones(len(rows), bool), BLUE, "-")]
+    if right is not None:
         groups = [(~right, VERMILION, "--"), (right, GREEN, "-")]
     for chosen, color, style in groups:
         part = drawn[chosen[drawn]]
         _draw_lines(axes, lines[part], [color] * len(part), style)
-    parts = [title] if title else []
-    parts.append(f"{len(rows)} matches" + (f", {len(drawn)} drawn" if len(drawn) < len(rows) else ""))
-    if right is not None:
-        what = "inliers" if errors is None else f"within {right_px:g} px"
-        parts.append(f"{int(right.sum())} {what} (green, full), {int((~right).sum())} not (red, dashed)")
-    _draw_canvas(axes, canvas, "; ".join(parts))
+    caption = _caption(title, len(drawn), len(rows), right, "inliers" if errors is None else f"within {right_px:g} px")
+    _draw_canvas(axes, canvas, caption)
     figure.subplots_adjust(0, 0, 1, 1 - 0.35 / (canvas.shape[0] / 100 + 0.35))
     save_figure(figure, path, dpi=100)
     return MatchPicture(path, len(rows), None if right is None else int(right.sum()))
+
+
+def _caption(title: str, num_drawn: int, num_matches: int, right: NDArray[np.bool_] | None, what: str) -> str:
+    parts = [title] if title else []
+    parts.append(f"{num_matches} matches" + (f", {num_drawn} drawn" if num_drawn < num_matches else ""))
+    if right is not None:
+        parts.append(f"{int(right.sum())} {what} (green, full), {int((~right).sum())} not (red, dashed)")
+    return "; ".join(parts)
 
 
 def draw_judged_matches(
@@ -154,20 +154,24 @@ def draw_judged_matches(
         drawn = _evenly(part, max_lines)
         drawn = drawn[np.argsort(-shown[drawn], kind="stable")]  # the good ones on top
         _draw_lines(axes, lines[drawn], list(colors(scale(shown[drawn]))))
-        right = int((shown[part] <= RIGHT_PX).sum())
-        some = f", {len(drawn)} drawn" if len(drawn) < len(part) else ""
-        caption = f"{len(part)} {what}{some}; {right} within {RIGHT_PX:g} px of the true epipolar lines"
-        _draw_canvas(axes, canvas, caption)
+        drawn_of = f", {len(drawn)} drawn" if len(drawn) < len(part) else ""
+        right = f"{int((shown[part] <= RIGHT_PX).sum())} within {RIGHT_PX:g} px of the true epipolar lines"
+        _draw_canvas(axes, canvas, f"{len(part)} {what}{drawn_of}; {right}")
     # In inches from the top, since the height of the figure is that of the images: the title above the first caption.
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / (2 * height + 1.0), va="top")
     figure.subplots_adjust(0.01, 0.01, width / (width + 0.8), 1 - 0.6 / (2 * height + 1.0), hspace=0.1)
-    from matplotlib.cm import ScalarMappable
-
-    place = figure.add_axes((1 - 0.55 / (width + 0.8), 0.25, 0.1 / (width + 0.8), 0.5))
-    bar = figure.colorbar(ScalarMappable(scale, colors), cax=place, extend="max")
-    bar.set_label("true epipolar error (px)", fontsize=8)
+    _error_bar(figure, scale, colors, width)
     save_figure(figure, path, dpi=100)
     return path
+
+
+def _error_bar(figure: Any, scale: Any, colors: Any, width_in: float) -> None:
+    """The legend of the colours, on the right of a picture of that width."""
+    from matplotlib.cm import ScalarMappable
+
+    place = figure.add_axes((1 - 0.55 / (width_in + 0.8), 0.25, 0.1 / (width_in + 0.8), 0.5))
+    bar = figure.colorbar(ScalarMappable(scale, colors), cax=place, extend="max")
+    bar.set_label("true epipolar error (px)", fontsize=8)
 
 
 def draw_accuracy_curves(

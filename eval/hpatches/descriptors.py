@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,16 @@ class DescriptorSet:
             raise DataError(
                 f"{self.data.shape} descriptors for {int(self.counts.sum())} patches of {len(TYPES)} strips each"
             )
-        starts = np.concatenate([[0], np.cumsum(len(TYPES) * self.counts)[:-1]]).astype(np.int64)
-        object.__setattr__(self, "starts", starts)
-        object.__setattr__(self, "index", {name: i for i, name in enumerate(self.names)})
 
-    starts: NDArray[np.int64] = None  # type: ignore[assignment]
-    index: dict[str, int] = None  # type: ignore[assignment]
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each sequence in ``data``."""
+        return np.concatenate([[0], np.cumsum(len(TYPES) * self.counts)[:-1]]).astype(np.int64)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Place of each sequence in ``names``."""
+        return {name: i for i, name in enumerate(self.names)}
 
     @property
     def dim(self) -> int:

@@ -76,12 +76,7 @@ def score_retrieval(
     shape = (len(LEVELS), len(queries), NUM_TARGETS, len(POOL_SIZES))
     fewer, not_more = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     tied = total = 0
-    blocks = [
-        (sequence, rows[start : start + _BLOCK])
-        for sequence in np.unique(query_sequence)
-        for rows in [np.flatnonzero(query_sequence == sequence)]
-        for start in range(0, len(rows), _BLOCK)
-    ]
+    blocks = _blocks(query_sequence)
     others: tuple[int, Floats] = (-1, np.empty((0, 0)))
     for number in each(range(len(blocks))):
         sequence, rows = blocks[number]
@@ -108,6 +103,16 @@ def score_retrieval(
     optimistic, vl = precision_from_counts(fewer)
     pessimistic, _ = precision_from_counts(not_more)
     return RetrievalScores(optimistic, vl, (optimistic + pessimistic) / 2.0, tied / max(total, 1))
+
+
+def _blocks(query_sequence: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
+    """Rows of queries with their sequence, at most ``_BLOCK`` at once."""
+    return [
+        (int(sequence), rows[start : start + _BLOCK])
+        for sequence in np.unique(query_sequence)
+        for rows in [np.flatnonzero(query_sequence == sequence)]
+        for start in range(0, len(rows), _BLOCK)
+    ]
 
 
 def count_nearer(
@@ -154,21 +159,23 @@ def count_nearer(
         place_below[r, c] = (limits.numpy()[r] <= exact).sum(axis=1)
         place_at_most[r, c] = (limits.numpy()[r] < exact).sum(axis=1)
     back = np.argsort(order, axis=1)[:, :, None]
-    results: list[NDArray[np.int64]] = []
-    for place in (place_below, place_at_most):
-        if results and place is place_below:  # no tie
-            results.append(results[0])
-            break
-        counts = np.zeros((num_queries, num_thresholds, len(POOL_SIZES)), dtype=np.int64)
-        width = num_thresholds + 1
-        running = np.zeros((num_queries, width), dtype=np.int64)
-        start = 0
-        base = np.arange(num_queries)[:, None] * width
-        for k, size in enumerate(POOL_SIZES):
-            stop = max(start, min(size - NUM_TARGETS, place.shape[1]))
-            cells = (place[:, start:stop] + base).ravel()
-            running += np.bincount(cells, minlength=num_queries * width).reshape(num_queries, width)
-            counts[:, :, k] = np.cumsum(running[:, :-1], axis=1)
-            start = stop
-        results.append(np.take_along_axis(counts, back, axis=1))
-    return results[0], results[1]
+    below = np.take_along_axis(_counts_by_pool(place_below, num_thresholds), back, axis=1)
+    if place_at_most is place_below:  # no tie
+        return below, below
+    return below, np.take_along_axis(_counts_by_pool(place_at_most, num_thresholds), back, axis=1)
+
+
+def _counts_by_pool(place: NDArray[np.integer], num_thresholds: int) -> NDArray[np.int64]:
+    """(q, T, pool sizes): of the first k - 5 negatives, how many lie below each threshold; ``place``: (q, M)."""
+    num_queries, width = len(place), num_thresholds + 1
+    counts = np.zeros((num_queries, num_thresholds, len(POOL_SIZES)), dtype=np.int64)
+    running = np.zeros((num_queries, width), dtype=np.int64)
+    base = np.arange(num_queries)[:, None] * width
+    start = 0
+    for k, size in enumerate(POOL_SIZES):
+        stop = max(start, min(size - NUM_TARGETS, place.shape[1]))
+        cells = (place[:, start:stop] + base).ravel()
+        running += np.bincount(cells, minlength=num_queries * width).reshape(num_queries, width)
+        counts[:, :, k] = np.cumsum(running[:, :-1], axis=1)
+        start = stop
+    return counts

@@ -131,15 +131,7 @@ def write_scene(
         covisible = covisibilities(views)
         write_pair_lists(root / "new-vis-pairs", covisible)
         edges = [pair for pair, value in covisible.items() if value >= BAG_COVISIBILITY]
-        made = {}
-        for size, count in sorted((bags or {}).items()):
-            chosen = connected_bags(names, edges, size, count, seed)
-            made[str(size)] = len(chosen)
-            if len(chosen) < count:
-                log.info("%d of %d bags of %d images: the scene has no more", len(chosen), count, size)
-            for index, bag in enumerate(chosen):
-                lines = [f"images/{files[names.index(name)]}" for name in bag]
-                write_lines(root / "sub_set" / f"{size}bag_{index:03d}.txt", lines)
+        made = _write_bags(root / "sub_set", dict(zip(names, files, strict=True)), edges, bags or {}, seed)
         about = {
             "format": FORMAT,
             "visibility_threshold": VISIBILITY_THRESHOLD,
@@ -151,6 +143,21 @@ def write_scene(
         }
         write_json(root / "scene.json", about)
     return names
+
+
+def _write_bags(
+    folder: Path, files: Mapping[str, str], edges: Sequence[tuple[str, str]], bags: Mapping[int, int], seed: int
+) -> dict[str, int]:
+    """Draw bags of each size and write their lists; ``files``: by name. Returns how many there are of each size."""
+    made = {}
+    for size, count in sorted(bags.items()):
+        drawn = connected_bags(list(files), edges, size, count, seed)
+        made[str(size)] = len(drawn)
+        if len(drawn) < count:
+            log.info("%d of %d bags of %d images: the scene has no more", len(drawn), count, size)
+        for index, bag in enumerate(drawn):
+            write_lines(folder / f"{size}bag_{index:03d}.txt", [f"images/{files[name]}" for name in bag])
+    return made
 
 
 def read_model(images: Path, model: Path) -> list[View]:

@@ -146,11 +146,7 @@ def reconstruct(
     pycolmap = load_pycolmap()
     options = settings(seed)
     database, listed = folder / "database.db", folder / "pairs.txt"
-    pycolmap.Database.open(database).close()
-    reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = options["camera_model"]
-    reader.default_focal_length_factor = options["default_focal_length_factor"]
-    pycolmap.import_images(database, image_dir, pycolmap.CameraMode.PER_IMAGE, list(files), reader)
+    _create_database(database, image_dir, files, options)
     lines = []
     with pycolmap.Database.open(database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
@@ -159,9 +155,9 @@ def reconstruct(
             raise ValueError(f"COLMAP does not read {image_dir / unread[0]}")
         for file, points in zip(files, keypoints, strict=True):
             opened.write_keypoints(ids[file], np.ascontiguousarray(points[:, :2], np.float32))
-        for (a, b), found in zip(pairs, matches, strict=True):
-            if len(found) >= MIN_MATCHES:
-                opened.write_matches(ids[files[a]], ids[files[b]], np.ascontiguousarray(found, np.uint32))
+        for (a, b), rows in zip(pairs, matches, strict=True):
+            if len(rows) >= MIN_MATCHES:
+                opened.write_matches(ids[files[a]], ids[files[b]], np.ascontiguousarray(rows, np.uint32))
                 lines.append(f"{files[a]} {files[b]}\n")
     models: dict[int, Any] = {}
     if lines:
@@ -172,20 +168,36 @@ def reconstruct(
         pipeline = _filled(pycolmap.IncrementalPipelineOptions(), options, "mapper")
         models = pycolmap.incremental_mapping(database, image_dir, folder / "models", pipeline)
     kept = [models[index] for index in sorted(models) if models[index].num_reg_images() >= options["smallest_model"]]
-    poses = [_poses(model) for model in kept]
-    best = best_model([list(found.values()) for found in poses])
+    return _outcome(files, kept)
+
+
+def _create_database(database: Path, image_dir: Path, files: Sequence[str], options: Mapping[str, Any]) -> None:
+    """A new database with the images and a camera for each."""
+    import pycolmap
+
+    pycolmap.Database.open(database).close()
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = options["camera_model"]
+    reader.default_focal_length_factor = options["default_focal_length_factor"]
+    pycolmap.import_images(database, image_dir, pycolmap.CameraMode.PER_IMAGE, list(files), reader)
+
+
+def _outcome(files: Sequence[str], models: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """What :func:`reconstruct` returns of its models."""
+    poses = [_poses(model) for model in models]
+    best = best_model([list(of_model.values()) for of_model in poses])
     registered, R, t = np.zeros(len(files), bool), np.full((len(files), 3, 3), np.nan), np.full((len(files), 3), np.nan)
     if best < 0:
         nothing = np.zeros(0, np.int32)
-        return _result(len(kept), registered, R, t, nothing, 0.0)
+        return _result(len(models), registered, R, t, nothing, 0.0)
     for index, file in enumerate(files):
         if file in poses[best]:
             registered[index] = True
             R[index], t[index] = poses[best][file]
-    model = kept[best]
+    model = models[best]
     lengths = [len({element.image_id for element in p.track.elements}) for p in model.points3D.values()]
     error = float(model.compute_mean_reprojection_error())
-    return _result(len(kept), registered, R, t, np.array(lengths, np.int32), error)
+    return _result(len(models), registered, R, t, np.array(lengths, np.int32), error)
 
 
 def main(job: Path, result: Path, folder: Path | None = None) -> None:

@@ -171,21 +171,25 @@ def average_stereo(scenes: Mapping[str, Sequence[Values]], compat: bool = False)
         scenes: metrics of every run by scene.
         compat: a metric that a scene does not have counts as 0 there, as in the original; else that scene is left out.
     """
-    found: dict[str, dict[str, Values]] = {"allseq": {}} if scenes else {}
+    averages: dict[str, dict[str, Values]] = {"allseq": {}} if scenes else {}
     names = list(dict.fromkeys(name for runs in scenes.values() for values in runs for name in values))
     for name in names:
         table = [[values.get(name) for values in runs] for runs in scenes.values()]
-        if compat:
-            like = next(value for row in table for value in row if value is not None)
-            table = [[np.zeros_like(like) if value is None else value for value in row] for row in table]
-        table = [row for row in table if all(value is not None for value in row)]
-        found["allseq"][name] = _over_scenes(np.array(table, np.float64), name == "avg_ate")
+        averages["allseq"][name] = _over_scenes(_complete(table, compat), name == "avg_ate")
     for scene, runs in scenes.items():
-        found[scene] = {
+        averages[scene] = {
             name: _over_runs(np.array([values[name] for values in runs], np.float64), name == "avg_ate")
             for name in runs[0]
         }
-    return found
+    return averages
+
+
+def _complete(table: list[list[Any]], compat: bool) -> NDArray[np.float64]:
+    """Values (scenes, runs, …): scenes that lack one are left out, or have 0 there (``compat``)."""
+    if compat:
+        like = next(value for row in table for value in row if value is not None)
+        table = [[np.zeros_like(like) if value is None else value for value in row] for row in table]
+    return np.array([row for row in table if all(value is not None for value in row)], np.float64)
 
 
 def average_multiview(scenes: Mapping[str, Sequence[Mapping[str, Values]]]) -> dict[str, dict[str, dict[str, Values]]]:

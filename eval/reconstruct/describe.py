@@ -17,7 +17,7 @@ from common.shell import progress
 from eval.features.base import Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.photos import MIRRORED, Photo, compose, enlarging, stored_from_upright, turn_upright
+from eval.reconstruct.photos import MIRRORED, Photo, compose, enlarging, stored_from_upright, turn_upright
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.images import exif_orientation, read_bgr, reduce_image
 from eval.core.viz3d import view_bounds, world_axes
 from eval.pages.render import embedded_photo, packed, render_page, write_page
-from eval.photos import stored_from_upright, turn_upright
+from eval.reconstruct.photos import stored_from_upright, turn_upright
 
 Floats = NDArray[np.float64]
 

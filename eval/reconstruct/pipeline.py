@@ -19,12 +19,12 @@ from common.colmap import load_pycolmap
 from common.folders import claimed
 from eval.core.results import environment, strict
 from eval.features.base import Method
-from eval.photos import find_photos
 from eval.reconstruct.database import make_database, write_pair
 from eval.reconstruct.describe import describe_photos
 from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
 from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
+from eval.reconstruct.photos import find_photos
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_path, read_json, write_json

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.compare import compare_entries
 from eval.core.results import Score, lower_is_better, mean_score
+from eval.report.compare import compare_entries
 from eval.report.words import HEADLINES
 from kornia_hardnet8.errors import DataError
 

@@ -18,7 +18,7 @@ from common.metrics import auc
 from common.shell import progress
 from eval.core.benchmark import Benchmark, rows_by_scene, safe_name
 from eval.core.homography_estimators import HomographySettings
-from eval.core.image_sequences import CLASSES, ImageSequence, find_sequences, missing_official, without_large
+from eval.core.image_sequences import CLASSES, ImageSequence, find_sequences
 from eval.core.matching import mutual_nn
 from eval.core.options import add_descriptor_flags, add_run_flags, load_methods
 from eval.core.results import Result, Score, format_table, mean_score
@@ -37,6 +37,7 @@ from eval.sequences.features import (
     on_pixels,
     resize_image,
 )
+from eval.sequences.official import missing_official, without_large
 from eval.sequences.plots import plot_mma
 from eval.sequences.protocols import (
     AUC_THRESHOLDS_PX,
@@ -99,13 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Judge every descriptor on every sequence; write results.json, and the MMA curves as PNG."""
     settings = DetectorSettings(keypoints=args.keypoints, mr_size=args.mr_size, **selection_from(args))
-    if "auc" not in args.task:
-        for flag, value in (("--estimator", args.estimator), ("--threshold", args.threshold)):
-            if value is not None:
-                raise UsageError(f"{flag} has no effect without the task auc: leave it away")
-    estimator: Literal["opencv", "poselib"] = args.estimator or _ESTIMATOR
-    threshold_px = _THRESHOLD_PX if args.threshold is None else args.threshold
-    robust = HomographySettings(estimator, threshold_px, *_BUDGETS[estimator])
+    robust = _robust_estimator(args)
     sequences = find_sequences(args.data)
     excluded: list[str] = []
     if not args.all:
@@ -146,6 +141,17 @@ def run(args: argparse.Namespace) -> None:
     if "mma" in tasks:
         plot_mma(benchmark.results, benchmark.out / "mma.png")
     benchmark.finish(_table(benchmark.results, excluded, missing), args.json)
+
+
+def _robust_estimator(args: argparse.Namespace) -> HomographySettings:
+    """The estimator of auc that the flags ask for."""
+    if "auc" not in args.task:
+        for flag, value in (("--estimator", args.estimator), ("--threshold", args.threshold)):
+            if value is not None:
+                raise UsageError(f"{flag} has no effect without the task auc: leave it away")
+    estimator: Literal["opencv", "poselib"] = args.estimator or _ESTIMATOR
+    threshold_px = _THRESHOLD_PX if args.threshold is None else args.threshold
+    return HomographySettings(estimator, threshold_px, *_BUDGETS[estimator])
 
 
 def protocol_of(tasks: Sequence[str], robust: HomographySettings) -> dict[str, Any]:

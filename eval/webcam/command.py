@@ -6,7 +6,7 @@ Keypoints of one picture are described in both at the same frames, so the true p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -149,6 +149,34 @@ def run(args: argparse.Namespace) -> None:
         "fingerprint": fingerprint(p for paths in cameras.values() for p in paths),
     }
     benchmark = Benchmark.open("webcam", args, dataset, settings.to_dict())
+    rows = judge_cameras(benchmark, cameras, descriptors, settings)
+    for descriptor in descriptors:
+        scenes = rows_by_scene(rows[descriptor.name])
+        values = {
+            scene: {name: [row[key] for row in pairs] for name, key in SCORES.items()}
+            for scene, pairs in scenes.items()
+        }
+        benchmark.result(
+            descriptor,
+            {name: mean_over_scenes([of[name] for of in values.values()], settings.seed) for name in SCORES},
+            {scene: {name: float(np.mean(of[name])) for name in SCORES} for scene, of in values.items()},
+            rows[descriptor.name],
+            about={"detector": "dog-opencv"},
+        )
+    benchmark.finish(table(benchmark.results), args.json)
+
+
+def judge_cameras(
+    benchmark: Benchmark,
+    cameras: Mapping[str, Sequence[Path]],
+    descriptors: Sequence[Descriptor],
+    settings: WebcamSettings,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of all pairs of all cameras by descriptor; a picture is read once, its places are found once.
+
+    Raises:
+        DataError: pictures of one camera that differ in size.
+    """
     rows: dict[str, list[dict[str, Any]]] = {descriptor.name: [] for descriptor in descriptors}
     for name, paths in cameras.items():
         pictures = [read_reduced(path, settings.max_side_px) for path in paths]
@@ -163,22 +191,7 @@ def run(args: argparse.Namespace) -> None:
                 with benchmark.timed(descriptor, "describe_and_match"):
                     scores = judge_pair(pictures[i], pictures[j], places[i], descriptor, settings.mr_size)
                 rows[descriptor.name].append({**pair, **scores})
-    for descriptor in descriptors:
-        scenes = rows_by_scene(rows[descriptor.name])
-        benchmark.result(
-            descriptor,
-            {
-                name: mean_over_scenes([[row[key] for row in pairs] for pairs in scenes.values()], settings.seed)
-                for name, key in SCORES.items()
-            },
-            {
-                scene: {name: float(np.mean([row[key] for row in pairs])) for name, key in SCORES.items()}
-                for scene, pairs in scenes.items()
-            },
-            rows[descriptor.name],
-            about={"detector": "dog-opencv"},
-        )
-    benchmark.finish(table(benchmark.results), args.json)
+    return rows
 
 
 def table(results: Sequence[Result]) -> str:

@@ -13,7 +13,6 @@ import pytest
 from common.cache import Cache
 from common.metrics import maa
 from eval.cli import main
-from eval.compare import values_by_pair
 from eval.core.estimators import EstimatorSettings
 from eval.core.results import read_results
 from eval.features import load
@@ -21,6 +20,7 @@ from eval.features.detect import DogSettings
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, run_stereo
 from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.report.compare import values_by_pair
 
 QUICK = ["--desc", "rootsift", "--keypoints", "500", "--max-iters", "5000", "--jobs", "1"]
 

@@ -22,8 +22,8 @@ from eval.cli import main
 from eval.core.multiview_metrics import bag_pose_errors
 from eval.core.trajectory import align, camera_centre
 from eval.features.detect import DogSettings, detect_dog
-from eval.photos import compose, enlarging
 from eval.reconstruct.describe import move_lafs
+from eval.reconstruct.photos import compose, enlarging
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import UsageError
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from eval.cli import main
-from eval.core.image_sequences import find_sequences, missing_official, read_homography, without_large
+from eval.core.image_sequences import find_sequences, read_homography
 from eval.core.results import read_results
 from eval.features import WholeFeature, load_method, parse_token
 from eval.features.detect import DogSettings, detect_dog
 from eval.sequences.command import pair_scores
 from eval.sequences.features import on_pixels, resize_image
+from eval.sequences.official import missing_official, without_large
 from eval.sequences.protocols import LocalFeatures, glue_factory_pair, match_pair, superpoint_homography
 from kornia_hardnet8.errors import DataError, MissingFileError
 from rendered.planes import write_planes

@@ -22,7 +22,7 @@ from common.geometry import epipolar_squared, essential_from_pose, relative_pose
 from common.metrics import evaluate_R_t
 from eval.cli import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 K = np.array([[400.0, 0, 191.5], [0, 400.0, 143.5], [0, 0, 1]])
 CALIBRATED = ["--estimator", "poselib-e", "--camera-params", "400,192,144,0"]
 QUICK = ["--desc", "rootsift", "--keypoints", "600"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from common.images import exif_orientation
-from eval.photos import find_photos, stored_from_upright, turn_upright
+from eval.reconstruct.photos import find_photos, stored_from_upright, turn_upright
 
 STORED = np.random.default_rng(0).integers(0, 255, (4, 6), dtype=np.uint8)
 

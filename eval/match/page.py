@@ -18,10 +18,10 @@ from eval.core.homography_estimators import HomographySettings
 from eval.core.matchers import Matcher, match_images
 from eval.core.matching import MatcherSettings, match_ratios
 from eval.pages.pair import Candidates, Geometry, write_pair_page
-from eval.photo_cameras import PhotoCamera
+from eval.reconstruct.photo_cameras import PhotoCamera
 
 if TYPE_CHECKING:
-    from eval.match import PhotoFeatures, PhotoMatch
+    from eval.match.command import PhotoFeatures, PhotoMatch
 
 Floats = NDArray[np.float64]
 

@@ -41,10 +41,10 @@ from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.match_page import Matched, write_match_page
+from eval.match.page import Matched, write_match_page
 from eval.pages.render import command_line
-from eval.photo_cameras import PhotoCamera, photo_camera
-from eval.photos import enlarging, turn_upright
+from eval.reconstruct.photo_cameras import PhotoCamera, photo_camera
+from eval.reconstruct.photos import enlarging, turn_upright
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE

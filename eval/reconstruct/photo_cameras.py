@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.colmap import load_pycolmap
 from common.images import exif_orientation
-from eval.photos import stored_from_upright
+from eval.reconstruct.photos import stored_from_upright
 from eval.reconstruct.settings import CameraSettings
 from kornia_hardnet8.errors import DataError, UsageError
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from eval.cli import main
-from eval.compare import choose_methods, compare_entries, values_by_pair
+from eval.report.compare import choose_methods, compare_entries, values_by_pair
 from kornia_hardnet8.errors import DataError
 
 

@@ -1,0 +1,1 @@
+"""Two photographs: matches, their geometry, a picture and a page."""

@@ -175,7 +175,7 @@ class HardNet8Feature(nn.Module):
         order = order[: self.candidates]
         lafs, responses = lafs[order], responses[order]
         if self.matchability is not None:
-            shares = self.matchability.score(work, lafs, DETECTION_MR_SIZE).to(responses.dtype)
+            shares = self.matchability.score(work, lafs, DETECTION_MR_SIZE, responses).to(responses.dtype)
             responses, order = torch.sort(shares, descending=True, stable=True)
             lafs, responses = lafs[order[: self.num_features]], responses[: self.num_features]
         if len(lafs):

@@ -73,6 +73,7 @@ class DogSettings:
             del settings["select"], settings["candidates"]
         else:
             settings["matchability_sha256"] = weights_sha256(matchability.BUNDLED)
+            settings["response_weight"] = matchability.RESPONSE_WEIGHT
         if weights is not None:
             settings |= {"affine": "affnet", "affine_sha256": weights_sha256(weights)}
         if self.upright and same_place != "position":
@@ -162,7 +163,8 @@ def select(keypoints: Keypoints, num: int, upright: bool) -> Keypoints:
 def _most_matchable(image: NDArray[np.uint8], candidates: Keypoints, num: int) -> Keypoints:
     """The ``num`` candidates that the bundled network prefers, best first, with its shares as responses."""
     gray = torch.from_numpy(image).float() / 255.0
-    shares = _matchability().score(gray, candidates.lafs(DEFAULT_MR_SIZE), DEFAULT_MR_SIZE).numpy()
+    responses = torch.from_numpy(candidates.response)
+    shares = _matchability().score(gray, candidates.lafs(DEFAULT_MR_SIZE), DEFAULT_MR_SIZE, responses).numpy()
     order = np.argsort(-shares, kind="stable")[:num]
     return replace(candidates[order], response=shares[order])
 

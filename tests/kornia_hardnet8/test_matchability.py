@@ -76,7 +76,20 @@ def test_scores_of_an_image(network: Matchability) -> None:
     odd[0, :, :2], odd[1, 0, 2] = 0.0, float("nan")
     assert network.score(image, odd, 6.0)[:2].tolist() == [0.0, 0.0]
     assert network.score(image.double(), frames.double(), 6.0).dtype == torch.float64
-    assert network.score(image, frames[:0], 6.0).shape == (0,)
+    assert network.score(image, frames[:0], 6.0, sigma[:0]).shape == (0,)
+
+
+def test_the_response_counts_whatever_its_unit(network: Matchability) -> None:
+    image = picture(seed=2)[0]
+    frames = lafs_from_similarity(
+        torch.tensor([[40.0, 50.0], [90.0, 60.0], [60.0, 70.0]]), torch.full((3,), 12.0), torch.zeros(3)
+    )
+    responses = torch.tensor([0.1, 0.4, 0.2])
+    shares = network.score(image, frames, 6.0, responses)
+    expected = torch.logit(network.score(image, frames, 6.0)) + 0.6 * torch.tensor([0.5, 2.0, 1.0]).log()
+    torch.testing.assert_close(torch.logit(shares), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network.score(image, frames, 6.0, 700 * responses), shares)
+    assert torch.isfinite(network.score(image, frames, 6.0, torch.tensor([0.0, 0.4, 0.2]))).all()
 
 
 def test_files(network: Matchability, tmp_path: Path) -> None:
@@ -123,8 +136,8 @@ def test_a_feature_keeps_the_best_of_its_candidates(detector: Any, network: Matc
     every = HardNet8Feature(60, detector, descriptor, select="response", upright=True)
     with torch.no_grad():
         lafs, shares, descs = chosen.detect_and_describe(image)
-        candidates, _, their_descs = every.detect_and_describe(image)
-    scores = network.score(image[0], candidates, every.mr_size)
+        candidates, responses, their_descs = every.detect_and_describe(image)
+    scores = network.score(image[0], candidates, every.mr_size, responses)
     best = torch.sort(scores, descending=True, stable=True)
     assert len(candidates) > 40
     torch.testing.assert_close(shares, best.values[:20])
@@ -164,7 +177,7 @@ def test_a_detector_of_ones_own(network: Matchability, descriptor: HardNet8) -> 
         assert lafs[:, :, 2].tolist() == [[30.0, 30.0], [60.0, 40.0]]
         assert responses.tolist() == [3.0, 2.0]
         _, shares, _ = HardNet8Feature(2, Corners(), descriptor, select=network).detect_and_describe(image)
-        every = network.score(image[0], Corners().find(image[0], None)[0], 6.0)
+        every = network.score(image[0], *Corners().find(image[0], None)[:1], 6.0, torch.tensor([3.0, 2.0, 1.0]))
         torch.testing.assert_close(shares, every.sort(descending=True).values[:2])
         named = HardNet8Feature(9, "hessian", descriptor)
         given = HardNet8Feature(9, named.detector.detector, descriptor)  # type: ignore[arg-type]  # kornia's module

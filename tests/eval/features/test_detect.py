@@ -75,7 +75,9 @@ def test_matchability_chooses_among_the_strongest(tmp_path: Path) -> None:
     every = detect_dog(image, DogSettings(num=150))
     settings = DogSettings(num=40, select="matchability", candidates=150)
     kept = detect_dog(image, settings)
-    shares = Matchability(pretrained=True).score(torch.from_numpy(image) / 255.0, every.lafs(12.0), 12.0).numpy()
+    responses = torch.from_numpy(every.response)
+    shares = Matchability(pretrained=True).score(torch.from_numpy(image) / 255.0, every.lafs(12.0), 12.0, responses)
+    shares = shares.numpy()
     order = np.argsort(-shares, kind="stable")[:40]
     np.testing.assert_allclose(kept.response, shares[order], atol=1e-6)
     np.testing.assert_array_equal(kept.xy, every.xy[order])

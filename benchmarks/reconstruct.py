@@ -102,7 +102,7 @@ def _timed(words: Sequence[str], out: Path) -> dict[str, Any]:
 
 def _lines(images: Path, rows: dict[str, dict[str, Any]]) -> str:
     head = (str(images), "seconds", "CPU seconds", "peak MiB", "images", "points")
-    table = [
+    table: list[tuple[Any, ...]] = [
         (name, f"{r['wall_s']:.1f}", f"{r['cpu_s']:.1f}", f"{r['peak_mib']:.0f}", r["registered"], r["points"])
         for name, r in rows.items()
     ]

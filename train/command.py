@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from train.datasets import parse_mix
 from train.losses import LOSS_SETTINGS, LOSSES, REDUCTIONS, parse_loss
 from train.optim import OPTIMIZERS, SCHEDULES
 
+_Add = Callable[..., None]
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 
 
@@ -33,13 +35,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     # Settings have no default in the parser, so that --resume and --recipe tell which were given.
     spellings = {"out": "--out"}
 
-    def add(group: argparse._ArgumentGroup, *names: str, dest: str, help: str, **kwargs: Any) -> None:
-        spellings[dest] = names[0]
-        default = _DEFAULTS[dest]
-        shown = "" if default in (None, dataclasses.MISSING) or isinstance(default, bool) else f" (default: {default})"
-        group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + shown, **kwargs)
+    def adder(title: str) -> tuple[argparse._ArgumentGroup, _Add]:
+        group = parser.add_argument_group(title)
 
-    run = parser.add_argument_group("run")
+        def add(*names: str, dest: str, help: str, **kwargs: Any) -> None:
+            spellings[dest] = names[0]
+            default = _DEFAULTS[dest]
+            silent = default in (None, dataclasses.MISSING) or isinstance(default, bool)
+            text = help if silent else f"{help} (default: {default})"
+            group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=text, **kwargs)
+
+        return group, add
+
+    _add_run(*adder("run"))
+    _add_data(adder("data")[1])
+    _add_learning(adder("learning")[1])
+    parser.set_defaults(spellings=spellings)
+
+
+def _add_run(run: argparse._ArgumentGroup, add: _Add) -> None:
     run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
     run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
     run.add_argument(
@@ -48,61 +62,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="defaults of the settings below: 2020, made for days of a GPU, or short, for a core and 20 minutes, "
         "which is " + ", ".join(f"{name} {value}" for name, value in RECIPES["short"].items()) + " (default: 2020)",
     )
-    add(run, "--init", dest="init", help="start from these weights: a file, or the name of a bundled model",
+    add("--init", dest="init", help="start from these weights: a file, or the name of a bundled model",
         metavar="FILE")  # fmt: skip
-    add(run, "--seed", dest="seed", type=seed_number, help="seed of everything random")
-    add(run, "--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
+    add("--seed", dest="seed", type=seed_number, help="seed of everything random")
+    add("--save-every", dest="save_every", type=int, help="steps between checkpoints (default: an epoch)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     run.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     run.add_argument("--print-config", action="store_true", help="print the effective settings as JSON and stop")
 
-    data = parser.add_argument_group("data")
-    add(data, "--ds", dest="ds", help="data sets: token[*weight][+token...], a token or a store's path")
-    add(data, "--data-root", dest="data_root", help="folder in which tokens are looked up")
-    add(data, "--bs", "--batch_size", dest="bs", type=int, help="tuples in a batch")
-    add(data, "--Npos", dest="npos", type=int, help="patches in a tuple; more than 2 for tripletMargin++")
-    add(data, "--fewcams", dest="fewcams", action="store_true", help="take the labels of a batch from few cameras")
-    add(data, "--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
+
+def _add_data(add: _Add) -> None:
+    add("--ds", dest="ds", help="data sets: token[*weight][+token...], a token or a store's path")
+    add("--data-root", dest="data_root", help="folder in which tokens are looked up")
+    add("--bs", "--batch_size", dest="bs", type=int, help="tuples in a batch")
+    add("--Npos", dest="npos", type=int, help="patches in a tuple; more than 2 for tripletMargin++")
+    add("--fewcams", dest="fewcams", action="store_true", help="take the labels of a batch from few cameras")
+    add("--cams-in-batch", "--cams_in_batch", "--camsb", dest="cams_in_batch", type=int,
         help="with --fewcams: cameras in a batch; 0: as few as it takes")  # fmt: skip
-    add(data, "--combine", dest="combine", choices=COMBINATIONS,
+    add("--combine", dest="combine", choices=COMBINATIONS,
         help="random: each batch from one set; epoch: one set after the other in an epoch; inbatch: --bs tuples of "
         "each set in every batch")  # fmt: skip
-    add(data, "--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
-    add(data, "--aug", "--K", dest="aug", help=f"random changes of the patches: {', '.join(PRESETS)}")
-    add(data, "--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
-    add(data, "--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
-    add(data, "--val", dest="val",
+    add("--tuples", "--tps", "--n_triplets", dest="tuples", type=int, help="tuples in an epoch")
+    add("--aug", "--K", dest="aug", help=f"random changes of the patches: {', '.join(PRESETS)}")
+    add("--no_fliprot", dest="fliprot", action="store_false", help="neither transpose nor mirror tuples")
+    add("--holdout", dest="holdout", type=float, help="share of the labels kept for validation")
+    add("--val", dest="val",
         help="data sets to validate on instead, at most 2000 labels of each")  # fmt: skip
 
-    learn = parser.add_argument_group("learning")
-    add(learn, "--arch", "--model_arch", dest="arch", help="architecture of the network")
-    add(learn, "--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
+
+def _add_learning(add: _Add) -> None:
+    add("--arch", "--model_arch", dest="arch", help="architecture of the network")
+    add("--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
-    add(learn, "--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
-    add(learn, "--nested", dest="nested", type=int, metavar="DIM",
+    add("--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
+    add("--nested", dest="nested", type=int, metavar="DIM",
         help="two thirds of the loss on the descriptor cut to DIM dimensions, after the projection of --init"
     )  # fmt: skip
-    add(learn, "--batch_reduce", dest="batch_reduce", metavar="HOW",
+    add("--batch_reduce", dest="batch_reduce", metavar="HOW",
         help=f"negatives of the 2020 pair losses: {', '.join(REDUCTIONS)}")  # fmt: skip
-    add(learn, "--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
-    add(learn, "--epochs", "--ep", dest="epochs", type=int, help="epochs")
-    add(learn, "--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")
-    add(learn, "--max-minutes", dest="max_minutes", type=float,
+    add("--closeok", dest="closeok", action="store_true", help="near-duplicates may be negatives")
+    add("--epochs", "--ep", dest="epochs", type=int, help="epochs")
+    add("--steps", dest="steps", type=int, help="steps of the whole run (default: those of the epochs)")
+    add("--max-minutes", dest="max_minutes", type=float,
         help="minutes that the run takes, validation and saving included; the schedule fits them")  # fmt: skip
-    add(learn, "--optimizer", dest="optimizer", help=f"optimiser: {', '.join(OPTIMIZERS)}")
-    add(learn, "--lr", dest="lr", type=float, help="peak learning rate")
-    add(learn, "--wd", dest="wd", type=float, help="weight decay")
-    add(learn, "--eps", dest="eps", type=float,
+    add("--optimizer", dest="optimizer", help=f"optimiser: {', '.join(OPTIMIZERS)}")
+    add("--lr", dest="lr", type=float, help="peak learning rate")
+    add("--wd", dest="wd", type=float, help="weight decay")
+    add("--eps", dest="eps", type=float,
         help="what adamw adds to its denominator; 1e-8 makes the steps of all weights alike (docs/what-matters.md)"
     )  # fmt: skip
-    add(learn, "--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
-    add(learn, "--dropout", dest="dropout", type=float, metavar="RATE",
+    add("--schedule", dest="schedule", choices=list(SCHEDULES), help="course of the learning rate")
+    add("--dropout", dest="dropout", type=float, metavar="RATE",
         help="rate of the dropout layer; 0: none (default: the architecture's, 0.3 for h8E512)")  # fmt: skip
-    add(learn, "--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
-    add(learn, "--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
-    add(learn, "--micro-batch", dest="micro_batch", type=int,
+    add("--ema", dest="ema", type=float, help="decay of a running mean of the weights, e.g. 0.999; 0: none")
+    add("--precision", dest="precision", choices=PRECISIONS, help="of the forward pass; auto: what pays here")
+    add("--micro-batch", dest="micro_batch", type=int,
         help="patches in the network at once, which bounds the memory; 0: all")  # fmt: skip
-    parser.set_defaults(spellings=spellings)
 
 
 def run(args: argparse.Namespace) -> int | None:

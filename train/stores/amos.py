@@ -17,14 +17,13 @@ from scipy.spatial import cKDTree
 from common.jobs import Map, worker_map
 from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 from train.stores.flags import add_cut, add_output, how_built, number_crop, refuse_idle
 from train.stores.frames import Cut, cut_alike, similarity_frames
 from train.stores.hessian import BASE, INITIAL_THRESHOLD, Maxima, at_most, local_maxima
 from train.stores.redetected import RedetectedSettings, build_redetected
 from train.stores.view_folders import ViewFolder, ViewImage, list_views, read_view_image, view_key
 from train.stores.views import transfer
-from train.stores.writer import Built, StoreWriter, create_store
+from train.stores.writer import Built, StoreWriter, create_store, source_hashes
 
 log = logging.getLogger(__name__)
 PATCH_SIZE = 96
@@ -188,11 +187,8 @@ def build_amos(
                 for view, placed, threshold in zip(views, squares, thresholds, strict=True)
             ],
             "built": how or {},
-            "sources": [
-                {"name": i.path.relative_to(root).as_posix(), "sha256": sha256_file(i.path)}
-                for view in views for i in view.images
-            ],
-        }  # fmt: skip
+            "sources": source_hashes((image.path for view in views for image in view.images), root),
+        }
     for view, placed, threshold in zip(views, squares, thresholds, strict=True):
         few = len(placed) < FEW_PLACES and threshold <= settings.threshold  # else there were more than --max-sets
         width, height = view.images[0].size

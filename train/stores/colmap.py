@@ -16,11 +16,10 @@ from common.images import read_luma
 from common.jobs import ordered_map
 from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 from train.stores.colmap_model import Observations, load_observations
 from train.stores.flags import add_cut, add_output, how_built, parse_crop, refuse_idle
 from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
-from train.stores.writer import Built, create_store, refuse_existing, source_key
+from train.stores.writer import Built, create_store, refuse_existing, source_hashes, source_key
 
 log = logging.getLogger(__name__)
 FIXED_SIDE = 64  # pixels: the window of the 2020 recipe
@@ -167,14 +166,7 @@ def build_colmap(
         from train.stores.densify import densify
 
         views = densify(images, model, num_workers)
-    undetected = 0
-    if not settings.fixed and any(view.sigma is None for view in views):
-        views, undetected = _lend_frames(views, num_workers)
-    before = _count(views)
-    views = [_inside(view, settings) for view in views]
-    border = before - _count(views)
-    points, short = _choose_points(views, settings.min_track, settings.max_patches, settings.seed)
-    views = [view.take(np.isin(view.points, points)) for view in views]
+    views, points, dropped = _select(views, settings, num_workers)
     if not len(points):
         raise DataError(f"{model}: no point is seen in {settings.min_track} images with a usable patch")
 
@@ -194,14 +186,29 @@ def build_colmap(
             "crop": 1.0 if settings.fixed else float(settings.crop),
             "mr_size": None if settings.fixed else float(settings.mr_size),
             "built": how or {},
-            "dropped": {"border": border, "undetected": undetected, "short_track": short},
-            "sources": [{"name": v.path.relative_to(images).as_posix(), "sha256": sha256_file(v.path)} for v in used],
+            "dropped": dropped,
+            "sources": source_hashes((view.path for view in used), images),
         }
     log.info(
         "%s: %d patches of %d points in %d images; left out: %d at the border, %d without a keypoint, %d of too "
-        "short tracks", out, writer.count, len(points), len(used), border, undetected, short,
+        "short tracks", out, writer.count, len(points), len(used), *dropped.values(),
     )  # fmt: skip
     return Built(writer.count, len(points), {"images": len(used)})
+
+
+def _select(
+    views: list[Observations], settings: ColmapSettings, num_workers: int
+) -> tuple[list[Observations], np.ndarray, dict[str, int]]:
+    """The observations that are stored, their points ascending, and how many are left out for which reason."""
+    undetected = 0
+    if not settings.fixed and any(view.sigma is None for view in views):
+        views, undetected = _lend_frames(views, num_workers)
+    before = _count(views)
+    views = [_inside(view, settings) for view in views]
+    border = before - _count(views)
+    points, short = _choose_points(views, settings.min_track, settings.max_patches, settings.seed)
+    dropped = {"border": border, "undetected": undetected, "short_track": short}
+    return [view.take(np.isin(view.points, points)) for view in views], points, dropped
 
 
 def random_points(points: np.ndarray, counts: np.ndarray, max_patches: int, seed: int) -> np.ndarray:

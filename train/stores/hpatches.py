@@ -14,9 +14,8 @@ from common.hpatches import LEVELS, NUM_TARGETS, PATCH_SIDE, count_patches, find
 from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 from train.stores.flags import add_output, how_built
-from train.stores.writer import Built, create_store, source_key
+from train.stores.writer import Built, create_store, source_hashes, source_key
 
 MR_SIZE = 12.0  # HardNets trained on these patches are used with patches of half side 12 sigma
 
@@ -92,7 +91,7 @@ def build_hpatches(
             "mr_size": MR_SIZE,
             "sequences": [{"name": path.name, "labels": count} for path, count in zip(chosen, counts, strict=True)],
             "built": how or {},
-            "sources": [{"name": f"{p.parent.name}/{p.name}", "sha256": sha256_file(p)} for p in strips],
+            "sources": source_hashes(strips, Path(folder)),
         }
     return Built(writer.count, int(first[-1]), {"sequences": len(chosen)})
 

@@ -20,13 +20,12 @@ from common.images import pictures_below, read_bgr
 from common.jobs import ordered_map
 from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 from train.stores.flags import add_cut, add_output, how_built, number_crop
 from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
 from train.stores.linking import Keypoints, carry, group, turn_between
 from train.stores.sift import detect_sift
 from train.stores.views import random_homography, render_view
-from train.stores.writer import Built, create_store, source_key
+from train.stores.writer import Built, create_store, source_hashes, source_key
 
 log = logging.getLogger(__name__)
 MAX_KEYPOINTS = 3000  # of each view, the strongest
@@ -147,7 +146,7 @@ def build_photos(
             "crop": float(settings.crop),
             "mr_size": float(settings.mr_size),
             "built": how or {},
-            "sources": [{"name": p.relative_to(folder).as_posix(), "sha256": sha256_file(p)} for p in paths],
+            "sources": source_hashes(paths, folder),
         }
     log.info("%s: %d patches of %d labels from %d of %d photographs", out, writer.count, offset, used, len(paths))
     if left_out:

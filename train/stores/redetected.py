@@ -13,13 +13,12 @@ import numpy as np
 from common.jobs import worker_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import sha256_file
 from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
 from train.stores.linking import Keypoints, group
 from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
 from train.stores.sift import detect_sift
 from train.stores.view_folders import ViewImage, list_views, read_view_image, view_key
-from train.stores.writer import Built, create_store
+from train.stores.writer import Built, create_store, source_hashes
 
 MIN_IMAGES = 3  # between two images 8 to 23 % of coincidences are chance (counted on real cameras, one image shifted)
 
@@ -90,11 +89,8 @@ def build_redetected(
             "mr_size": float(settings.mr_size),
             "views": [{"name": v.name, "images": len(v.images), "labels": labels_of[v.name]} for v in views],
             "built": how or {},
-            "sources": [
-                {"name": i.path.relative_to(root).as_posix(), "sha256": sha256_file(i.path)}
-                for view in views for i in view.images
-            ],
-        }  # fmt: skip
+            "sources": source_hashes((image.path for view in views for image in view.images), root),
+        }
     for name, count in labels_of.items():
         log.info("%s: %d places", name, count)
     return Built(writer.count, labels_before, {"views": len(views)})

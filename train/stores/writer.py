@@ -18,7 +18,7 @@ import numpy as np
 from common.folders import claimed
 from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir, atomic_path, parse_json, write_json
+from kornia_hardnet8.files import atomic_dir, atomic_path, parse_json, sha256_file, write_json
 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
@@ -200,6 +200,11 @@ def refuse_existing(path: Path) -> None:
     """Raise a DataError where a store would go if something is there."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path} exists already: choose another place or remove it")
+
+
+def source_hashes(paths: Iterable[Path], root: Path) -> list[dict[str, str]]:
+    """Names below ``root`` and SHA-256 of files, for ``meta["sources"]``."""
+    return [{"name": path.relative_to(root).as_posix(), "sha256": sha256_file(path)} for path in paths]
 
 
 def source_key(paths: Iterable[Path]) -> list[list[Any]]:

@@ -40,7 +40,7 @@ def as_bytes(descs: torch.Tensor) -> np.ndarray:
 
 
 # %%
-feature = HardNet8Feature(1500, precision="auto")
+feature = HardNet8Feature(1500, select="response", precision="auto")
 database_path = out / "database.db"
 with pycolmap.Database.open(database_path) as database:
     ids, all_descs = [], []

@@ -24,7 +24,7 @@ PROMISES = {
     "folder_to_colmap": (r"(\d+) of 12 photographs", 8),
     "judge_your_descriptor": (r"stereo/mAA@10", None),
     "kornia_pipeline": (r"HardNet8Feature, (\d+) agree", 40),
-    "match_two_photographs": (r"163 matches|(\d+) agree with one geometry", 120),
+    "match_two_photographs": (r"(\d+) agree with one geometry", 150),
     "opencv_keypoints": (r"matches, (\d+) inliers", 80),
     "train_on_photographs": (r"by day and by night, (\d+) inliers", 8),
 }

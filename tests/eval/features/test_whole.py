@@ -106,7 +106,7 @@ def test_xfeat_keypoints_are_scaled_about_the_corner_of_the_image(weights: Path,
 
 def test_keynet_is_the_packages_feature_with_its_keypoints(weights: Path, image: NDArray[np.uint8]) -> None:
     gray = torch.from_numpy(gray_from_bgr(image))[None].float() / 255
-    feature = HardNet8Feature(20, "keynet", "h8E512", weights_dir=weights)
+    feature = HardNet8Feature(20, "keynet", "h8E512", weights_dir=weights, select="response")
     lafs, responses, descs = (part.detach() for part in feature.detect_and_describe(gray))
     found = load_method(f"keynet-h8E512@{weights / FILES['keynet-h8E512']}")
     keypoints, found_descs = found.detect_and_describe(image, 20)

@@ -82,7 +82,7 @@ def test_the_database_holds_our_keypoints_in_colmaps_pixels(yard, finished: tupl
         assert set(images) == set(yard.poses)
         assert database.num_frames() == len(images)
         for name, index in images.items():
-            kept = detect_dog(read_gray(yard.images / name), DogSettings(num=600))
+            kept = detect_dog(read_gray(yard.images / name), DogSettings(num=600, select="matchability"))
             rows = database.read_keypoints(index)
             np.testing.assert_allclose(rows[:, :2], kept.xy + 0.5, atol=1e-3)
             scales = np.sqrt(np.linalg.det(rows[:, 2:].reshape(-1, 2, 2)))

@@ -6,7 +6,7 @@ import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def read_npy(path: Path, mapped: bool = False) -> NDArray[Any]:
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
     with open(path, "rb") as file:
-        shape, dtype = _header(file, str(path))
+        shape, _, dtype = _header(file, str(path))
         declared, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
     if declared != there:
         raise DataError(f"{path} is cut short or damaged: {dtype} {shape} takes {declared} bytes, it holds {there}")
@@ -67,21 +67,21 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
     if not may_unpack(record.file_size, record.compress_size):
         raise DataError(f"{path}: {name} unpacks to {record.file_size} bytes, which so small a file does not hold")
     with archive.open(record) as file:
-        shape, dtype = _header(file, f"{path}: {name}")  # type: ignore[arg-type]
+        shape, order, dtype = _header(file, f"{path}: {name}")  # type: ignore[arg-type]
         content = file.read()
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise DataError(f"{path}: {name} holds {len(content)} bytes, {dtype} {shape} is declared")
-    return np.frombuffer(content, dtype).reshape(shape)
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
-def _header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type that a header declares, in C order."""
+def _header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    """Shape, order and type that a header declares."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except Exception as error:  # numpy evaluates the header as Python and raises as that does
         raise DataError(f"{where} is no array file: {' '.join(str(error).split())[:200]}") from None
-    if dtype.hasobject or (fortran and len(shape) > 1):
-        raise DataError(f"{where} holds {'objects' if dtype.hasobject else 'columns first'}, expected plain numbers")
-    return shape, dtype
+    if dtype.hasobject:
+        raise DataError(f"{where} holds objects, expected plain numbers")
+    return shape, "F" if fortran else "C", dtype

@@ -98,6 +98,8 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
                 continue
             value = _value(row, metric)
             if value is not None:
+                if not isinstance(row.get("pair"), (str, list)):
+                    raise DataError(f"a value of {name} stands by no pair: that is not what eval writes")
                 pair = row["pair"] if isinstance(row["pair"], str) else "-".join(map(str, row["pair"]))
                 scene = str(row.get("scene", ""))  # bags of one size are a group of their scene
                 values[f"{scene}/{row['group']}" if "group" in row else scene, pair] = value
@@ -174,7 +176,7 @@ def _value(row: Mapping[str, Any], metric: str) -> float | None:
         if isinstance(row.get(key), (int, float)):
             return float(row[key])
     if metric.startswith("mAA@") and "error_deg" in row:
-        error = row["error_deg"]  # null: no pose
+        error = row.get("error_deg")  # null: no pose
         return float(maa_per_pair([np.inf if error is None else error], int(metric[4:]))[0])
     return None
 

@@ -20,7 +20,9 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("array", [VALUES, np.array(["a", "bc"]), np.zeros((0, 3)), np.array(3.5)], ids=str)
+@pytest.mark.parametrize(
+    "array", [VALUES, np.asfortranarray(VALUES), np.array(["a", "bc"]), np.zeros((0, 3)), np.array(3.5)], ids=str
+)
 def test_values(array: np.ndarray, mapped: bool, tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(npy(array))
     read = read_npy(tmp_path / "a.npy", mapped)
@@ -30,7 +32,7 @@ def test_values(array: np.ndarray, mapped: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_values_of_archives(save, tmp_path: Path) -> None:
-    save(tmp_path / "a.npz", one=VALUES, two=np.arange(3))
+    save(tmp_path / "a.npz", one=np.asfortranarray(VALUES), two=np.arange(3))
     arrays = read_npz(tmp_path / "a.npz", ["two", "one"])
     np.testing.assert_array_equal(arrays["one"], VALUES)
     np.testing.assert_array_equal(arrays["two"], [0, 1, 2])
@@ -48,7 +50,6 @@ def test_values_of_archives(save, tmp_path: Path) -> None:
         (npy(VALUES).replace(b"(4, 6), }         ", b"(4, 10**12), }   "), "is no array file|cut short"),
         (npy(VALUES).replace(b"(4, 6), }            ", b"(4, 6000000000), }  "), "is no array file|cut short"),
         (npy(np.array([{"a": 1}], object)), "holds objects"),
-        (npy(np.asfortranarray(VALUES)), "holds columns first"),
         (b"PK\3\4 an archive", "is no array file"),
     ],
 )

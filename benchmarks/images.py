@@ -21,10 +21,11 @@ from kornia_hardnet8 import HardNet8, HardNet8Feature, dog
 from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import DetectorName
 from kornia_hardnet8.errors import HardNet8Error
+from kornia_hardnet8.feature import Selection
 from kornia_hardnet8.patches import extract_patches
 
 T = TypeVar("T")
-STAGES = ("detection", "orientation", "patches", "description")
+STAGES = ("detection", "choice", "orientation", "patches", "description")
 
 
 def textured_image(height: int, width: int, seed: int = 0) -> Tensor:
@@ -61,13 +62,15 @@ def measure(
     image = textured_image(height, width)
     kornia = _Kornia(weights, num_features)
     pipelines: dict[str, Callable[[Tensor], tuple[dict[str, float], int]]] = {"kornia LocalFeature": kornia}
-    variants: list[tuple[DetectorName, Precision]] = list(product(("dog", "sift-opencv"), ("fp32", "bf16", "int8")))
-    for detector, precision in variants:
+    detectors: tuple[DetectorName, ...] = ("dog", "sift-opencv")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    selections: tuple[Selection, ...] = ("response", "matchability")
+    for detector, precision, select in product(detectors, precisions, selections):
         try:
-            feature = HardNet8Feature(num_features, detector, HardNet8(weights), precision=precision)
+            feature = HardNet8Feature(num_features, detector, HardNet8(weights), precision=precision, select=select)
         except HardNet8Error:
             continue
-        pipelines[f"ours {detector} {feature.descriptor.precision}"] = _Ours(feature)
+        pipelines[f"ours {detector} {feature.descriptor.precision} {select}"] = _Ours(feature)
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in pipelines}
     counts: dict[str, int] = {}
     with torch.inference_mode():
@@ -121,7 +124,7 @@ class _Kornia:
         self.lafs = torch.zeros(1, 0, 2, 3)
 
     def __call__(self, image: Tensor) -> tuple[dict[str, float], int]:
-        taken: dict[str, float] = {}
+        taken: dict[str, float] = {"choice": 0.0}  # a part of its detection
         lafs, _ = _timed(taken, "detection", lambda: self.detector(image))
         oriented = _timed(taken, "orientation", lambda: self.orienter(lafs, image))
         self.lafs = KF.scale_laf(oriented, 2.0)
@@ -139,7 +142,8 @@ class _Ours:
     def __call__(self, image: Tensor) -> tuple[dict[str, float], int]:
         taken: dict[str, float] = {}
         orienter = self.feature.orienter
-        lafs, _ = _timed(taken, "detection", lambda: self.feature.detector.find(image[0, 0], None))
+        candidates = _timed(taken, "detection", lambda: self.feature.detector.find(image[0, 0], None))
+        lafs, _ = _timed(taken, "choice", lambda: self.feature.choose(image[0, 0], *candidates))
         if orienter is None:
             taken["orientation"] = 0.0
         else:

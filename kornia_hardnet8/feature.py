@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import kornia
 import torch
@@ -28,7 +28,8 @@ from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from kornia_hardnet8.matchability import Matchability
 from kornia_hardnet8.patches import extract_patches
 
-SELECTIONS = ("matchability", "response")
+Selection = Literal["matchability", "response"]
+SELECTIONS: tuple[str, ...] = get_args(Selection)
 
 
 class HardNet8Feature(nn.Module):
@@ -83,7 +84,7 @@ class HardNet8Feature(nn.Module):
         mr_size: float | None = None,
         max_side: int | None = None,
         precision: Literal["auto"] | Precision = "fp32",
-        select: Literal["matchability", "response"] | Matchability = "matchability",
+        select: Selection | Matchability = "matchability",
         candidates: int = 8000,
         weights_dir: str | Path | None = None,
     ) -> None:
@@ -165,19 +166,34 @@ class HardNet8Feature(nn.Module):
         return lafs, responses, descs
 
     @torch.no_grad()
+    def choose(self, image: Tensor, lafs: Tensor, responses: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``num_features`` best of an image's keypoints, best first.
+
+        Args:
+            image: (H, W) gray in [0, 1].
+            lafs: (N, 2, 3) frames of 6 sigma.
+            responses: (N,) of the detector.
+
+        Returns:
+            Their frames, and responses: matchability's shares where it chooses, else the detector's.
+        """
+        order = torch.sort(responses, descending=True, stable=True).indices[: self.candidates]
+        lafs, responses = lafs[order], responses[order]
+        if self.matchability is not None:
+            shares = self.matchability.score(image, lafs, DETECTION_MR_SIZE, responses).to(responses.dtype)
+            responses, order = torch.sort(shares, descending=True, stable=True)
+            lafs = lafs[order]
+        return lafs[: self.num_features], responses[: self.num_features]
+
+    @torch.no_grad()
     def _detect(self, gray: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Frames of ``mr_size`` sigma, best first."""
         work = gray if gray.dtype in (torch.float32, torch.float64) else gray.float()
         lafs, responses = self.detector.find(work, mask)
-        order = torch.sort(responses, descending=True, stable=True).indices
         if mask is not None:
-            order = order[_inside(lafs[order], mask)]
-        order = order[: self.candidates]
-        lafs, responses = lafs[order], responses[order]
-        if self.matchability is not None:
-            shares = self.matchability.score(work, lafs, DETECTION_MR_SIZE, responses).to(responses.dtype)
-            responses, order = torch.sort(shares, descending=True, stable=True)
-            lafs, responses = lafs[order[: self.num_features]], responses[: self.num_features]
+            inside = _inside(lafs, mask)
+            lafs, responses = lafs[inside], responses[inside]
+        lafs, responses = self.choose(work, lafs, responses)
         if len(lafs):
             batch, image = lafs[None], work[None, None]
             if self.shape_estimator is not None:

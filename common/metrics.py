@@ -315,6 +315,11 @@ def fpr_at_recall(distances: ArrayLike, is_match: ArrayLike, recall: float = 0.9
     return float(np.mean(negatives <= threshold))
 
 
+def matches_for_recall(recall: float) -> int:
+    """Matches below which a false positive rate at a recall says nothing: one missed match would be too many."""
+    return math.ceil(round(1.0 / (1.0 - recall), 9))
+
+
 def fpr95(distances: ArrayLike, is_match: ArrayLike) -> float:
     """False positive rate at 95 % recall; see :func:`fpr_at_recall`."""
     return fpr_at_recall(distances, is_match, 0.95)

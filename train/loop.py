@@ -23,7 +23,7 @@ from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
 from train.distributed import World, wait_for_all
 from train.run import NotFiniteError, Run
-from train.validate import validate
+from train.validate import rates_left_out, validate
 
 log = logging.getLogger(__name__)
 METRICS_EVERY = 10
@@ -187,6 +187,8 @@ def run_to_end(run: Run) -> None:
     config = run.config
     every = config.save_every or config.steps_per_epoch or config.num_steps
     held_out = run.source.validation() if run.world.is_first else []
+    if missing := rates_left_out(held_out):
+        log.warning("too few held-out labels for %s: left out; --holdout or --val gives more", " and ".join(missing))
     signals = _Signals()
     if run.world.is_first:
         run.source.log_notes()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.metrics import average_precision, fpr_at_recall
+from common.metrics import average_precision, fpr_at_recall, matches_for_recall
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError
 from train.augment import center_crop
 from train.batches import Part
+
+RATES = {"val_fpr95": 0.95, "val_fpr99": 0.99}
 
 
 def describe_batch(model: HardNet8, patches: Tensor, crop: float, device: torch.device, rows: int = 512) -> Tensor:
@@ -39,7 +41,8 @@ def validate(model: HardNet8, parts: list[Part], device: torch.device) -> dict[s
         ``val_fpr95`` and ``val_fpr99``: share of non-matching pairs (each anchor with the next tuple's positive) that
         lie no farther than the distance which keeps 95 or 99 % of the matching ones; ``val_nn``: share of anchors whose
         nearest positive is their own; ``val_map``: average precision of those matches, nearest first, as HPatches
-        has it. Empty without held-out pairs.
+        has it. Empty without held-out pairs. A store with fewer than 20 (100) pairs has no part in ``val_fpr95``
+        (``val_fpr99``), and without any store that has more the rate is left out.
 
     Raises:
         DataError: descriptors that are no numbers.
@@ -56,9 +59,20 @@ def validate(model: HardNet8, parts: list[Part], device: torch.device) -> dict[s
         pairs = torch.cat([distances.diagonal(), (anchors - positives.roll(-1, 0)).norm(dim=1)]).numpy()
         is_match = torch.arange(len(pairs)).numpy() < len(anchors)
         rows.append({
-            "val_fpr95": fpr_at_recall(pairs, is_match, 0.95),
-            "val_fpr99": fpr_at_recall(pairs, is_match, 0.99),
+            **{
+                name: fpr_at_recall(pairs, is_match, recall)
+                for name, recall in RATES.items()
+                if len(anchors) >= matches_for_recall(recall)
+            },
             "val_nn": float(right.float().mean()),
             "val_map": average_precision(-nearest.numpy(), right.numpy(), len(anchors)),
         })  # fmt: skip
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+    names = dict.fromkeys(name for row in rows for name in row)
+    shared = {name: [row[name] for row in rows if name in row] for name in (*RATES, *names) if name in names}
+    return {name: sum(values) / len(values) for name, values in shared.items()}
+
+
+def rates_left_out(parts: list[Part]) -> list[str]:
+    """The rates of :func:`validate` for which no store has pairs enough."""
+    most = max((len(part.patches) // 2 for part in parts), default=0)
+    return [name for name, recall in RATES.items() if 0 < most < matches_for_recall(recall)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.brown import PAIRS
-from common.metrics import average_precision_merged, fpr95, fpr_at_recall
+from common.metrics import average_precision_merged, fpr95, fpr_at_recall, matches_for_recall
 from common.shell import progress
 from eval.brown import amos
 from eval.brown.combinations import HEADS, combinations_table
@@ -245,21 +245,26 @@ def _fingerprint(sets: Sequence[PatchSet]) -> str:
 
 
 def fpr_scores(patches: PatchSet, descriptor: Descriptor, settings: BrownSettings) -> SetScores:
-    """``FPR95`` with its interval, ``FPR99`` and ``AP`` of the pairs of a set; None without both kinds of pairs."""
+    """``FPR95`` with its interval, ``FPR99`` and ``AP`` of the pairs of a set; None without both kinds of pairs.
+
+    The rates are None for fewer than 20 or 100 matching pairs too: one pair would decide.
+    """
     assert patches.pairs is not None
     used, back = np.unique(patches.pairs[:, :2], return_inverse=True)
     descs = describe_patches(patches.patches[used], descriptor, "opencv", patches.crop)
     first, second = back.reshape(-1, 2).T
     distances = (descs[first] - descs[second]).square().sum(1).sqrt().numpy()
     labels = patches.pairs[:, 2]
+    enough = {recall: np.count_nonzero(labels) >= matches_for_recall(recall) for recall in (0.95, 0.99)}
     values = {
-        "FPR95": fpr95(distances, labels),
-        "FPR99": fpr_at_recall(distances, labels, 0.99),
+        "FPR95": fpr95(distances, labels) if enough[0.95] else math.nan,
+        "FPR99": fpr_at_recall(distances, labels, 0.99) if enough[0.99] else math.nan,
         "AP": average_precision_merged(-distances, labels),
     }
     rng = np.random.default_rng(0)
     draws = (rng.integers(0, len(labels), len(labels)) for _ in range(_RESAMPLES))
-    resampled = [value for rows in draws if math.isfinite(value := fpr95(distances[rows], labels[rows]))]
+    values_95 = (fpr95(distances[rows], labels[rows]) for rows in draws) if enough[0.95] else ()
+    resampled = [value for value in values_95 if math.isfinite(value)]
     low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (math.nan, math.nan)
     return SetScores(
         {name: value if math.isfinite(value) else None for name, value in values.items()},

@@ -33,8 +33,9 @@ class HardNet8(nn.Module):
     :func:`kornia_hardnet8.prepare_for_inference` for reduced precision.
 
     Args:
-        pretrained: False: random (orthogonal) weights; True: the bundled ``h8E512``; the name of a bundled model; or
-            the path of a weight file. Nothing is ever downloaded.
+        pretrained: False: random (orthogonal) weights, which a warning says once when they describe in eval mode;
+            True: the bundled ``h8E512``; the name of a bundled model; or the path of a weight file. Nothing is ever
+            downloaded. kornia 0.9 has True as its default.
         arch: architecture token; None is what the weights say, ``h8E512`` when untrained.
         output_dim: width of the descriptor after the PCA projection (truncated and renormalised); None leaves the
             projection out and gives the network's own width.
@@ -48,6 +49,9 @@ class HardNet8(nn.Module):
         UsageError: unknown name, or an ``arch``, ``output_dim`` or ``patch_size`` that contradicts the weights.
         kornia.core.exceptions.ShapeError: an input of another shape.
         TypeError: integer patches.
+
+    Attributes:
+        untrained: the weights are random still; False after a forward in training mode, or weights loaded, or by hand.
 
     Source: Pultar 2020, "Improving the HardNet Descriptor"; layers as in ``kornia.feature.HardNet8``.
 
@@ -92,6 +96,7 @@ class HardNet8(nn.Module):
             self.features = empty_features(spec.name)
             self.features.load_state_dict(weights.features, strict=True, assign=True)
             self.metadata = dict(weights.metadata)
+        self.untrained = weights is None
         self._precision = "fp32"
         self._fused: tuple[Any, _engine.Engine] | None = None
         self.eval()
@@ -129,6 +134,7 @@ class HardNet8(nn.Module):
         if input.shape[0] == 0:
             return input.new_zeros(0, self.output_dim)
         if not torch.jit.is_scripting():
+            self._warn_of_random_weights()
             engine = self._engine(input)
             if engine is not None:
                 return self._describe_fused(input, engine)
@@ -154,6 +160,18 @@ class HardNet8(nn.Module):
             descs = (descs - self.mean.to(descs.dtype)) @ self.components.to(descs.dtype)
             descs = F.normalize(descs, dim=1, eps=1e-12)
         return descs
+
+    @torch.jit.unused
+    def _warn_of_random_weights(self) -> None:
+        """Once, where random weights describe instead of being trained."""
+        if not self.untrained or torch.compiler.is_compiling():
+            return
+        self.untrained = False
+        if not self.training:
+            _log.warning(
+                "this HardNet8 describes by random weights: HardNet8(True) has the bundled ones (kornia 0.9 loads "
+                "weights by default, this package when it is asked to)"
+            )
 
     @torch.jit.unused
     def _describe_fused(self, input: Tensor, engine: _engine.Engine) -> Tensor:
@@ -206,6 +224,7 @@ class HardNet8(nn.Module):
         """What a weight file said of its weights does not hold for others."""
         super()._load_from_state_dict(*args, **kwargs)
         self.metadata = {}
+        self.untrained = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fused": None}

@@ -76,6 +76,7 @@ class Run:
         ]
         torch.manual_seed(config.seed)
         self.model = HardNet8(arch=config.arch, output_dim=None)
+        self.model.untrained = False  # it is about to be trained: a validation before the first step is meant
         for layer in self.model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = config.dropout_rate

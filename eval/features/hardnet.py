@@ -39,6 +39,7 @@ def hardnet8(token: Token, weights: Path | None) -> Descriptor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_UNTRAINED_SEED)
             module = HardNet8(arch=arch, output_dim=dim)
+        module.untrained = False  # as asked for
         return NetworkDescriptor(token, _prepared(module, options), dim, patch_size=module.patch_size)
     if weights is not None:
         module = HardNet8(weights, arch=arch, output_dim=dim)
@@ -78,10 +79,15 @@ def _prepared(module: HardNet8, options: Mapping[str, Any]) -> HardNet8:
 
 
 def kornia_hardnet8(token: Token, weights: Path | None) -> Descriptor:
-    """``kornia.feature.HardNet8``: with ``@PATH`` a state dict of it, else untrained as kornia builds it."""
+    """``kornia.feature.HardNet8``: a state dict of it (``@PATH``), or random weights (``untrained=true``)."""
     import kornia.feature as KF
 
-    token.typed_options({})
+    untrained = token.typed_options({"untrained": flag}).get("untrained", False)
+    if untrained == (weights is not None):
+        raise UsageError(
+            f"{token.text}: write {token.name}@PATH with kornia's weights (hardnet8v2.pt), or "
+            f"{token.name}:untrained=true for random ones"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_UNTRAINED_SEED)
         module = KF.HardNet8(pretrained=False)

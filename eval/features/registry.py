@@ -44,7 +44,9 @@ BUILT_IN: dict[str, Entry] = {
     "tfeat": Entry("eval.features.tfeat:tfeat", "tfeat-liberty.params", "TFeat (kornia's layers)"),
     "hardtfeat": Entry("eval.features.tfeat:hardtfeat", "HardTFeat.pth", "TFeat's layers trained with HardNet's loss"),
     "mkd": Entry("eval.features.mkd:mkd", "mkd-concat-64.pth", "multiple-kernel descriptor; whitening=, set="),
-    "kornia-hardnet8": Entry("eval.features.hardnet:kornia_hardnet8", help="kornia's HardNet8; untrained without @"),
+    "kornia-hardnet8": Entry(
+        "eval.features.hardnet:kornia_hardnet8", help="kornia's HardNet8: @PATH or untrained=true"
+    ),
     "aliked-n16": Entry("eval.features.aliked:aliked", "aliked-n16.pth", "ALIKED", "aliked-n16.pth", True),
     "xfeat": Entry("eval.features.xfeat:xfeat", "xfeat.pt", "XFeat", "xfeat.pt", True),
     "disk": Entry("eval.features.disk:disk", "depth-save.pth", "DISK", "depth-save.pth", True),

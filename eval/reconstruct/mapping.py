@@ -16,6 +16,8 @@ from kornia_hardnet8.errors import DataError
 
 # Smaller models than COLMAP's default of 10 are kept beside the first one.
 _MIN_MODEL_SIZE = 3
+# COLMAP drops the points that two images alone see, and so every point of two photographs.
+_PAIR = 2
 
 
 def map_incrementally(database: Path, images: Path, settings: ReconstructSettings, num_images: int) -> list[Any]:
@@ -25,7 +27,7 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
         database: with verified matches.
         images: folder of the photographs, for the colours of points.
         settings: intrinsics, seed and threads.
-        num_images: for the progress bar.
+        num_images: in the database; of two, the points that both see are kept, which COLMAP by default does not do.
 
     Returns:
         pycolmap reconstructions; none when no pair of images starts one.
@@ -37,7 +39,8 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = settings.seed
     options.num_threads = options.mapper.num_threads = settings.num_threads or -1
-    options.min_model_size = _MIN_MODEL_SIZE
+    options.min_model_size = min(_MIN_MODEL_SIZE, num_images)
+    options.triangulation.ignore_two_view_tracks = num_images > _PAIR
     options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine
     options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = settings.camera.refine
     events: queue.SimpleQueue[bool | None] = queue.SimpleQueue()

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = "reconstruction/1"
 
+# Verified matches of the pair that COLMAP starts with.
+_START_INLIERS = 100
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,7 +137,7 @@ def _reconstruct(
     if not models:
         raise DataError(
             f"no model: {len(verified)} of {len(pairs)} pairs of images have verified matches, the best one "
-            f"{max(verified, default=0)}; COLMAP needs a pair with about 100 at different viewpoints ({database})"
+            f"{max(verified, default=0)}; {_advice(max(verified, default=0))} ({database})"
         )
     return Outcome(models, summary)
 
@@ -205,3 +208,10 @@ class _Clock:
     def add(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+
+
+def _advice(most_inliers: int) -> str:
+    """Why no pair of images starts a model."""
+    if most_inliers < _START_INLIERS:
+        return f"COLMAP needs a pair with about {_START_INLIERS}"
+    return "that is enough, but the photographs show too little parallax: take them from places farther apart"

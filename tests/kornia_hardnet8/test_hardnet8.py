@@ -607,3 +607,22 @@ def test_distributed_data_parallel(small: HardNet8, tmp_path: Path) -> None:
             torch.testing.assert_close(wrapped(patches), alone.eval()(patches))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_random_weights_that_describe_are_said_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    patches = torch.rand(3, 1, 32, 32)
+    module = HardNet8(arch="h7")
+    assert module.untrained
+    module(patches)
+    module(patches)
+    assert [record.message[:44] for record in caplog.records] == ["this HardNet8 describes by random weights: H"]
+    assert "HardNet8(True) has the bundled ones" in caplog.text
+    caplog.clear()
+    trained = HardNet8(arch="h7")
+    trained.train()(patches)
+    trained.eval()(patches)
+    loaded = HardNet8(arch="h7")
+    loaded.load_state_dict(module.state_dict())
+    loaded(patches)
+    HardNet8(True)(patches)
+    assert not caplog.records

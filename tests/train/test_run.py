@@ -91,7 +91,7 @@ def test_a_run_learns_and_tells_everything(tiny_store: Path, tmp_path: Path, fas
     lines = _metrics(out)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
-    validations = [line for line in lines if "val_fpr95" in line]
+    validations = [line for line in lines if "val_map" in line]
     assert [line["step"] for line in validations] == [6, 12]
     # the checkpoint is a weight file too
     model = HardNet8(out / "last.ckpt", output_dim=None)
@@ -129,7 +129,7 @@ def test_stores_of_an_odd_side_train_and_get_a_projection(store_factory: Any, tm
     assert main(["--ds", str(store), "--out", str(out), *fast, "--steps", "2", "--holdout", "0.3"]) == 0
     lines = _metrics(out)
     assert 0.0 < lines[0]["loss"] < 2.0
-    assert 0.0 <= lines[-1]["val_fpr95"] <= 1.0
+    assert 0.0 <= lines[-1]["val_map"] <= 1.0
     assert main(["pca", str(out / "last.ckpt"), "--ds", str(store), "--out", str(tmp_path / "pca.ckpt")]) == 0
     assert len(HardNet8(tmp_path / "pca.ckpt", output_dim=16)(torch.rand(2, 1, 32, 32))[0]) == 16
 
@@ -160,7 +160,7 @@ def test_tensorboard_gets_the_figures_where_it_is_installed(
         key: value for key, value in written.items() if key[0] != "step"
     }
     assert ("loss", 1) in written
-    assert any(name == "val_fpr95" for name, _, _ in seen)
+    assert any(name == "val_map" for name, _, _ in seen)
     assert seen[-1][0] == "closed"
 
 
@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_bit_by_bit(tiny_store: Path, tmp_path: Path, fast:
 
 def _timeless(run: Path) -> list[dict[str, Any]]:
     """The figures of a run that do not depend on the clock."""
-    names = ("step", "loss", "lr", "d_pos", "d_neg", "active", "val_fpr95")
+    names = ("step", "loss", "lr", "d_pos", "d_neg", "active", "val_map")
     return [{name: line[name] for name in names if name in line} for line in _metrics(run)]
 
 
@@ -380,7 +380,7 @@ def test_a_run_validates_on_sets_of_its_own(
     """Nothing of what is trained on is held out then, and every label of the other set counts."""
     other, out = store_factory(tmp_path / "other", num_labels=30, seed=7), tmp_path / "run"
     assert main(["--ds", str(tiny_store), "--val", str(other), *fast, "--steps", "2", "--out", str(out)]) == 0
-    assert {"val_fpr95", "val_map"} <= _metrics(out)[-1].keys()
+    assert {"val_nn", "val_map"} <= _metrics(out)[-1].keys()
     data = json.loads((out / "config.json").read_text())["data"]
     assert [(entry["path"], entry["weight"]) for entry in data] == [(str(tiny_store), 1.0), (str(other), 0.0)]
     run = resume_run(out, torch.device("cpu"))

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from common.colmap import load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
 from common.folders import claimed
-from common.images import pictures_below, read_luma
+from common.images import image_size, pictures_below, read_luma
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
@@ -34,6 +35,7 @@ _SETTINGS = "settings.json"
 _MADE_FROM = "made_from.json"
 _MAPPED_TABLES = ("cameras", "images", "keypoints", "two_view_geometries")
 _IMAGES_AT_ONCE = 8
+COLMAP_SIDE_PX = 3200  # larger images are shrunk for SIFT
 _KEPT_IN_MEMORY = 128  # images whose descriptors are
 
 _Describe = Callable[[int], Tensor]  # id of an image -> (N, D) descriptors of its keypoints
@@ -57,7 +59,8 @@ def reconstruct(
         images: the folder.
         work: where the database and the models go.
         descriptor: ``"sift"``, or weights of this library (a bundled name or a file) to describe the keypoints with.
-        max_keypoints: of an image.
+        max_keypoints: of an image, those of the largest scale, which COLMAP prefers too. Photographs whose longer side
+            is above 3200 pixels are shrunk to that by COLMAP to find them.
         num_threads: that detect keypoints.
 
     Raises:
@@ -82,15 +85,55 @@ def reconstruct(
             options = pycolmap.FeatureExtractionOptions()
             options.num_threads = num_threads
             options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
+            large = [n for n, path in zip(names, paths, strict=True) if _longer_side(path) > COLMAP_SIDE_PX]
+            if large:
+                log.warning(
+                    "%d of %d photographs have more than %d pixels a side: COLMAP shrinks them to find keypoints (%s%s)",
+                    len(large), len(names), COLMAP_SIDE_PX, large[0], ", …" if len(large) > 1 else "",
+                )  # fmt: skip
             batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
             for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
                 # images that the database has are left alone
                 pycolmap.extract_features(
                     str(database), str(images), batch, extraction_options=options, device=pycolmap.Device.cpu
                 )
+            keep_largest(database, max_keypoints)
             with _opened(database) as opened:
                 _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
         return map_database(images, database, work / "sparse")
+
+
+def _longer_side(path: Path) -> int:
+    """In pixels; 0 of a picture that is not read here: COLMAP passes it over too."""
+    try:
+        return max(image_size(path))
+    except DataError:
+        return 0
+
+
+def keep_largest(database: Path, max_keypoints: int) -> None:
+    """Cut the keypoints of a database of ours to ``max_keypoints`` an image; COLMAP goes beyond to keep whole levels.
+
+    Matches name rows, so that a database that has some is left alone: it was cut before.
+    """
+    with contextlib.closing(sqlite3.connect(database)) as opened, opened:
+        if opened.execute("SELECT COUNT(*) FROM matches").fetchone()[0]:
+            return
+        sizes = opened.execute("SELECT image_id FROM keypoints WHERE rows > ?", (max_keypoints,)).fetchall()
+        for (image_id,) in sizes:
+            rows, cols, data = opened.execute(
+                "SELECT rows, cols, data FROM keypoints WHERE image_id = ?", (image_id,)
+            ).fetchone()
+            keypoints = np.frombuffer(data, np.float32).reshape(rows, cols)
+            scales = np.linalg.norm(keypoints[:, [2, 4]], axis=1) if cols == 6 else keypoints[:, 2]
+            kept = np.sort(np.argsort(-scales, kind="stable")[:max_keypoints])
+            (descs,) = opened.execute("SELECT data FROM descriptors WHERE image_id = ?", (image_id,)).fetchone()
+            described = np.frombuffer(descs, np.uint8).reshape(rows, -1)
+            for table, array in (("keypoints", keypoints), ("descriptors", described)):
+                opened.execute(
+                    f"UPDATE {table} SET rows = ?, data = ? WHERE image_id = ?",
+                    (len(kept), array[kept].tobytes(), image_id),
+                )
 
 
 def map_database(images: str | Path, database: str | Path, out: str | Path) -> Path:
@@ -120,7 +163,9 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
         # with one thread and a seed, the same matches give the same model
         options.num_threads = options.mapper.num_threads = 1
         options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = 0
-        options.min_model_size = MIN_MODEL_IMAGES
+        options.min_model_size = min(MIN_MODEL_IMAGES, total)
+        # else COLMAP drops the points that two images alone see, and so every point of two photographs
+        options.triangulation.ignore_two_view_tracks = total > 2
         steps = progress(itertools.count(), total=total, what="mapping", unit="image")
         if out.is_dir():
             shutil.rmtree(out)
@@ -139,7 +184,9 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
             write_json(temporary / _MADE_FROM, made_from)
     models = [(_size(path), path) for path in sorted(out.iterdir()) if (path / "images.bin").is_file()]
     if not models:
-        raise DataError(f"{images}: no {MIN_MODEL_IMAGES} images make a model (too few matches?); see {database}")
+        raise DataError(
+            f"{images}: no images make a model (too few matches, or hardly another viewpoint?); see {database}"
+        )
     (num_images, num_points), best = max(models, key=lambda model: model[0])
     log.info("%s: %d images, %d points; %d other model(s)", best, num_images, num_points, len(models) - 1)
     return best

@@ -33,6 +33,14 @@ GEOM_PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
     "intel-dfe-f": ("threshold", "postprocess"),
 }
+# Metadata until the author fills it in.
+PLACEHOLDERS: dict[str, Any] = {
+    "publish_anonymously": True,
+    "authors": "to be filled in",
+    "contact_email": "to.be@filled.in",
+    "method_name": "to be filled in",
+    "method_description": "to be filled in",
+}
 # Methods that the official code names but cannot run.
 NOT_RUNNING = ("skimage-ransac-f", "cmp-gc-ransac-e", "intel-dfe-f", "cmp-degensac-f-laf")
 # Rules of the challenge that no official code enforces.
@@ -149,6 +157,8 @@ def _check_metadata(check: _Checker, entry: Any) -> None:
     for key in entry:
         boolean = key in ("publish_anonymously", "under_review")
         check.value(entry, "metadata", key, _is_bool if boolean else _is_text, "true or false" if boolean else "a text")
+        if not boolean and entry[key] in (*PLACEHOLDERS.values(), ""):
+            check.extra("metadata", f"{key} is {entry[key]!r}: fill it in", "placeholder")
 
 
 def _check_common(check: _Checker, entry: Any) -> None:

@@ -37,6 +37,8 @@ class Findings:
     """A growing list of findings; the same check on many entries of a file becomes one of them."""
 
     items: list[Finding] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    """The scenes, ``DATASET/SCENE``, whose files were checked."""
 
     def add(self, where: str, message: str, kind: str, level: Level = "error", official: bool = False) -> None:
         """Add one finding."""

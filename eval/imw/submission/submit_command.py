@@ -20,8 +20,9 @@ from eval.core.options import (
 )
 from eval.features import known_names
 from eval.imw.multiview import MULTIVIEW_RATIO
+from eval.imw.submission.config import PLACEHOLDERS
 from eval.imw.submission.scenes import find_raw_scenes
-from eval.imw.submission.write import PLACEHOLDERS, TRACKS, SubmissionSettings, write_submission
+from eval.imw.submission.write import TRACKS, SubmissionSettings, write_submission
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import read_json
 

@@ -56,11 +56,31 @@ def validate(path: Path, data: Path, official: bool = False, max_total_bytes: in
                 found[scene.where] = check_scene(place, scene.where, list(scene.images), findings, sizes, pairwise)
             elif (folder / scene.dataset).is_dir():
                 findings.add(scene.where, "the folder of this scene is missing", "scene_missing", official=True)
+        findings.checked = list(found)
         _find_unknown(folder, scenes, findings)
         for number, method in enumerate(methods if config_is_sound else []):
             where = CONFIG_FILE if len(methods) == 1 else f"{CONFIG_FILE} method {number}"
             check_agreement(method, found, findings, where)
     return findings
+
+
+def verdict(findings: Findings) -> str:
+    """Whether a submission can be handed in: without an error, and with every official scene in it and checked."""
+    if findings.errors:
+        return "not ready to hand in"
+    wanted = official_scenes()
+    missing = [scene for scene in wanted if scene not in findings.checked]
+    if missing:
+        return (
+            f"no fault in what was checked, but not ready to hand in: {len(wanted) - len(missing)} of {len(wanted)} "
+            f"official scenes were checked, {missing[0]} was not (--official names all of them)"
+        )
+    return "ready to hand in"
+
+
+def official_scenes() -> list[str]:
+    """Every test scene of the challenge, ``DATASET/SCENE``."""
+    return [f"{dataset}/{name}" for dataset, names in TEST_SCENES.items() for name in names]
 
 
 def read_methods(folder: Path, findings: Findings) -> list[dict[str, Any]]:
@@ -150,7 +170,7 @@ def _check_task(
 def _test_scenes(scenes: Sequence[RawScene], findings: Findings) -> list[RawScene]:
     """The official test scenes; one that the data folder lacks is a finding."""
     there = {scene.where: scene for scene in scenes}
-    wanted = [f"{dataset}/{name}" for dataset, names in TEST_SCENES.items() for name in names]
+    wanted = official_scenes()
     for name in wanted:
         if name not in there:
             findings.add(name, "the data folder lacks this test scene: it is not checked", "not_checked")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eval.imw.submission.archive import MAX_TOTAL_BYTES
-from eval.imw.submission.validate import validate
+from eval.imw.submission.validate import validate, verdict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,5 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings:
             print(finding)
         errors, total = len(findings.errors), len(findings.items)
-        verdict = "not ready to hand in" if errors else "ready to hand in"
-        print(f"{args.submission}: {errors} errors, {total - errors} warnings: {verdict}")
+        print(f"{args.submission}: {errors} errors, {total - errors} warnings: {verdict(findings)}")
     return 1 if findings.errors else 0

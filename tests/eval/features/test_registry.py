@@ -67,7 +67,7 @@ def test_untrained_networks_are_the_modules_and_repeat() -> None:
     torch.manual_seed(0)
     torch.testing.assert_close(descs, HardNet8(arch="h7", output_dim=64)(patches).detach())
     assert torch.equal(load("h7:untrained=true,dim=64").describe(patches), descs)
-    torch.testing.assert_close(load("kornia-hardnet8").describe(patches).norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(load("kornia-hardnet8:untrained=true").describe(patches).norm(dim=1), torch.ones(5))
 
 
 def test_a_checkpoint_is_described_by_its_own_weights(tmp_path: Path) -> None:
@@ -189,3 +189,10 @@ def test_the_registry_knows_which_are_whole() -> None:
         module, _, attribute = entry.factory.partition(":")
         made = get_type_hints(getattr(importlib.import_module(module), attribute))["return"]
         assert issubclass(made, WholeFeature) == entry.whole, name
+
+
+def test_kornias_network_says_where_its_weights_come_from(tmp_path: Path) -> None:
+    for text in ("kornia-hardnet8", "kornia-hardnet8:untrained=false"):
+        with pytest.raises(UsageError, match="kornia-hardnet8:untrained=true for random ones"):
+            load(text)
+    assert load("kornia-hardnet8:untrained=true").name == "kornia-hardnet8:untrained=true"

@@ -127,6 +127,9 @@ def test_tasks_that_a_scene_does_not_have_are_left_out_and_said(
     assert not any(name.startswith("multiview") for name in entry["scores"])
     assert entry["per_scene"]["corner"]["left_out"]["multiview"] == "no bags (sub_set/*bag_*.txt)"
     capsys.readouterr()
+    assert main([*line, "--out", str(tmp_path / "none"), "--task", "multiview"]) == 2
+    assert "--max-iters has no effect without the task stereo" in capsys.readouterr().err
+    line = [word for word in line if word not in ("--max-iters", "5000")]
     assert main([*line, "--out", str(tmp_path / "none"), "--task", "multiview"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("error: there is nothing to run: corner has no parts of the tasks: multiview: no bags")

@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.geometry import relative_pose
 from common.images import read_gray
+from common.metrics import evaluate_R_t
 from eval.cli import main
 from eval.core.multiview_metrics import bag_pose_errors
 from eval.core.trajectory import align, camera_centre
@@ -196,6 +198,22 @@ def test_a_list_of_pairs_and_images_without_matches(
     assert "unreadable: broken.jpg" in captured.out
     with pycolmap.Database.open(out / "database.db") as database:
         assert database.num_images() == 8
+
+
+def test_two_photographs_make_a_model(yard, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for k in (1, 3):
+        shutil.copy(yard.images / f"bild {k}.jpg", images / f"{k}.jpg")
+    line = ["reconstruct", str(images), "--desc", "rootsift", "--keypoints", "1500", "--focal", "400"]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 0
+    model = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
+    assert model.num_reg_images() == 2
+    assert model.num_points3D() > 100
+    poses = {image.name: image.cam_from_world() for image in (model.image(i) for i in model.reg_image_ids())}
+    relative = poses["3.jpg"] * poses["1.jpg"].inverse()
+    true = relative_pose(*yard.poses["bild 1.jpg"], *yard.poses["bild 3.jpg"])
+    assert np.degrees(max(evaluate_R_t(*true, relative.rotation.matrix(), relative.translation))) < 2.0
 
 
 def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:

@@ -17,7 +17,7 @@ from train.cli import main
 from train.stores.colmap import build_colmap, random_points
 from train.stores.colmap_model import load_observations
 from train.stores.frames import inside_share
-from train.stores.reconstruct import map_database, match_mutual, reconstruct
+from train.stores.reconstruct import keep_largest, map_database, match_mutual, reconstruct
 
 WIDTH, HEIGHT, FOCAL = 400, 300, 380.0
 
@@ -80,6 +80,50 @@ def test_photographs_become_patches(built: Path, correlate) -> None:
     assert len(first) > 60
     assert np.median(correlate(plain[first], plain[second])) > 0.65
     assert np.median(correlate(plain[first], plain[np.roll(second, 7)])) < 0.2
+
+
+def test_keypoints_are_no_more_than_asked_for(built: Path, photographs: Path, tmp_path: Path) -> None:
+    """COLMAP keeps whole levels: here up to 1.5 times what it is asked for."""
+    with pycolmap.Database.open(built.with_name("store.colmap") / "database.db") as database:
+        images = database.read_all_images()
+        counts = [database.num_keypoints_for_image(image.image_id) for image in images]
+        assert counts == [database.num_descriptors_for_image(image.image_id) for image in images]
+    assert max(counts) == 600
+    path = tmp_path / "plain.db"
+    options = pycolmap.FeatureExtractionOptions()
+    options.sift.max_num_features, options.sift.max_num_orientations = 100, 1
+    pycolmap.extract_features(str(path), str(photographs), extraction_options=options, device=pycolmap.Device.cpu)
+
+    def content() -> tuple[np.ndarray, np.ndarray]:
+        with pycolmap.Database.open(path) as database:
+            (image, *_) = sorted(database.read_all_images(), key=lambda item: item.name)
+            return database.read_keypoints(image.image_id), database.read_descriptors(image.image_id).data
+
+    (kpts, descs), _ = content(), keep_largest(path, 100)
+    assert len(kpts) > 100
+    kept_kpts, kept_descs = content()
+    scales = np.linalg.norm(kpts[:, [2, 4]], axis=1)
+    rows = np.sort(np.argsort(-scales, kind="stable")[:100])
+    np.testing.assert_array_equal(kept_kpts, kpts[rows])
+    np.testing.assert_array_equal(kept_descs, descs[rows])
+
+
+def test_large_photographs_are_said_to_be_shrunk(photographs: Path, tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr("train.stores.reconstruct.COLMAP_SIDE_PX", 350)
+    with pytest.raises(DataError):
+        reconstruct(photographs, tmp_path / "work", max_keypoints=16)
+    assert "4 of 4 photographs have more than 350 pixels a side" in caplog.text
+    assert "view_0.png" in caplog.text
+
+
+def test_two_photographs_make_a_model(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    for number in (0, 3):
+        shutil.copy(photographs / f"view_{number}.png", folder)
+    model = pycolmap.Reconstruction(reconstruct(folder, tmp_path / "work"))
+    assert model.num_reg_images() == 2
+    assert model.num_points3D() > 50
 
 
 def test_what_is_done_is_not_done_again(built: Path, photographs: Path, tmp_path: Path, monkeypatch) -> None:

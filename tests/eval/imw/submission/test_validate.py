@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from eval.cli import main
-from eval.imw.submission.config import check_method, parse_config
+from eval.imw.submission.config import PLACEHOLDERS, check_method, parse_config
 from eval.imw.submission.findings import Finding, Findings
-from eval.imw.submission.validate import validate
+from eval.imw.submission.validate import official_scenes, validate, verdict
 from kornia_hardnet8.errors import DataError, MissingFileError
 from tests.eval.imw_vector_cases import CASES
 
@@ -46,10 +46,32 @@ def test_the_command_says_where_and_answers_by_its_exit_code(submission: Any, tm
         lines[path] = (done.returncode, done.stdout.splitlines())
         assert done.stderr == ""
     code, out = lines[good]
-    assert (code, out[-1]) == (0, f"{good}: 0 errors, 0 warnings: ready to hand in")
+    assert code == 0
+    assert out[-1].startswith(f"{good}: 0 errors, 0 warnings: no fault in what was checked, but not ready to hand in: ")
+    assert "0 of 29 official scenes were checked, phototourism/british_museum was not" in out[-1]
     code, out = lines[bad]
     assert code == 1
     assert "error: phototourism/two/keypoints.h5 [img_b]: 1 numbers are NaN or infinite" in out[0]
+
+
+def test_ready_is_what_holds_every_official_scene(submission: Any, tmp_path: Path) -> None:
+    findings = validate(submission.write(tmp_path / "s"), submission.data)
+    assert findings.checked == ["phototourism/one", "phototourism/two"]
+    findings.checked = official_scenes()
+    assert len(findings.checked) == 29
+    assert verdict(findings) == "ready to hand in"
+    findings.checked = findings.checked[:-1]
+    assert "28 of 29 official scenes were checked, googleurban/zurich was not" in verdict(findings)
+    findings.add("config.json", "is missing", "config_missing")
+    assert verdict(findings) == "not ready to hand in"
+
+
+@pytest.mark.parametrize("key", [key for key, value in PLACEHOLDERS.items() if isinstance(value, str)])
+def test_placeholders_are_errors(key: str, submission: Any, tmp_path: Path) -> None:
+    submission.config[0]["metadata"][key] = PLACEHOLDERS[key]
+    finding = only(validate(submission.write(tmp_path / "s"), submission.data))
+    assert (finding.kind, finding.level, finding.official) == ("placeholder", "error", False)
+    assert f"{key} is {PLACEHOLDERS[key]!r}: fill it in" in finding.message
 
 
 def test_json_and_official_list(submission: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

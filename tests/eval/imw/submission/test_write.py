@@ -20,8 +20,9 @@ from eval.core.matchers import AdalamSettings
 from eval.core.matching import MatcherSettings
 from eval.features import load_method
 from eval.features.detect import DogSettings, detect_dog
+from eval.imw.submission.config import PLACEHOLDERS
 from eval.imw.submission.validate import validate
-from eval.imw.submission.write import PLACEHOLDERS, keypoint_name, official_geom, official_matcher, official_name
+from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
 from kornia_hardnet8.errors import UsageError
 
 ROOT = Path(__file__).parents[4]

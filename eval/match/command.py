@@ -55,6 +55,8 @@ Floats = NDArray[np.float64]
 _DRAWN_PX = 900
 # Photographs from anywhere have distortion: twice the benchmark's threshold.
 _ESTIMATOR = replace(BASELINE, threshold_px=1.0)
+# Where calibrations are given: far ahead of every estimator of F, and OpenCV alone is needed.
+_CALIBRATED = "usac-accurate-e"
 # With less parallax the direction of a translation is noise.
 _LITTLE_PARALLAX_DEG = 1.0
 # COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
@@ -198,8 +200,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pose.add_argument(
         "--camera-params",
         metavar="F,CX,CY,…",
-        help="of both photographs, for estimators of E: all parameters, in COLMAP's order and pixels (default: EXIF's "
-        "focal lengths)",
+        help="of both photographs: all parameters, in COLMAP's order and pixels; E is estimated then, by "
+        "usac-accurate-e unless --estimator names another, which takes EXIF's focal lengths without this",
     )
     pose.add_argument(
         "--camera-model", choices=CAMERA_MODELS, metavar="MODEL",
@@ -259,7 +261,8 @@ def _geometry_from(args: argparse.Namespace) -> EstimatorSettings | HomographySe
         for flag in [*given, *calibration, *(["--seed"] if args.seed is not None else [])]:
             raise UsageError(f"{flag} has no effect with --homography, which is OpenCV's RANSAC at 3 px: leave it away")
         return HomographySettings()
-    geometry = estimator_from(args, _ESTIMATOR)
+    known = args.camera_params is not None and args.estimator is None
+    geometry = estimator_from(args, replace(_ESTIMATOR, method=_CALIBRATED) if known else _ESTIMATOR)
     if args.seed is not None and geometry.method not in SEEDED_METHODS:
         raise UsageError(f"--seed has no effect with --estimator {geometry.method}: leave it away")
     if calibration and not geometry.is_calibrated:

@@ -88,9 +88,13 @@ def reconstruct(
             large = [n for n, path in zip(names, paths, strict=True) if _longer_side(path) > COLMAP_SIDE_PX]
             if large:
                 log.warning(
-                    "%d of %d photographs have more than %d pixels a side: COLMAP shrinks them to find keypoints (%s%s)",
-                    len(large), len(names), COLMAP_SIDE_PX, large[0], ", …" if len(large) > 1 else "",
-                )  # fmt: skip
+                    "%d of %d photographs have more than %d pixels a side (%s%s): COLMAP shrinks them to detect",
+                    len(large),
+                    len(names),
+                    COLMAP_SIDE_PX,
+                    large[0],
+                    ", …" if len(large) > 1 else "",
+                )
             batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
             for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
                 # images that the database has are left alone

@@ -10,21 +10,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from common.cache import Cache
-from common.geometry import parallax_deg
-from common.images import exif_orientation, read_bgr, reduce_image
+from common.images import reduce_image
 from common.machine import choose_device
 from common.shell import seed_number
-from eval.core.essential import estimate_essential
-from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings, estimate_fundamental
-from eval.core.homography_estimators import HomographySettings, estimate_homography
-from eval.core.matchers import Matcher, match_images
+from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings
+from eval.core.homography_estimators import HomographySettings
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -40,14 +35,12 @@ from eval.core.results import strict
 from eval.core.viz import draw_matches
 from eval.features import Method, known_names
 from eval.features.detect import DogSettings
-from eval.features.extract import Features, extract
 from eval.match.page import Matched, write_match_page
+from eval.match.photos import PhotoFeatures, PhotoMatch, RelativePose, describe_photo, match_photos
 from eval.pages.render import command_line
 from eval.reconstruct.photo_cameras import PhotoCamera, photo_camera
-from eval.reconstruct.photos import enlarging, turn_upright
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
 from kornia_hardnet8.errors import UsageError
-from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 Floats = NDArray[np.float64]
 
@@ -61,117 +54,6 @@ _CALIBRATED = "usac-accurate-e"
 _LITTLE_PARALLAX_DEG = 1.0
 # COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
 _FEW_INLIERS = 15
-
-
-class PhotoFeatures(NamedTuple):
-    """Keypoints and descriptors of one photograph, seen upright."""
-
-    image: NDArray[np.uint8]
-    """(H, W, 3) in OpenCV's order, upright, of full size."""
-    features: Features
-    """Of the image that they were found in, reduced."""
-    to_full: Floats
-    """The affine map (2, 3) from those pixels to those of the full image."""
-
-    @property
-    def kpts(self) -> Floats:
-        """(N, 2) pixels of the reduced image."""
-        return self.features.keypoints.xy.astype(np.float64)
-
-    @property
-    def full_kpts(self) -> Floats:
-        """(N, 2) pixels of the full upright image."""
-        moved: Floats = self.kpts @ self.to_full[:, :2].T + self.to_full[:, 2]
-        return moved
-
-
-class RelativePose(NamedTuple):
-    """Where the second camera is, seen from the first: x1 = R x0 + t."""
-
-    R: Floats
-    """(3, 3)."""
-    t: Floats
-    """(3,), of length 1: photographs do not tell how long it is."""
-    parallax_deg: float
-    """Median angle between the rays of the inliers."""
-
-
-class PhotoMatch(NamedTuple):
-    """What two photographs have in common."""
-
-    matches: NDArray[np.int64]
-    """(M, 2) keypoint indices."""
-    inliers: NDArray[np.bool_]
-    """(M,) of the model."""
-    model: Floats | None
-    """F or H (3, 3) between the full upright images: x1' F x0 = 0, x1 ~ H x0; or E between points normalised by the
-    cameras; None without one."""
-    reason: str
-    """Why there is no model; empty with one."""
-    pose: RelativePose | None = None
-    """Of calibrated photographs."""
-
-
-def describe_photo(
-    path: Path, method: Method, detector: DogSettings, max_side_px: int, mr_size: float = DEFAULT_MR_SIZE
-) -> PhotoFeatures:
-    """Features of a photograph, turned as EXIF says and reduced to ``max_side_px``."""
-    image = turn_upright(read_bgr(path), exif_orientation(path))
-    reduced, scale = reduce_image(image, max_side_px)
-    features = extract(reduced, method, detector, Cache(None), mr_size)
-    return PhotoFeatures(image, features, enlarging(scale))
-
-
-def match_photos(
-    one: PhotoFeatures,
-    two: PhotoFeatures,
-    matcher: Matcher,
-    geometry: EstimatorSettings | HomographySettings,
-    seed: int = 0,
-    device: torch.device | None = None,
-    cameras: Sequence[PhotoCamera] = (),
-) -> PhotoMatch:
-    """Match two photographs and estimate one geometry; its threshold is in pixels of the reduced images.
-
-    ``cameras``: of both, for an estimator of E.
-    """
-    features = [item.features._replace(descs=item.features.descs.to(device or "cpu")) for item in (one, two)]
-    matches = match_images(features[0], features[1], matcher).cpu().numpy()
-    points0, points1 = one.kpts[matches[:, 0]], two.kpts[matches[:, 1]]
-    to0, to1 = (np.linalg.inv(np.vstack([item.to_full, [0, 0, 1]])) for item in (one, two))
-    model: Floats | None
-    if isinstance(geometry, HomographySettings):
-        homography = estimate_homography(points0, points1, geometry, seed=seed)
-        model = None if homography.H is None else np.linalg.inv(to1) @ homography.H @ to0
-        return PhotoMatch(matches, homography.inliers, model, homography.reason)
-    if geometry.is_calibrated:
-        return _match_calibrated(one, two, matches, geometry, seed, cameras)
-    estimate = estimate_fundamental(points0, points1, geometry, seed)
-    model = None if estimate.F is None else to1.T @ estimate.F[0] @ to0
-    return PhotoMatch(matches, estimate.inliers, model, estimate.reason)
-
-
-def _match_calibrated(
-    one: PhotoFeatures,
-    two: PhotoFeatures,
-    matches: NDArray[np.int64],
-    geometry: EstimatorSettings,
-    seed: int,
-    cameras: Sequence[PhotoCamera],
-) -> PhotoMatch:
-    """The pose of two calibrated photographs, by points as pinhole cameras of the reduced images would see them."""
-    rays, points, calibrations = [], [], []
-    for item, camera, rows in zip((one, two), cameras, matches.T, strict=True):
-        focal_px = camera.focal_px / float(np.sqrt(item.to_full[0, 0] * item.to_full[1, 1]))
-        rays.append(camera.normalize(item.full_kpts[rows]))
-        points.append(rays[-1] * focal_px)
-        calibrations.append(np.diag([focal_px, focal_px, 1.0]))
-    estimate = estimate_essential(points[0], points[1], calibrations[0], calibrations[1], geometry, seed)
-    if estimate.R is None or estimate.t is None:
-        return PhotoMatch(matches, estimate.inliers, None, estimate.reason)
-    angles = parallax_deg(rays[0][estimate.inliers], rays[1][estimate.inliers], estimate.R)
-    pose = RelativePose(estimate.R, estimate.t, float(np.median(angles)))
-    return PhotoMatch(matches, estimate.inliers, estimate.E, "", pose)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

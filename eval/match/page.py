@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from eval.core.estimators import EstimatorSettings
 from eval.core.homography_estimators import HomographySettings
 from eval.core.matchers import Matcher, match_images
 from eval.core.matching import MatcherSettings, match_ratios
+from eval.match.photos import PhotoFeatures, PhotoMatch
 from eval.pages.pair import Candidates, Geometry, write_pair_page
 from eval.reconstruct.photo_cameras import PhotoCamera
-
-if TYPE_CHECKING:
-    from eval.match.command import PhotoFeatures, PhotoMatch
 
 Floats = NDArray[np.float64]
 

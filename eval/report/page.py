@@ -96,26 +96,9 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
     names = _columns(benchmark, entries)
     rows = [_measured_row(label, entry, names) for label, entry in zip(labels, entries, strict=True)]
     rows = _mark_best(rows, names)
-    notes = sorted({reason for entry in entries for reason in (entry["protocol"].get("not_measured") or {}).values()})
-    notes = [f"Not measured: {reason}." for reason in notes]
-    missing = next((entry["protocol"].get("missing") for entry in entries if entry["protocol"].get("missing")), None)
-    if missing and not any(entry["protocol"].get("unofficial") for entry in entries):
-        notes.append(f"{len(missing)} official sequences are not in this data set: not the official figures.")
-    notes += sorted({str(line) for entry in entries for line in entry["protocol"].get("warnings") or ()})
-    if len({_protocol_key(entry) for entry in entries}) > 1:
-        notes.append("The methods were not all run with the same settings: see the folds below.")
-    official = all(is_official(entry) for entry in entries)
-    published = [row for row in PUBLISHED.get(benchmark, []) if official and set(row.scores) & set(names)]
-    if published:
-        sources = list(dict.fromkeys(f"{row.source}; {row.note}" for row in published))
-        rows += [
-            Row(
-                row.method,
-                [_cell(name, row.scores.get(name)) for name in names],
-                published=str(1 + sources.index(f"{row.source}; {row.note}")),
-            )
-            for row in published
-        ]
+    published, sources = _published_rows(benchmark, names, entries)
+    notes = _notes(entries)
+    if sources:
         notes.append(
             "Rows marked “published” are figures of others on the same official data; they were not measured here, and "
             "their settings may differ. Sources: " + " ".join(f"[{k}] {source}." for k, source in enumerate(sources, 1))
@@ -125,7 +108,7 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
         title=TITLES.get(benchmark, benchmark),
         dataset=dataset,
         columns=[(name, "lower is better" if lower_is_better(name) else "") for name in names],
-        rows=rows,
+        rows=[*rows, *published],
         notes=notes,
         details=_detail_tables(benchmark, labels, entries),
         scenes=_scene_tables(labels, entries, names),
@@ -139,6 +122,38 @@ def _section(anchor: str, benchmark: str, dataset: str, members: list[tuple[Path
         ],
         pictures=_pictures(sorted({path for path, _ in members})),
     )
+
+
+def _notes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader of a section must know: what was not measured and why, what is missing, warnings."""
+    protocols = [entry["protocol"] for entry in entries]
+    reasons = sorted({reason for p in protocols for reason in (p.get("not_measured") or {}).values()})
+    notes = [f"Not measured: {reason}." for reason in reasons]
+    missing = next((p["missing"] for p in protocols if p.get("missing")), None)
+    if missing and not any(p.get("unofficial") for p in protocols):
+        notes.append(f"{len(missing)} official sequences are not in this data set: not the official figures.")
+    notes += sorted({str(line) for p in protocols for line in p.get("warnings") or ()})
+    if len({_protocol_key(entry) for entry in entries}) > 1:
+        notes.append("The methods were not all run with the same settings: see the folds below.")
+    return notes
+
+
+def _published_rows(
+    benchmark: str, names: Sequence[str], entries: Sequence[Mapping[str, Any]]
+) -> tuple[list[Row], list[str]]:
+    """Rows of others' figures beside official ones that share a score, and their sources, numbered from 1."""
+    official = all(is_official(entry) for entry in entries)
+    published = [row for row in PUBLISHED.get(benchmark, []) if official and set(row.scores) & set(names)]
+    sources = list(dict.fromkeys(f"{row.source}; {row.note}" for row in published))
+    rows = [
+        Row(
+            row.method,
+            [_cell(name, row.scores.get(name)) for name in names],
+            published=str(1 + sources.index(f"{row.source}; {row.note}")),
+        )
+        for row in published
+    ]
+    return rows, sources
 
 
 def _labels(members: list[tuple[Path, Mapping[str, Any]]]) -> list[str]:

@@ -34,7 +34,7 @@ REPRODUCED: dict[str, str] = {
     "augmentation.": "tests/train/test_augment.py",
     "sampling.": "tests/train/test_vectors.py",
     "fpr95.": "tests/train/test_vectors.py",
-    "naming.": "tests/train/test_command_line.py",
+    "naming.": "tests/train/recipes2020/test_flags.py",
 }
 
 # case that states a property -> the test of it

@@ -204,7 +204,7 @@ def test_the_same_matches_give_the_same_model(built: Path, photographs: Path, tm
 
 
 def test_own_descriptors_find_the_matches_too(photographs: Path, tmp_path: Path) -> None:
-    model = reconstruct(photographs, tmp_path / "work", descriptor="h8E512", max_keypoints=120)
+    model = reconstruct(photographs, tmp_path / "work", descriptor="h8E512", max_keypoints=250)
     found = pycolmap.Reconstruction(str(model))
     assert found.num_reg_images() == 4
     assert found.num_points3D() > 25

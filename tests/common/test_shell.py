@@ -100,7 +100,7 @@ def command():
         load_pycolmap()
     with atomic_path(sys.argv[1]):
         os.kill(os.getpid(), getattr(signal, sys.argv[3]))
-        time.sleep(60)
+        time.sleep(600)
 sys.exit(run_command(command))
 """
 
@@ -118,7 +118,7 @@ def test_signals_end_a_command_in_one_line_and_leave_nothing(
     library: str, number: str, code: int, line: str, tmp_path: Path
 ) -> None:
     words = [sys.executable, "-c", PROGRAM, str(tmp_path / "file"), library, number]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=500)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
     assert list(tmp_path.iterdir()) == []
 

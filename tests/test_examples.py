@@ -42,7 +42,7 @@ def test_examples_are_listed_and_are_notebooks() -> None:
 @pytest.mark.parametrize("name", PROMISES)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "MINUTES": "0.3"}
+    environment = {**os.environ, "PYTHONPATH": path, "MINUTES": "1"}
     done = subprocess.run(
         [sys.executable, ROOT / f"examples/{name}.py"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,

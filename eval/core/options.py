@@ -120,14 +120,19 @@ def add_keypoint_flags(parser: argparse.ArgumentParser, select: Selection = "res
         default="kornia",
         help="grid of the patches; baseline: half a cell off, cut by OpenCV as the benchmark's baselines do",
     )
-    points.add_argument(
+    add_places_flag(points)
+    points.add_argument("--mr-size", type=float, default=DEFAULT_MR_SIZE, help="half side of a patch / sigma")
+    return points
+
+
+def add_places_flag(group: argparse._ArgumentGroup) -> None:
+    """Add ``--places``: where OpenCV's keypoints lie."""
+    group.add_argument(
         "--places",
         choices=get_args(Places),
         default="exact",
         help="of DoG keypoints; imw2020: a quarter of a pixel right and below, as the published baselines have them",
     )
-    points.add_argument("--mr-size", type=float, default=DEFAULT_MR_SIZE, help="half side of a patch / sigma")
-    return points
 
 
 def detector_from(args: argparse.Namespace, num: int) -> DogSettings:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.core.benchmark import Benchmark
-from eval.core.options import add_descriptor_flags, add_pose_flags, add_run_flags, estimator_from, load_methods
+from eval.core.options import (
+    add_descriptor_flags,
+    add_places_flag,
+    add_pose_flags,
+    add_run_flags,
+    estimator_from,
+    load_methods,
+)
 from eval.core.results import Result, format_table
 from eval.dev.data import find_data
 from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, dataset_of, evaluate
@@ -39,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("protocol")
     group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="DoG keypoints an image")
     add_selection_flags(group)
+    add_places_flag(group)
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     group.add_argument(
         "--ransac-seeds", type=int, default=defaults.ransac_seeds, metavar="N", help="estimates a pair, averaged"
@@ -52,7 +60,11 @@ def run(args: argparse.Namespace) -> None:
     base = DevSettings()
     settings = DevSettings(
         detector=DogSettings(
-            num=args.keypoints, contrast=base.detector.contrast, edge=base.detector.edge, **selection_from(args)
+            num=args.keypoints,
+            contrast=base.detector.contrast,
+            edge=base.detector.edge,
+            places=args.places,
+            **selection_from(args),
         ),
         mr_size=args.mr_size,
         estimator=estimator_from(args, base.estimator),

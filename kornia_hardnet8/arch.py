@@ -175,11 +175,12 @@ def empty_features(token: str) -> nn.Sequential:
 def build_features(token: str) -> nn.Sequential:
     """The layers of an architecture, initialised orthogonally with gain 0.6; maps (B, 1, S, S) to (B, dim, 1, 1)."""
     layers: list[nn.Module] = []
-    channels = 1
-    for layer in get_arch(token).layers.split():
+    channels, spec = 1, get_arch(token)
+    for layer in spec.layers.split():
         match = re.fullmatch(r"(C|BN1d|MAX|[A-Z]+)(.*)", layer)
         assert match is not None  # the table is tested
-        module = _LAYERS[match[1]](channels, layer if match[1] == "C" else match[2])
+        width = spec.dim if match[1] == "BN1d" else channels  # which stands behind what flattens all places
+        module = _LAYERS[match[1]](width, layer if match[1] == "C" else match[2])
         if isinstance(module, nn.Conv2d):
             channels = module.out_channels
         layers.append(module)

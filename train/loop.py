@@ -188,7 +188,7 @@ def run_to_end(run: Run) -> None:
     every = config.save_every or config.steps_per_epoch or config.num_steps
     held_out = run.source.validation() if run.world.is_first else []
     if missing := rates_left_out(held_out):
-        log.warning("too few held-out labels for %s: left out; --holdout or --val gives more", " and ".join(missing))
+        log.info("too few held-out labels for %s: left out; --holdout or --val gives more", " and ".join(missing))
     signals = _Signals()
     if run.world.is_first:
         run.source.log_notes()

@@ -456,8 +456,8 @@ def test_every_case_belongs_somewhere() -> None:
     assert idle == [], "prefixes without a case"
 
 
-def test_the_readme_lists_what_is_not_reproduced_with_its_reason() -> None:
-    text = (ROOT / "eval" / "imw" / "README.md").read_text(encoding="utf-8")
+def test_the_page_lists_what_is_not_reproduced_with_its_reason() -> None:
+    text = (ROOT / "docs" / "imw.md").read_text(encoding="utf-8")
     rows = dict(
         line.strip("|").split(" | ", 1) for line in text.splitlines() if line.startswith("| `") and " | " in line
     )

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.multiprocessing
 
+import train.run
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
 from train.distributed import World, end_process, join_world, leave_world
@@ -36,8 +38,7 @@ def _one_step(run: Run) -> dict[str, torch.Tensor]:
     In double precision: with single, a few ReLUs fall on either side of zero by the order of summation alone.
     """
     run.model.double()
-    describe = run.describe
-    run.describe = lambda model, patches, world: describe(model, patches.double(), world)
+    describe = train.run.raw_descriptors
     gradients: dict[str, torch.Tensor] = {}
     original = run.optimizer.step
 
@@ -46,7 +47,10 @@ def _one_step(run: Run) -> dict[str, torch.Tensor]:
         original()
 
     run.optimizer.step = step
-    figures = run.advance(run.source.batch(0))
+    with patch.object(
+        train.run, "raw_descriptors", lambda model, patches, world: describe(model, patches.double(), world)
+    ):
+        figures = run.advance(run.source.batch(0))
     state = {name: value.clone() for name, value in run.model.named_buffers() if "running" in name}
     return {**gradients, **state, "loss": torch.tensor(figures["loss"])}
 

@@ -13,6 +13,7 @@ from eval.core.matching import mutual_nn
 from eval.features import registry
 from eval.features.detect import DogSettings, detect_dog
 from eval.imw.scene import Scene, open_scene
+from kornia_hardnet8.errors import DataError
 from rendered import town
 
 
@@ -122,7 +123,7 @@ def test_failed_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rendered.town.square", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space"):
         eval.imw.demo.cached_scene(7)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 

@@ -133,7 +133,8 @@ def test_agreement_of_photographs_and_of_a_store(weights: Path, tmp_path: Path) 
     np.save(store / "cam_ids.npy", np.zeros(24, dtype=np.int32))
     arrays = {name: np.load(store / f"{name}.npy") for name in ("patches", "labels", "image_ids", "cam_ids")}
     meta = {
-        "format": "patchstore/1", "kind": "tuples", "count": 24, "num_labels": 12, "patch_size": 64, "crop": 2.0, "mr_size": 12.0,
+        "format": "patchstore/1", "kind": "tuples", "count": 24, "num_labels": 12, "patch_size": 64, "crop": 2.0,
+        "mr_size": 12.0,
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
     }  # fmt: skip
     (store / "meta.json").write_text(json.dumps(meta))

@@ -95,6 +95,7 @@ import os, signal, sys, tempfile, time
 from common.colmap import load_pycolmap
 from common.shell import run_command
 from kornia_hardnet8.files import atomic_path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job begins without
 def command():
     if sys.argv[2] == "colmap":
         load_pycolmap()
@@ -118,7 +119,7 @@ def test_signals_end_a_command_in_one_line_and_leave_nothing(
     library: str, number: str, code: int, line: str, tmp_path: Path
 ) -> None:
     words = [sys.executable, "-c", PROGRAM, str(tmp_path / "file"), library, number]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
     assert list(tmp_path.iterdir()) == []
 

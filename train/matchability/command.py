@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
+from common.cache import Cache
+from common.fingerprint import fingerprint
 from common.shell import positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8, prepare_for_inference
+from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import sha256_file
 
 if TYPE_CHECKING:
     from train.matchability.labels import Labels
+
+_PARTS = ("images", "sparse")
+_Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive_number, default=4000, help="of the fit, 2048 keypoints each")
     parser.add_argument("--seed", type=seed_number, default=0, help="of photographs, pairs, weights and batches")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that label models; 0: none")
+    parser.add_argument(
+        "--precision", choices=get_args(_Precision), default="auto", help="of descriptors; auto: what pays here"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder that keeps the labels of each model for further runs"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,11 +67,11 @@ def run(args: argparse.Namespace) -> None:
     if unknown:
         raise UsageError(f"--hold-out {unknown[0]}: no folder of this name is given")
     for folder in args.models:
-        for part in ("images", "sparse"):
+        for part in _PARTS:
             if not (folder / part).is_dir():
                 raise MissingFileError(f"{folder / part} is not there: a folder holds images/ and sparse/")
     jobs = [
-        (folder / "images", folder / "sparse", *THRESHOLDS[k % len(THRESHOLDS)], args.seed + k, descriptor)
+        _Job(folder, THRESHOLDS[k % len(THRESHOLDS)], args.seed + k, descriptor, args.precision, args.cache)
         for descriptor in args.descriptor
         for k, folder in enumerate(args.models)
     ]
@@ -92,13 +105,42 @@ def run(args: argparse.Namespace) -> None:
             print(f"{title}: a right match is above a wrong one with probability {np.nanmean(qualities):.3f}")
 
 
-def _label(job: tuple[Path, Path, float, float, int, str]) -> list[Labels]:
-    from train.matchability.labels import label_model
+class _Job(NamedTuple):
+    """One model to label."""
 
-    images, model, contrast, edge, seed, name = job
-    return label_model(images, model, contrast, edge, seed, None if name == "sift" else _network(name))
+    folder: Path
+    thresholds: tuple[float, float]
+    seed: int
+    descriptor: str
+    precision: _Precision
+    cache: Path | None
+
+
+def _label(job: _Job) -> list[Labels]:
+    """The labels of one model, from the cache where it has them."""
+    from train.matchability.labels import LIMITS, Labels, label_model
+
+    network = None if job.descriptor == "sift" else _network(job.descriptor, job.precision)
+    bundled = BUNDLED_DIR / f"{job.descriptor}.safetensors"
+    configuration = {
+        "model": fingerprint(path for part in _PARTS for path in (job.folder / part).rglob("*") if path.is_file()),
+        "thresholds": job.thresholds,
+        "seed": job.seed,
+        "limits": LIMITS,
+        "descriptor": "sift"
+        if network is None
+        else [sha256_file(bundled if bundled.is_file() else Path(job.descriptor)), network.precision],
+    }
+
+    def make() -> dict[str, Any]:
+        labels = label_model(job.folder / "images", job.folder / "sparse", *job.thresholds, job.seed, network)
+        return {f"{k}/{name}": getattr(one, name).numpy() for k, one in enumerate(labels) for name in Labels._fields}
+
+    _, arrays = Cache(job.cache).compute("matchability", configuration, make)
+    count = len(arrays) // len(Labels._fields)
+    return [Labels(*(torch.from_numpy(arrays[f"{k}/{name}"]) for name in Labels._fields)) for k in range(count)]
 
 
 @functools.lru_cache(maxsize=1)
-def _network(name: str) -> HardNet8:
-    return prepare_for_inference(HardNet8.from_checkpoint(name))
+def _network(name: str, precision: _Precision) -> HardNet8:
+    return prepare_for_inference(HardNet8.from_checkpoint(name), precision)

@@ -27,8 +27,8 @@ from kornia_hardnet8.patches import extract_patches
 from train.stores.densify import MIN_COMMON, View, epipolar_px, open_views
 
 log = logging.getLogger(__name__)
-MAX_IMAGES, MAX_PAIRS = 8, 12  # of a model
-MAX_KEYPOINTS = 5000  # of an image, the strongest
+MAX_IMAGES, MAX_PAIRS = 8, 28  # of a model
+MAX_KEYPOINTS = 6000  # of an image, the strongest
 MAX_RATIO, MAX_EPIPOLAR_PX = 0.95, 2.0
 MIN_RIGHT = 15  # matches of a pair; with fewer it says nothing about its keypoints
 # Candidates come from detectors with thresholds and from those that take every extremum, edges too: both are learnt.
@@ -38,6 +38,8 @@ _DEPTH_ROOM = 1.6
 _NEIGHBOURS = 5
 # Below so many degrees between its rays a match has no depth to speak of.
 _MIN_ANGLE_DEG = 1.0
+# What labels depend on, beside the photographs and the descriptor.
+LIMITS = (MAX_IMAGES, MAX_PAIRS, MAX_KEYPOINTS, MAX_RATIO, MAX_EPIPOLAR_PX, MIN_RIGHT, _DEPTH_ROOM, _NEIGHBOURS)
 
 
 class Labels(NamedTuple):

@@ -106,3 +106,17 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert train.cli.main(["matchability", str(tmp_path), "--out", str(tmp_path / "m.safetensors")]) == 1
     assert "images" in capsys.readouterr().err
     assert Matchability(tmp_path / "m.safetensors").metadata["steps"] == 5
+
+
+def test_labels_are_kept(
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = ["matchability", str(model), "--steps", "5", "--cache", str(tmp_path / "cache"), "--out"]
+    assert train.cli.main([*flags, str(tmp_path / "a.safetensors")]) == 0
+    monkeypatch.setattr("train.matchability.labels.choose_pairs", lambda *_: pytest.fail("labelled again"))
+    assert train.cli.main([*flags, str(tmp_path / "b.safetensors")]) == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(pytest.fail.Exception):
+        train.cli.main([*flags, str(tmp_path / "c.safetensors"), "--seed", "1"])

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import kornia_hardnet8.checkpoints
+import kornia_hardnet8.models
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import bundled_names, load_weights
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.models import MODELS, Model
 
@@ -30,6 +33,17 @@ def test_the_file_is_what_the_table_says(model: Model) -> None:
     assert weights.projection.components.shape[1] == model.dims
     network = HardNet8(model.name, output_dim=model.dims)
     assert network(torch.rand(1, 1, model.patch_size, model.patch_size)).shape == (1, model.dims)
+
+
+@pytest.mark.parametrize("place", [100, 9_000_000, -1])
+def test_a_flipped_bit_of_a_bundled_file_is_seen(place: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = bytearray(MODELS["h8E512"].path.read_bytes())
+    content[place] ^= 1
+    (tmp_path / "h8E512.safetensors").write_bytes(content)
+    for module in (kornia_hardnet8.checkpoints, kornia_hardnet8.models):
+        monkeypatch.setattr(module, "BUNDLED_DIR", tmp_path)
+    with pytest.raises(DataError, match=r"h8E512\.safetensors is damaged"):
+        HardNet8(pretrained=True)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)

@@ -184,11 +184,8 @@ def read_safetensors(path: Path, format: str, sha256: str | None = None) -> tupl
     if text.get("format") != format:
         raise DataError(f"{path} is not a {format} file (format: {text.get('format')})")
     digest = text.pop(_DIGEST, None)
-    if digest is not None:
-        is_whole = digest == _digest(tensors, text)
-    else:
-        is_whole = sha256 is None or sha256 == sha256_file(path)
-    if not is_whole:
+    stated, got = (sha256, sha256 and sha256_file(path)) if digest is None else (digest, _digest(tensors, text))
+    if got != stated:
         raise DataError(f"{path} is damaged: its content does not fit its digest; fetch the file again")
     return tensors, {key: _json_or_text(value) for key, value in text.items() if key != "format"}
 

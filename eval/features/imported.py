@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.h5files import Arrays, read_h5, write_h5
+from common.h5files import Arrays, named_dataset, open_h5, read_h5, write_h5
 from common.images import gray_from_bgr
 from eval.features.base import WholeFeature
 from eval.features.keypoints import FIELDS, Keypoints
@@ -115,17 +115,9 @@ class Imported(WholeFeature):
         """
         if task not in self.match_tasks:
             raise DataError(f"{self.path} holds no {task} matches")
-        for first, second, columns in ((one, two, [0, 1]), (two, one, [1, 0])):
-            name = f"{task}/{first}-{second}"
-            if has_dataset(self.path, name):
-                rows: NDArray[Any] = read_h5(self.path, (name,))[0][name]
-                return rows.astype(np.int64)[:, columns]
+        with open_h5(self.path) as file:
+            for first, second, columns in ((one, two, [0, 1]), (two, one, [1, 0])):
+                if (name := f"{task}/{first}-{second}") in file:
+                    rows: NDArray[Any] = np.asarray(named_dataset(file, name, self.path))
+                    return rows.astype(np.int64)[:, columns]
         raise DataError(f"{self.path} holds no {task} matches of a pair that is asked for")
-
-
-def has_dataset(path: Path, name: str) -> bool:
-    """Whether an h5 file has a dataset."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return name in file

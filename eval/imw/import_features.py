@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.h5files import read_h5
+from common.h5files import open_h5, read_h5
 from common.images import read_gray
 from common.shell import progress
 from eval.features.extract import image_digest
@@ -229,19 +229,13 @@ def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
     """Visit every group with the names of its arrays; links are not followed."""
     import h5py
 
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
-
     def look(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
             inner = {key for key in item if isinstance(item.get(key, getlink=True), h5py.HardLink)}
             visit(name, {key for key in inner if isinstance(item[key], h5py.Dataset)})
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(look)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
-        raise DataError(f"{path} is damaged or no HDF5 file: {' '.join(str(error).split())}") from None
+    with open_h5(path) as file:
+        file.visititems(look)
 
 
 def _find_group(groups: Mapping[str, set[str]], scene: str, name: str, path: Path) -> str:

@@ -90,7 +90,7 @@ def test_h5_files_are_read_by_name(tmp_path: Path) -> None:
     assert list(arrays) == ["n"]
     assert arrays["n"] == 3
     assert attributes == {"about": "ünïcode"}
-    with pytest.raises(DataError, match=r"a\.h5 has no dataset 'R'"):
+    with pytest.raises(DataError, match=r"a\.h5: 'R' is not there"):
         read_h5(path, ["K", "R"])
     with h5py.File(path, "a") as file:
         file.create_group("R")

@@ -12,8 +12,8 @@ import numpy as np
 
 from common.colmap import ModelImage, open_model
 from common.colmap_database import open_database
-from common.h5files import named_dataset
-from kornia_hardnet8.errors import DataError, MissingFileError, need
+from common.h5files import named_dataset, open_h5
+from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.lafs import lafs_from_colmap
 from train.stores.frames import frame_angle, frame_scale
 
@@ -105,21 +105,14 @@ def _reader(path: Path) -> contextlib.AbstractContextManager[_Read]:
 
 @contextlib.contextmanager
 def _read_hdf5(path: Path) -> Iterator[_Read]:
-    h5py = need("h5py", "train")
-
     def read(name: str, count: int) -> np.ndarray:
         dataset = named_dataset(file, name, path)
         if dataset.shape != (count, 4) or dataset.dtype.kind not in "fiu":
             raise DataError(f"{path}: {name} is {dataset.dtype} {dataset.shape}, expected numbers of ({count}, 4)")
         return _checked(np.asarray(dataset, dtype=np.float64), count, f"{path}: {name}")
 
-    try:
-        with h5py.File(path, "r") as file:
-            yield read
-    except DataError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # h5py's of damaged files
-        raise DataError(f"{path} does not read: {' '.join(str(error).split())}") from None
+    with open_h5(path) as file:
+        yield read
 
 
 @contextlib.contextmanager

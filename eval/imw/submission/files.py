@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import may_unpack
+from common.h5files import refusal
 from eval.imw.official import DESCRIPTOR_WIDTHS, KEYPOINT_CATEGORIES, MAX_DESCRIPTOR_BYTES
 from eval.imw.submission.findings import Entries, Findings
 
@@ -21,23 +22,11 @@ MATCH_FILES = ("matches.h5", "matches_multiview.h5", "matches_stereo.h5", "match
 # No entry of a valid file is larger; a larger one is not read into memory.
 _MAX_ENTRY_BYTES = 256 << 20
 _MAX_KEYS = 200_000
-# An entry much larger than the whole file that holds it is packed as a bomb.
-_BOMB_RATIO = 1000
 # Keypoints may lie this far outside, pixels: refined positions do.
 _MARGIN_PX = 1.0
 
 # What h5py raises for damaged files, in whatever it is asked.
 _H5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
-
-Shape = tuple[int, ...]
-
-
-class Stored(NamedTuple):
-    """One entry of a file, not yet read."""
-
-    shape: Shape
-    dtype: np.dtype[Any]
-    read: Callable[[], NDArray[Any]]
 
 
 @dataclass
@@ -101,8 +90,8 @@ def check_scene(
 
 
 @contextmanager
-def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Iterator[dict[str, Stored] | None]:
-    """The entries of a flat h5 file by key; None when the file does not open.
+def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Iterator[dict[str, Any] | None]:
+    """The datasets of a flat h5 file by key; None when the file does not open.
 
     Links to other files, data kept outside and entries too large to be honest are findings, and are not followed.
     """
@@ -121,19 +110,24 @@ def open_entries(path: Path, where: str, findings: Findings, kind: str) -> Itera
             findings.add(where, f"{len(file)} keys: refused as too many", "h5_huge")
             yield None
             return
-        entries: dict[str, Stored] = {}
+        entries: dict[str, Any] = {}
         refused = Entries(findings, where, len(keys))
-        room = min(_MAX_ENTRY_BYTES, max(path.stat().st_size, 1) * _BOMB_RATIO)
         for key in keys:
             try:
-                found = _entry(file, key, room)
+                fault = refusal(file, key, path, "fiub")
+                if fault is None and file[key].nbytes > _MAX_ENTRY_BYTES:
+                    fault = "huge", f"holds {file[key].shape} numbers: refused as too large"
+                if fault is None:
+                    entries[key] = file[key]
+                else:
+                    refused.add(key, fault[1], f"h5_{fault[0]}")
             except _H5_ERRORS as error:
-                found = f"does not open: {' '.join(str(error).split())}", kind
-            if isinstance(found, Stored):
-                entries[key] = found
-            else:
-                refused.add(key, *found)
+                refused.add(key, f"does not open: {' '.join(str(error).split())}", kind)
         refused.close()
+        total = sum(dataset.nbytes for dataset in entries.values())
+        if not may_unpack(total, path.stat().st_size):
+            findings.add(where, f"declares {total} bytes of numbers: refused as too large", "h5_huge")
+            entries = {}
         yield entries
 
 
@@ -144,7 +138,7 @@ def has_pairwise_keypoints(path: Path) -> bool:
 
 
 @contextmanager
-def _open_filled(path: Path, scene: str, findings: Findings, what: str) -> Iterator[tuple[str, dict[str, Stored]]]:
+def _open_filled(path: Path, scene: str, findings: Findings, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """How messages name the file, and its entries: none, with a finding, when it does not open or is empty."""
     where = f"{scene}/{path.name}"
     with open_entries(path, where, findings, f"{what}_damaged") as entries:
@@ -153,32 +147,10 @@ def _open_filled(path: Path, scene: str, findings: Findings, what: str) -> Itera
         yield where, entries or {}
 
 
-def _entry(file: Any, key: str, room: int) -> Stored | tuple[str, str]:
-    """An entry that may be read, or what is wrong with it and the kind of that."""
-    import h5py
-
-    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-        return "is a link: only data of the file itself is taken", "h5_link"
-    item = file[key]
-    if not isinstance(item, h5py.Dataset):
-        return "is a group: the files are flat, one dataset a key", "h5_group"
-    if item.is_virtual or item.external:
-        return "keeps its data in another file", "h5_link"
-    if item.shape is None or item.dtype.kind not in "fiub":
-        return f"does not hold numbers ({item.dtype})", "h5_type"
-    if math.prod(item.shape) * item.dtype.itemsize > room:
-        return f"holds {item.shape} numbers: refused as too large", "h5_huge"
-    return Stored(item.shape, item.dtype, _reader(item))
-
-
-def _reader(item: Any) -> Callable[[], NDArray[Any]]:
-    return lambda: np.asarray(item[()])
-
-
-def _read(entries: Entries, key: str, stored: Stored) -> NDArray[Any] | None:
+def _read(entries: Entries, key: str, stored: Any) -> NDArray[Any] | None:
     """The numbers of an entry; None with a finding when they do not decode, or some is not finite."""
     try:
-        values = stored.read()
+        values = np.asarray(stored[()])
     except _H5_ERRORS as error:
         entries.add(key, f"does not decode: {' '.join(str(error).split())}", "h5_damaged")
         return None

@@ -1,0 +1,500 @@
+"""Remake the numbers of README, pages and model cards: ``make tables DATA=DIR WEIGHTS=DIR``.
+
+The folder of the data is one that ``eval dev`` takes: poses/, oxford/ (homography sequences), webcam/ and hpatches/
+(strips), each with a folder a scene; that of the weights holds the files of third_party/README.md. Below ``--out`` lie
+what the commands made and their cache, a markdown file a table with the commands above it, and README.md, which says
+what could not be made and why. A run that the same command has made is taken as it is, so that a call which was stopped
+goes on; remove OUT/runs/NAME to have it made again, and OUT/cache where the code has changed. ``--write`` puts the
+tables into the pages, between ``<!-- table NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.core.estimators import METHODS
+from eval.core.results import lower_is_better, read_results
+from eval.features.weights import WEIGHTS_VARIABLE
+from eval.report.compare import compare_entries, values_by_pair
+from kornia_hardnet8.errors import HardNet8Error
+from kornia_hardnet8.files import write_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+Entry = dict[str, Any]
+Entries = Mapping[str, Entry]
+"""The entries of a run by descriptor."""
+
+NAMES = {
+    "rootsift": "RootSIFT",
+    "tfeat": "TFeat (Liberty)",
+    "mkd": "MKD-PCA",
+    "hardtfeat": "HardTFeat",
+    "h8E512": "**h8E512, ours**",
+    "aliked-n16": "ALIKED-n16, own keypoints",
+    "xfeat": "XFeat, own keypoints",
+    "h8E512:precision=int8": "h8E512 in int8",
+    "kornia-hardnet8:untrained=true": "untrained layers",
+}
+FILES = {
+    "tfeat": "tfeat-liberty.params",
+    "mkd": "mkd-concat-64.pth",
+    "hardtfeat": "HardTFeat.pth",
+    "aliked-n16": "aliked-n16.pth",
+    "xfeat": "xfeat.pt",
+}
+WHOLE = ("aliked-n16", "xfeat")
+PATCHES = "rootsift tfeat mkd hardtfeat h8E512"
+UNTRAINED = "kornia-hardnet8:untrained=true"
+INT8 = "h8E512:precision=int8"
+BAGS = "5:4,10:3,25:2"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of ``python -m``; {data} and {out} stand for the folders.
+
+    Attributes:
+        command: without descriptors, cache and folder of the run.
+        desc: its descriptors; those whose weights are not there are left out.
+        needs: folders below the data.
+        first: what has to be made before, below the output, and the command that makes it.
+        has_cache: whether the command keeps stages in a cache.
+    """
+
+    command: str
+    desc: str
+    needs: tuple[str, ...] = ()
+    first: tuple[tuple[str, str], ...] = ()
+    has_cache: bool = True
+
+
+DEV = "eval dev --data {data} --ransac-seeds 3"
+DEV_PARTS = ("poses", "oxford", "webcam")
+STRIPS = (("made/strips", "eval hpatches-build --sequences {data}/oxford --patches 500 --out {out}/made/strips"),)
+STORE = (("made/amos", "train build amos {data}/webcam --max-sets 300 --out {out}/made/amos"),)
+SCENE = "eval imw-scene --images {data}/poses/NAME/images --model {data}/poses/NAME/sparse --out {out}/made/scenes/NAME"
+DIMS = (32, 64, 96, 128, 256, 512)
+
+RUNS: dict[str, Run] = {
+    "demo": Run("eval imw", "h8E512 rootsift"),
+    "dev": Run(DEV, f"{PATCHES} aliked-n16", DEV_PARTS),
+    "dev-matchability": Run(f"{DEV} --select matchability", "h8E512", DEV_PARTS),
+    "dev-int8": Run(DEV, INT8, DEV_PARTS),
+    "dimensions": Run(
+        "eval dev --data {data} --keypoints 1024", " ".join(f"h8E512:dim={dim}" for dim in DIMS), DEV_PARTS
+    ),
+    "sequences": Run("eval sequences --data {data}/oxford", f"{PATCHES} {UNTRAINED} xfeat aliked-n16", ("oxford",)),
+    "webcam": Run("eval webcam --data {data}/webcam", f"{PATCHES} {UNTRAINED}", ("webcam",), has_cache=False),
+    "strips": Run("eval hpatches --data {data}/hpatches", f"{PATCHES} {UNTRAINED}", ("hpatches",)),
+    "built-strips": Run("eval hpatches --data {out}/made/strips", f"{PATCHES} {UNTRAINED}", ("oxford",), STRIPS),
+    "amos": Run("eval brown --data {out}/made/amos --task amos", PATCHES, ("webcam",), STORE, has_cache=False),
+    "imw": Run(
+        "eval imw --data {out}/made/scenes",
+        f"{PATCHES} aliked-n16 xfeat",
+        ("poses",),
+        (("made/scenes/NAME", f"{SCENE} --bags {BAGS}"),),
+    ),
+    **{f"estimator-{name}": Run(f"eval dev --data {{data}} --estimator {name}", INT8, DEV_PARTS) for name in METHODS},
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the pages: the runs that it is made of, and how."""
+
+    runs: tuple[str, ...]
+    make: Callable[..., list[str]]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def value_of(entry: Entry, metric: str, scene: str | None = None) -> float | None:
+    """A score of an entry, or of one of its scenes; None where it has none."""
+    scores = entry["scores"] if scene is None else entry["per_scene"].get(scene, {})
+    score = scores.get(metric)
+    return score["value"] if isinstance(score, dict) else score
+
+
+def with_best(columns: Sequence[str], rows: Sequence[Sequence[float | None]]) -> list[list[str]]:
+    """Numbers with three decimals, the best of each column bold; nothing where there is none."""
+    shown = [["" if value is None else f"{value:.3f}" for value in row] for row in rows]
+    for k, metric in enumerate(columns):
+        cells = [row[k] for row in shown if row[k]]
+        best = (min if lower_is_better(metric) else max)(cells, key=float, default="")
+        for row in shown:
+            if row[k] == best != "" and len(cells) > 1:
+                row[k] = f"**{row[k]}**"
+    return shown
+
+
+def scores_table(columns: Mapping[str, str], interval: str | None = None) -> Callable[[Entries], list[str]]:
+    """A row a descriptor, a column a metric; that called ``interval`` has its 95 % interval."""
+
+    def make(entries: Entries) -> list[str]:
+        metrics = list(columns.values())
+        shown = with_best(metrics, [[value_of(entry, metric) for metric in metrics] for entry in entries.values()])
+        for row, entry in zip(shown, entries.values(), strict=True):
+            if interval is not None and (ci := entry["scores"][interval]["ci95"]) is not None:
+                row[metrics.index(interval)] += f" [{ci[0]:.3f}, {ci[1]:.3f}]"
+        rows = [[NAMES.get(name, name), *cells] for name, cells in zip(entries, shown, strict=True)]
+        return markdown(["", *columns], rows)
+
+    return make
+
+
+def scenes_table(metric: str) -> Callable[[Entries], list[str]]:
+    """A row a descriptor, a column a scene that has the metric."""
+
+    def make(entries: Entries) -> list[str]:
+        scenes = [name for name, scores in next(iter(entries.values()))["per_scene"].items() if metric in scores]
+        rows = with_best([metric] * len(scenes), [[value_of(e, metric, s) for s in scenes] for e in entries.values()])
+        head = ["", *(scene.rpartition("/")[2].replace("_", " ") for scene in scenes)]
+        return markdown(head, [[NAMES.get(n, n), *row] for n, row in zip(entries, rows, strict=True)])
+
+    return make
+
+
+def difference_cells(a: Entry, b: Entry, metrics: Sequence[str]) -> list[str]:
+    """A less b by pairs, with the 95 % interval, for each metric; nothing where one has no value by pair."""
+    common = [m for m in metrics if m in values_by_pair(a) and m in values_by_pair(b)]
+    by_name = {d.metric: d for d in compare_entries(a, b, metrics=common)}
+    return [
+        f"{d.difference:+.3f} [{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]" if (d := by_name.get(m)) else "" for m in metrics
+    ]
+
+
+def differences_table(columns: Mapping[str, str], of: str = "h8E512") -> Callable[..., list[str]]:
+    """A row a descriptor: what ``of`` of the first run has more than it, pair by pair."""
+
+    def make(*runs: Entries) -> list[str]:
+        others = {name: entry for run in runs for name, entry in run.items() if name != of}
+        rows = [
+            [NAMES.get(name, name), *difference_cells(runs[0][of], entry, list(columns.values()))]
+            for name, entry in others.items()
+        ]
+        return markdown(["less", *columns], rows)
+
+    return make
+
+
+def readme_table(dev: Entries, chosen: Entries) -> list[str]:
+    """The table of the README: the descriptors, and what choosing the keypoints adds."""
+    rows = {**dev, "h8E512, matchability": chosen["h8E512"]}
+    order = [name for name in (*PATCHES.split(), "h8E512, matchability", "aliked-n16") if name in rows]
+    table = scores_table(
+        {
+            "camera poses, mAA@10": "poses/mAA@10",
+            "… over all ratios": "poses/mAA@10_mean",
+            "homographies, MMA@3": "homography/MMA@3",
+            "changing light, mAP": "webcam/mAP",
+        }
+    )({name: rows[name] for name in order})
+    return [
+        line.replace("| h8E512, matchability |", "| … **its keypoints chosen by matchability** |") for line in table
+    ]
+
+
+DEV_METRICS = {
+    "poses, mAA@10 over all ratios": "poses/mAA@10_mean",
+    "poses, mAA@10": "poses/mAA@10",
+    "poses, AP of matches": "poses/AP",
+    "homographies, correct NN": "homography/correct_nn",
+    "homographies, MMA@3": "homography/MMA@3",
+    "fixed camera, correct NN": "webcam/correct_nn",
+    "fixed camera, mAP": "webcam/mAP",
+}
+
+
+def matchability_table(dev: Entries, chosen: Entries) -> list[str]:
+    """The strongest responses against the keypoints that matchability chooses."""
+    response, other = dev["h8E512"], chosen["h8E512"]
+    rows = []
+    for title, metric in DEV_METRICS.items():
+        cells = [row[0] for row in with_best([metric], [[value_of(response, metric)], [value_of(other, metric)]])]
+        rows.append([title, *cells, *difference_cells(other, response, [metric])])
+    return markdown(["", "response", "matchability", "difference"], rows)
+
+
+def matchability_scenes(dev: Entries, chosen: Entries) -> list[str]:
+    """The same on every scene with poses, over all ratios."""
+    return scenes_table("poses/mAA@10_mean")({"response": dev["h8E512"], "matchability": chosen["h8E512"]})
+
+
+def built_in_scene(demo: Entries) -> list[str]:
+    """What ``make demo`` finds."""
+    return scores_table({"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"})(demo)
+
+
+def estimators_table(*runs: Entries) -> list[str]:
+    """A row an estimator, the best first, with its difference to degensac."""
+    entries = {name: run[INT8] for name, run in zip(METHODS, runs, strict=True)}
+    order = sorted(entries, key=lambda name: -(value_of(entries[name], "poses/mAA@10") or 0.0))
+    rows = []
+    for name in order:
+        less = "" if name == "degensac" else difference_cells(entries[name], entries["degensac"], ["poses/mAA@10"])[0]
+        rows.append([f"`{name}`", f"{value_of(entries[name], 'poses/mAA@10'):.3f}", less])
+    return markdown(["estimator", "mAA@10", "less `degensac`"], rows)
+
+
+def dimensions_table(entries: Entries) -> list[str]:
+    """A row a width, with its difference to 128."""
+    metrics = {
+        "poses: AP": "poses/AP",
+        "mAA@10 over all ratios": "poses/mAA@10_mean",
+        "fixed camera: mAP": "webcam/mAP",
+    }
+    rows = []
+    for dim in DIMS:
+        entry, base = entries[f"h8E512:dim={dim}"], entries["h8E512:dim=128"]
+        less = [""] * 3 if dim == 128 else [f" ({c})" for c in difference_cells(entry, base, list(metrics.values()))]
+        rows.append([str(dim), *(f"{value_of(entry, m):.3f}{c}" for m, c in zip(metrics.values(), less, strict=True))])
+    return markdown(["dimensions", *metrics], rows)
+
+
+TABLES: dict[str, Table] = {
+    "readme": Table(("dev", "dev-matchability"), readme_table),
+    "demo": Table(("demo",), built_in_scene),
+    "poses": Table(
+        ("dev",),
+        scores_table(
+            {"mAA@10": "poses/mAA@10", "all ratios": "poses/mAA@10_mean", "AP": "poses/AP"}, interval="poses/mAA@10"
+        ),
+    ),
+    "pose-scenes": Table(("dev",), scenes_table("poses/mAA@10")),
+    "places": Table(
+        ("dev",),
+        scores_table(
+            {
+                "MMA@3, homographies": "homography/MMA@3",
+                "correct NN, homographies": "homography/correct_nn",
+                "correct NN, fixed camera": "webcam/correct_nn",
+                "mAP, fixed camera": "webcam/mAP",
+            }
+        ),
+    ),
+    "differences": Table(
+        ("dev", "dev-int8"),
+        differences_table(
+            {
+                "mAA@10": "poses/mAA@10",
+                "AP": "poses/AP",
+                "correct NN, homographies": "homography/correct_nn",
+                "MMA@3": "homography/MMA@3",
+                "mAP, fixed camera": "webcam/mAP",
+            }
+        ),
+    ),
+    "matchability": Table(("dev", "dev-matchability"), matchability_table),
+    "matchability-scenes": Table(("dev", "dev-matchability"), matchability_scenes),
+    "dimensions": Table(("dimensions",), dimensions_table),
+    "estimators": Table(tuple(f"estimator-{name}" for name in METHODS), estimators_table),
+    "imw": Table(
+        ("imw",),
+        scores_table(
+            {
+                "stereo, mAA@10": "stereo/mAA@10",
+                "multiview, mAA@10": "multiview/mAA@10",
+                "registered": "multiview/registered_ratio",
+            },
+        ),
+    ),
+    "imw-differences": Table(
+        ("imw",), differences_table({"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"})
+    ),
+    "imw-stereo": Table(("imw",), scenes_table("stereo/mAA@10")),
+    "imw-multiview": Table(("imw",), scenes_table("multiview/mAA@10")),
+    "built-strips": Table(
+        ("built-strips",),
+        scores_table(
+            {name: f"{name}/mAP" for name in ("verification", "matching", "retrieval")}
+            | {f"matching, {level}": f"matching/{level}/mAP" for level in ("easy", "hard", "tough")}
+        ),
+    ),
+    "strips": Table(
+        ("strips",),
+        scores_table(
+            {"matching": "matching/mAP"}
+            | {f"… {level}": f"matching/{level}/mAP" for level in ("easy", "hard", "tough")}
+            | {f"verification, {level}": f"verification/{level}/intra/mAP" for level in ("easy", "hard", "tough")}
+        ),
+    ),
+    "sequences": Table(
+        ("sequences",),
+        scores_table(
+            {f"MMA@{t}": f"MMA@{t}" for t in (1, 3, 5, 10)}
+            | {"correct NN": "correct_nn"}
+            | {f"HA@{t}": f"HA@{t}" for t in (1, 3, 5)}
+            | {f"AUC@{t}": f"AUC@{t}" for t in (1, 3, 5)}
+        ),
+    ),
+    "webcam": Table(("webcam",), scores_table({"correct NN": "correct_nn", "mAP": "mAP"}, interval="mAP")),
+    "amos": Table(("amos",), scores_table({"correct NN": "amos/correct_nn", "mAP": "amos/mAP"})),
+}
+
+NOT_MADE = {
+    "docs/what-matters.md": "trainings take days of a core and the training photographs; each command is there",
+    "docs/benchmarks.md, Brown's protocols": "Brown's patches are no part of the data",
+    "matchability.md, what was tried": "the networks of the trials were not kept",
+    "speed and memory": "those of one machine: python -m eval bench WHAT and python -m train bench measure yours",
+    "the picture of README": "python -m kornia_hardnet8 match draws it; tests/test_readme.py checks its numbers",
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--data", type=Path, metavar="DIR", help="poses/, oxford/, webcam/ and hpatches/ below it")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="files of third_party/README.md")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="default: runs/tables")
+    parser.add_argument("--only", nargs="+", choices=TABLES, metavar="TABLE", help=f"some of: {', '.join(TABLES)}")
+    parser.add_argument("--write", action="store_true", help="also put the tables that could be made into the pages")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    return parser.parse_args(argv)
+
+
+def descriptors(run: Run, weights: Path | None) -> tuple[list[str], list[str]]:
+    """Those of a run whose weights are there, and why the others are left out."""
+    usable, missing = [], []
+    for token in run.desc.split():
+        file = FILES.get(token)
+        if file is None or (weights is not None and (weights / file).is_file()):
+            usable.append(token)
+        else:
+            missing.append(f"{token}: {file} is not there")
+    return usable, missing
+
+
+def words_of(name: str, weights: Path | None) -> list[str]:
+    """The words of a run after ``python -m``, with {data} and {out} in them."""
+    run = RUNS[name]
+    cache = ["--cache", "{out}/cache"] if run.has_cache else []
+    return [*run.command.split(), "--desc", *descriptors(run, weights)[0], *cache, "--out", f"{{out}}/runs/{name}"]
+
+
+def preparations(name: str, scenes: Sequence[str] = ("NAME",)) -> list[tuple[str, list[str]]]:
+    """What a run needs to be made before, and the command that makes it: once a scene where NAME stands in it."""
+    return [
+        (made.replace("NAME", scene), command.replace("NAME", scene).split())
+        for made, command in RUNS[name].first
+        for scene in (scenes if "NAME" in made else ("",))
+    ]
+
+
+def commands_of(name: str, weights: Path | None) -> list[list[str]]:
+    """All commands of a run in order."""
+    return [*(command for _, command in preparations(name)), words_of(name, weights)]
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command for people."""
+    return "python -m " + shlex.join(command).replace("'", "").format(data="DATA", out="OUT")
+
+
+def call(command: Sequence[str], places: Mapping[str, Path], weights: Path | None) -> None:
+    """Run one command.
+
+    Raises:
+        HardNet8Error: it failed.
+    """
+    words = [word.format(**places) for word in command]
+    print(f"python -m {shlex.join(words)}", file=sys.stderr, flush=True)
+    environment = os.environ if weights is None else {**os.environ, WEIGHTS_VARIABLE: str(weights.resolve())}
+    done = subprocess.run([sys.executable, "-m", *words], env=dict(environment), stdout=sys.stderr)
+    if done.returncode != 0:
+        raise HardNet8Error(f"{shown(command)} ended with {done.returncode}")
+
+
+def entries_of(name: str, args: argparse.Namespace) -> Entries:
+    """The results of a run, which is made unless the same command has made it already.
+
+    Raises:
+        HardNet8Error: data is not there, or a command failed.
+    """
+    run, places = RUNS[name], {"data": args.data, "out": args.out}
+    if run.needs and args.data is None:
+        raise HardNet8Error(f"{name} needs DATA")
+    missing = [folder for folder in run.needs if not (args.data / folder).is_dir()]
+    if missing:
+        raise HardNet8Error(f"{args.data} has no {' and no '.join(missing)}")
+    if not descriptors(run, args.weights)[0]:
+        raise HardNet8Error(f"no weights: {'; '.join(descriptors(run, args.weights)[1])}")
+    scenes = sorted(p.name for p in (args.data / "poses").iterdir() if p.is_dir()) if "poses" in run.needs else ()
+    command = words_of(name, args.weights)
+    results = args.out / "runs" / name / "results.json"
+    words = [word.format(**places) for word in command]
+    if not results.is_file() or read_results(results)[0]["environment"]["command"][1:] != words[1:]:
+        for made, making in preparations(name, scenes):
+            if not (args.out / made).exists():
+                call(making, places, args.weights)
+        call(command, places, args.weights)
+    return {entry["method"]["descriptor"]: entry for entry in read_results(results)}
+
+
+def put(page: str, name: str, lines: Sequence[str]) -> str:
+    """The text of a page with the table of a name between its marks; unchanged where it has none."""
+    block = "\n".join(lines)
+    return re.sub(
+        rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{block}\n{m[2]}", page, flags=re.S
+    )
+
+
+def pages() -> list[Path]:
+    """The documents that may hold tables."""
+    return [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "kornia_hardnet8").rglob("*.md")),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the tables; 1 when one of them could not be made."""
+    args = parse(argv)
+    chosen = args.only or list(TABLES)
+    names = list(dict.fromkeys(run for table in chosen for run in TABLES[table].runs))
+    if args.list:
+        print("\n".join(dict.fromkeys(shown(command) for name in names for command in commands_of(name, args.weights))))
+        return 0
+    made: dict[str, Entries] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            made[name] = entries_of(name, args)
+        except HardNet8Error as error:
+            failed[name] = str(error)
+            print(f"{name}: {error}", file=sys.stderr)
+    index = ["# Tables", ""]
+    for table in chosen:
+        runs = TABLES[table].runs
+        if reasons := [failed[run] for run in runs if run in failed]:
+            index.append(f"* {table}: not made: {reasons[0]}")
+            continue
+        lines = TABLES[table].make(*(made[run] for run in runs))
+        commands = dict.fromkeys(shown(command) for run in runs for command in commands_of(run, args.weights))
+        left_out = sorted({why for run in runs for why in descriptors(RUNS[run], args.weights)[1]})
+        text = ["```", *commands, "```", "", *lines, "", *(f"Left out: {why}" for why in left_out)]
+        write_bytes(args.out / f"{table}.md", ("\n".join(text).rstrip() + "\n").encode())
+        index.append(f"* [{table}]({table}.md)" + "".join(f"; without {why}" for why in left_out))
+        for page in pages() if args.write else ():
+            if (text_now := put(old := page.read_text(encoding="utf-8"), table, lines)) != old:
+                write_bytes(page, text_now.encode())
+    index += ["", "Not made by this:", "", *(f"* {what}: {why}" for what, why in NOT_MADE.items())]
+    write_bytes(args.out / "README.md", ("\n".join(index) + "\n").encode())
+    print("\n".join(index))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -133,7 +133,7 @@ def _digest(tensors: dict[str, Tensor], text: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps({k: v for k, v in sorted(text.items()) if k != _DIGEST}).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -203,7 +203,7 @@ def test_bad_features_are_named(scene_factory, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not positive"):
         build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
     scene.features.write_bytes(b"no hdf5")
-    with pytest.raises(DataError, match="does not read"):
+    with pytest.raises(DataError, match="damaged or no HDF5 file"):
         build_colmap(scene.images, scene.model, tmp_path / "store", features=scene.features)
 
 

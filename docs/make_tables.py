@@ -56,6 +56,7 @@ PATCHES = "rootsift tfeat mkd hardtfeat h8E512"
 UNTRAINED = "kornia-hardnet8:untrained=true"
 INT8 = "h8E512:precision=int8"
 BAGS = "5:4,10:3,25:2"
+FAILED_BAGS = "failed bags"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ DIMS = (32, 64, 96, 128, 256, 512)
 
 RUNS: dict[str, Run] = {
     "demo": Run("eval imw", "h8E512 rootsift"),
+    "built-in": Run("eval imw", "hardtfeat aliked-n16 xfeat"),
     "dev": Run(DEV, f"{PATCHES} aliked-n16", DEV_PARTS),
     "dev-matchability": Run(f"{DEV} --select matchability", "h8E512", DEV_PARTS),
     "dev-int8": Run(DEV, INT8, DEV_PARTS),
@@ -123,31 +125,40 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def value_of(entry: Entry, metric: str, scene: str | None = None) -> float | None:
     """A score of an entry, or of one of its scenes; None where it has none."""
     scores = entry["scores"] if scene is None else entry["per_scene"].get(scene, {})
+    if metric == FAILED_BAGS:
+        return sum(sum(of_scene["failed_bags"].values()) for of_scene in entry["per_scene"].values())
     score = scores.get(metric)
     return score["value"] if isinstance(score, dict) else score
 
 
+def number(value: float | None) -> str:
+    """Three decimals, counts as they are; nothing for None."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
 def with_best(columns: Sequence[str], rows: Sequence[Sequence[float | None]]) -> list[list[str]]:
-    """Numbers with three decimals, the best of each column bold; nothing where there is none."""
-    shown = [["" if value is None else f"{value:.3f}" for value in row] for row in rows]
+    """Numbers, the best of each column bold."""
+    shown = [[number(value) for value in row] for row in rows]
     for k, metric in enumerate(columns):
         cells = [row[k] for row in shown if row[k]]
-        best = (min if lower_is_better(metric) else max)(cells, key=float, default="")
+        best = (min if lower_is_better(metric) or metric == FAILED_BAGS else max)(cells, key=float, default="")
         for row in shown:
             if row[k] == best != "" and len(cells) > 1:
                 row[k] = f"**{row[k]}**"
     return shown
 
 
-def scores_table(columns: Mapping[str, str], interval: str | None = None) -> Callable[[Entries], list[str]]:
-    """A row a descriptor, a column a metric; that called ``interval`` has its 95 % interval."""
+def scores_table(columns: Mapping[str, str], intervals: Sequence[str] = ()) -> Callable[..., list[str]]:
+    """A row a descriptor of all runs, a column a metric; those of ``intervals`` have their 95 % interval."""
 
-    def make(entries: Entries) -> list[str]:
+    def make(*runs: Entries) -> list[str]:
+        entries = {name: entry for run in runs for name, entry in run.items()}
         metrics = list(columns.values())
         shown = with_best(metrics, [[value_of(entry, metric) for metric in metrics] for entry in entries.values()])
         for row, entry in zip(shown, entries.values(), strict=True):
-            if interval is not None and (ci := entry["scores"][interval]["ci95"]) is not None:
-                row[metrics.index(interval)] += f" [{ci[0]:.3f}, {ci[1]:.3f}]"
+            for metric in intervals:
+                if (ci := entry["scores"][metric]["ci95"]) is not None:
+                    row[metrics.index(metric)] += f" [{ci[0]:.3f}, {ci[1]:.3f}]"
         rows = [[NAMES.get(name, name), *cells] for name, cells in zip(entries, shown, strict=True)]
         return markdown(["", *columns], rows)
 
@@ -166,13 +177,17 @@ def scenes_table(metric: str) -> Callable[[Entries], list[str]]:
     return make
 
 
-def difference_cells(a: Entry, b: Entry, metrics: Sequence[str]) -> list[str]:
-    """A less b by pairs, with the 95 % interval, for each metric; nothing where one has no value by pair."""
+def difference_cells(a: Entry, b: Entry, metrics: Sequence[str], unit: float = 1.0) -> list[str]:
+    """A less b by pairs in units, with the 95 % interval, for each metric; nothing where one has no value by pair."""
+    digits = 3 if unit == 1.0 else 1
     common = [m for m in metrics if m in values_by_pair(a) and m in values_by_pair(b)]
     by_name = {d.metric: d for d in compare_entries(a, b, metrics=common)}
-    return [
-        f"{d.difference:+.3f} [{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]" if (d := by_name.get(m)) else "" for m in metrics
-    ]
+    cells = []
+    for metric in metrics:
+        values = (by_name[metric].difference, *by_name[metric].ci95) if metric in by_name else ()
+        shown = [f"{value / unit:+.{digits}f}" for value in values]
+        cells.append(f"{shown[0]} [{shown[1]}, {shown[2]}]" if shown else "")
+    return cells
 
 
 def differences_table(columns: Mapping[str, str], of: str = "h8E512") -> Callable[..., list[str]]:
@@ -206,6 +221,7 @@ def readme_table(dev: Entries, chosen: Entries) -> list[str]:
     ]
 
 
+BOTH_TASKS = {"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"}
 DEV_METRICS = {
     "poses, mAA@10 over all ratios": "poses/mAA@10_mean",
     "poses, mAA@10": "poses/mAA@10",
@@ -232,11 +248,6 @@ def matchability_scenes(dev: Entries, chosen: Entries) -> list[str]:
     return scenes_table("poses/mAA@10_mean")({"response": dev["h8E512"], "matchability": chosen["h8E512"]})
 
 
-def built_in_scene(demo: Entries) -> list[str]:
-    """What ``make demo`` finds."""
-    return scores_table({"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"})(demo)
-
-
 def estimators_table(*runs: Entries) -> list[str]:
     """A row an estimator, the best first, with its difference to degensac."""
     entries = {name: run[INT8] for name, run in zip(METHODS, runs, strict=True)}
@@ -249,28 +260,29 @@ def estimators_table(*runs: Entries) -> list[str]:
 
 
 def dimensions_table(entries: Entries) -> list[str]:
-    """A row a width, with its difference to 128."""
-    metrics = {
-        "poses: AP": "poses/AP",
-        "mAA@10 over all ratios": "poses/mAA@10_mean",
-        "fixed camera: mAP": "webcam/mAP",
+    """A row a width, in percent as all of its page, with its difference to 128."""
+    titles = {
+        "poses: AP, %": "poses/AP",
+        "mAA@10 over all ratios, %": "poses/mAA@10_mean",
+        "fixed camera: mAP, %": "webcam/mAP",
     }
+    base, metrics = entries["h8E512:dim=128"], list(titles.values())
     rows = []
     for dim in DIMS:
-        entry, base = entries[f"h8E512:dim={dim}"], entries["h8E512:dim=128"]
-        less = [""] * 3 if dim == 128 else [f" ({c})" for c in difference_cells(entry, base, list(metrics.values()))]
-        rows.append([str(dim), *(f"{value_of(entry, m):.3f}{c}" for m, c in zip(metrics.values(), less, strict=True))])
-    return markdown(["dimensions", *metrics], rows)
+        entry = entries[f"h8E512:dim={dim}"]
+        less = [""] * 3 if dim == 128 else [f" ({cell})" for cell in difference_cells(entry, base, metrics, unit=0.01)]
+        values = [f"{100 * (value_of(entry, metric) or 0.0):.1f}" for metric in metrics]
+        rows.append([f"{dim}, the default" if dim == 128 else str(dim), *map("".join, zip(values, less, strict=True))])
+    return markdown(["dimensions", *titles], rows)
 
 
 TABLES: dict[str, Table] = {
     "readme": Table(("dev", "dev-matchability"), readme_table),
-    "demo": Table(("demo",), built_in_scene),
+    "demo": Table(("demo",), scores_table(BOTH_TASKS)),
+    "built-in": Table(("demo", "built-in"), scores_table(BOTH_TASKS)),
     "poses": Table(
         ("dev",),
-        scores_table(
-            {"mAA@10": "poses/mAA@10", "all ratios": "poses/mAA@10_mean", "AP": "poses/AP"}, interval="poses/mAA@10"
-        ),
+        scores_table({"mAA@10": "poses/mAA@10", "all ratios": "poses/mAA@10_mean", "AP": "poses/AP"}, ["poses/mAA@10"]),
     ),
     "pose-scenes": Table(("dev",), scenes_table("poses/mAA@10")),
     "places": Table(
@@ -304,15 +316,15 @@ TABLES: dict[str, Table] = {
         ("imw",),
         scores_table(
             {
-                "stereo, mAA@10": "stereo/mAA@10",
-                "multiview, mAA@10": "multiview/mAA@10",
+                **BOTH_TASKS,
                 "registered": "multiview/registered_ratio",
+                FAILED_BAGS: FAILED_BAGS,
+                "track": "multiview/track_length",
             },
+            list(BOTH_TASKS.values()),
         ),
     ),
-    "imw-differences": Table(
-        ("imw",), differences_table({"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"})
-    ),
+    "imw-differences": Table(("imw",), differences_table(BOTH_TASKS)),
     "imw-stereo": Table(("imw",), scenes_table("stereo/mAA@10")),
     "imw-multiview": Table(("imw",), scenes_table("multiview/mAA@10")),
     "built-strips": Table(
@@ -339,7 +351,7 @@ TABLES: dict[str, Table] = {
             | {f"AUC@{t}": f"AUC@{t}" for t in (1, 3, 5)}
         ),
     ),
-    "webcam": Table(("webcam",), scores_table({"correct NN": "correct_nn", "mAP": "mAP"}, interval="mAP")),
+    "webcam": Table(("webcam",), scores_table({"correct NN": "correct_nn", "mAP": "mAP"}, ["correct_nn", "mAP"])),
     "amos": Table(("amos",), scores_table({"correct NN": "amos/correct_nn", "mAP": "amos/mAP"})),
 }
 

@@ -78,6 +78,7 @@ _PRE = "C1-10k1 BN T C10-1k1 T"
 _P48 = _blocks("C1-32k3p1", "C32-32k3p1", "C32-64k3s2p1", "C64-64k3p1", "C64-128k3s2p1", "C128-128k3s2p1")
 _WIDENING = ("C1-16k3p1", "C16-32k3p1", "C32-64k3s2p1", "C64-128k3p1", "C128-256k3s2p1", "C256-256k3p1")
 _NINE = ("C1-32k3p1", "C32-32k3p1", "C32-64k3s2p1", "C64-64k3p1", "C64-128k3p1", "C128-128k3s2p1", "C128-256k3p1")
+_HALF = ("C1-16k3p1", "C16-16k3p1", "C16-32k3s2p1", "C32-32k3p1", "C32-64k3s2p1", "C64-64k3p1", "C64-128k3p1")
 _NINE_X = ("C1-32k3p1", "C32-32k3p1", "C32-64k3s2p1", "C64-128k3p1", "C128-256k3p1", "C256-512k3s2p1")
 
 ARCHS: dict[str, Arch] = {
@@ -92,6 +93,7 @@ ARCHS: dict[str, Arch] = {
         Arch("h7E256", f"{_CORE} D0.3 C128-256k8 BN", 256),
         Arch("l2net", f"{_CORE} D0.1 C128-128k8 BN", 128),
         Arch("h8", f"{_CORE8} D0.3 C256-256k8 BN", 256),
+        Arch("h8small", f"{_blocks(*_HALF)} C128-128k8 BN", 128),
         Arch("h8Ins", f"{_blocks(*_CORE_CONVS, 'C128-256k3p1', norm='IN')} D0.3 C256-256k8 BN", 256),
         Arch("h8c", f"{_CORE8} D0.3 C256-128k8 BN", 128),
         Arch("h8p48", f"{_CORE} C128-256k3s2p1 BN R D0.3 C256-256k6 BN", 256, 48),

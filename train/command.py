@@ -94,6 +94,8 @@ def _add_learning(add: _Add) -> None:
     add("--arch", "--model_arch", dest="arch", help="architecture of the network")
     add("--loss", dest="loss", help="losses and regularisers, name[*weight][,name[*weight]...]: "
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
+    add("--teacher", dest="teacher", metavar="FILE",
+        help="whose descriptors the loss distill imitates: weights, or the name of a bundled model")  # fmt: skip
     add("--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
     add("--nested", dest="nested", type=int, metavar="DIM",
         help="two thirds of the loss on the descriptor cut to DIM dimensions, after the projection of --init"

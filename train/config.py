@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from train.augment import Augmentation, get_augmentation
-from train.losses import REDUCTIONS, Criterion, LossOptions, parse_loss
+from train.losses import DISTILLATION, REDUCTIONS, Criterion, LossOptions, parse_loss
 from train.optim import OPTIMIZERS, SCHEDULES
 from train.sampling import Sampling, SettingError
 
@@ -65,6 +65,7 @@ class TrainConfig:
         save_every: steps between checkpoints; None: one an epoch.
         seed: of everything random.
         init: weights to start from.
+        teacher: weights whose descriptors the loss ``distill`` imitates.
     """
 
     ds: str
@@ -100,6 +101,7 @@ class TrainConfig:
     save_every: int | None = None
     seed: int = 0
     init: str | None = None
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         width = get_arch(self.arch).dim
@@ -114,7 +116,11 @@ class TrainConfig:
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r} (there are: {', '.join(known)}){closest(value, known)}")
         _ = self.sampling
-        parse_loss(self.loss, self.npos)
+        distils = DISTILLATION in {term.name for term in parse_loss(self.loss, self.npos)}
+        if distils != (self.teacher is not None):
+            raise SettingError("teacher", f"and the loss {DISTILLATION} need each other, got --loss {self.loss}")
+        if distils and self.nested is not None:
+            raise SettingError("nested", "has no effect on what a teacher says: leave it away")
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
             if (value := getattr(self, name)) is not None and not low <= value < high:
                 raise SettingError(name, f"must be {low:g} … {high:g}, got {value}")

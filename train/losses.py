@@ -27,6 +27,7 @@ from train.mining import (
     row_distances,
 )
 
+DISTILLATION = "distill"
 REDUCTIONS = ("min", "average", "random")
 NESTED_SHARE = 2 / 3  # weight of the short descriptor's loss, the one that is used; the whole width has the rest
 
@@ -41,6 +42,7 @@ class Described:
         labels: int64 (n,).
         tuples: int64 (n,), the tuple of each row.
         exclude: bool (T, T), tuples that are no negatives of each other, or None.
+        targets: float32 (n, D), unit vectors of a teacher, or None.
     """
 
     unit: Tensor
@@ -48,6 +50,7 @@ class Described:
     labels: Tensor
     tuples: Tensor
     exclude: Tensor | None = None
+    targets: Tensor | None = None
 
     @property
     def anchors(self) -> Tensor:
@@ -288,6 +291,18 @@ class GlobalOrthogonality(nn.Module):
         return (products.mean() ** 2 + spread)[None]
 
 
+class Distillation(nn.Module):
+    """Descriptors should be those of a teacher, patch by patch; labels have no part in it."""
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+
+    def forward(self, batch: Described) -> Tensor:
+        """(n,) 1 - cosine of the angle between descriptor and target."""
+        assert batch.targets is not None  # TrainConfig saw to it
+        return 1.0 - (batch.unit * batch.targets).sum(1)
+
+
 def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
     """Distances of unit vectors, row by row: ``sqrt(2 (1 - a.b + 1e-6))``."""
     return torch.sqrt(2.0 * (1.0 - (a * b).sum(1) + 1e-6).clamp(min=1e-9))
@@ -332,6 +347,7 @@ LOSSES: dict[str, LossEntry] = {
     "softMargin": LossEntry(DynamicSoftMargin, "weights by a running distribution; no margin", ("closeok",)),
     "hybrid": LossEntry(HybridTriplet, "HyNet's similarity; its margin is 1.2, its length*0.1", ("mpos",), False),
     "statistical": LossEntry(StatisticalTriplet, "after SDGMNet; no margin", ("closeok",)),
+    DISTILLATION: LossEntry(Distillation, "to imitate the descriptors of --teacher", pairs_only=False),
     "sos": LossEntry(SecondOrder, "SOSNet's second-order similarity", regulariser=True),
     "length": LossEntry(LengthDifference, "HyNet's regularised normalisation", regulariser=True),
     "gor": LossEntry(GlobalOrthogonality, "global orthogonality", regulariser=True),

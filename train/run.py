@@ -29,6 +29,7 @@ from train.losses import NESTED_SHARE, Described, NestedLoss
 from train.mining import hardest_pairs, row_distances
 from train.network import frozen_statistics, raw_descriptors
 from train.optim import SCHEDULES, build_optimizer, set_rate
+from train.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,10 @@ class Run:
         if config.nested is not None:
             criterion = config.build_criterion()
             self.nested = NestedLoss(projection, self.model.output_dim, config.nested, criterion).to(device)
+        self.teacher = None
+        if config.teacher is not None:
+            name = str(folder / config.teacher) if (folder / config.teacher).is_file() else config.teacher
+            self.teacher = Teacher(name, self.model.output_dim, self.model.patch_size, device)
         self.precision = resolve_precision(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
@@ -130,13 +135,14 @@ class Run:
         try:
             patches = self.augmented(batch)
             on_stage("augmentation")
+            targets = None if self.teacher is None else self.teacher.targets(patches)
             chunks = self._chunks(patches)
             with torch.set_grad_enabled(len(chunks) == 1):
                 raw = torch.cat([self._describe(chunk, number) for number, chunk in enumerate(chunks)])
             if len(chunks) > 1:
                 raw.requires_grad_()
             on_stage("forward")
-            loss, figures = self._loss(raw, batch)
+            loss, figures = self._loss(raw, batch, targets)
             on_stage("mining and loss")
             self.scaler.scale(loss).backward()
             if len(chunks) > 1:  # the network a second time, chunk by chunk, for what the loss says of its output
@@ -190,13 +196,14 @@ class Run:
         with autocast(self.precision, self.device):
             return raw_descriptors(self.model, patches, self.world).float()
 
-    def _loss(self, raw: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, raw: Tensor, batch: Batch, targets: Tensor | None) -> tuple[Tensor, dict[str, float]]:
         """The loss of the whole batch from this process' raw descriptors, and its figures."""
         raw = join_rows(raw, self.world)
         unit = F.normalize(raw, dim=1, eps=1e-12)
         tuples = torch.arange(len(raw), device=raw.device) // self.config.npos
         exclude = None if batch.exclude is None else batch.exclude.to(self.device)
-        described = Described(unit, raw.norm(dim=1), batch.labels.to(self.device), tuples, exclude)
+        targets = None if targets is None else join_rows(targets, self.world)
+        described = Described(unit, raw.norm(dim=1), batch.labels.to(self.device), tuples, exclude, targets)
         torch.manual_seed(_mix_seed(self.config.seed + 2, self.step))  # some losses draw, all processes the same
         loss, items, terms = self.criterion(described)
         if self.nested is not None:
@@ -346,7 +353,7 @@ class Run:
         return {
             "arch": self.model.arch,
             "features": self.useful_model.features.state_dict(),
-            "projection": None,
+            "projection": None if self.teacher is None else vars(self.teacher.projection),
             "metadata": {"mr_size": self.mr_size, "step": self.step, "ds": self.config.ds},
             "live": None if self.mean is None else self.model.features.state_dict(),
             "optimizer": self.optimizer.state_dict(),

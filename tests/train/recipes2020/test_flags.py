@@ -132,11 +132,12 @@ def test_settings_that_say_what_they_change_change_the_loss() -> None:
     assert set(other) == set(LOSS_SETTINGS)
     for name, entry in LOSSES.items():
         alone = f"{name},softmax" if entry.regulariser else name
+        taught = {"teacher": "h8E512"} if name == "distill" else {}
         plain, *changed = (
             TrainConfig("lib", loss=alone, **settings).build_criterion()(
-                Described(unit, raw.norm(dim=1).float(), tuples, tuples)
+                Described(unit, raw.norm(dim=1).float(), tuples, tuples, targets=unit.flip(0))
             )[2][name].item()
-            for settings in ({}, *({key: value} for key, value in other.items()))
+            for settings in (taught, *({key: value, **taught} for key, value in other.items()))
         )  # fmt: skip
         assert [key for key, value in zip(other, changed, strict=True) if value != plain] == [*entry.obeys], name
 

@@ -27,7 +27,7 @@ def prepare_for_inference(module: HardNet8, precision: Literal["auto"] | Precisi
         precision: ``"fp32"``; ``"bf16"`` (CPUs with AVX-512, GPUs); ``"fp16"`` (GPUs); ``"int8"`` (x86 CPUs with
             VNNI or AVX2; the ranges come with the weights, and where they do not, from generated patches);
             ``"auto"``: fp16 on CUDA devices; bf16 on CPUs with instructions for it (AVX512_BF16, AMX); int8 on other
-            CPUs with VNNI; else fp32.
+            CPUs that can; else fp32.
 
     Raises:
         UsageError: an unknown precision, or one that this machine or this network cannot run.
@@ -52,8 +52,7 @@ def best_precision(module: HardNet8, device: torch.device | str = "cpu") -> Prec
         return "fp16"
     if device.type == "cpu" and _has_bf16_units() and not _why_not("bf16", module, device):
         return "bf16"  # int8 is faster still, but finds other nearest neighbours for some patches
-    # Without VNNI int8 is twice as fast as fp32, too little for the nearest neighbours that it costs.
-    return "int8" if torch.cpu._is_vnni_supported() and not _why_not("int8", module, device) else "fp32"
+    return "fp32" if _why_not("int8", module, device) else "int8"
 
 
 def _has_bf16_units() -> bool:

@@ -153,7 +153,7 @@ def add_precision_flag(group: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="of this library's networks; auto: what the CPU or GPU is made for, fp32 on CPUs with AVX2 alone",
+        help="of this library's networks; auto: what the CPU or GPU is made for",
     )
 
 

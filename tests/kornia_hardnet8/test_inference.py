@@ -301,12 +301,13 @@ def test_int8_is_refused_for_other_layers(arch: str) -> None:
 
 @needs_int8
 def test_the_best_precision_of_a_cpu(seven: HardNet8, monkeypatch: pytest.MonkeyPatch) -> None:
-    for units, vnni, expected in ((True, True, "bf16"), (False, True, "int8"), (False, False, "fp32")):
+    for units, vnni, expected in ((True, True, "bf16"), (False, True, "int8"), (False, False, "int8")):
         monkeypatch.setattr(inference, "_has_bf16_units", lambda units=units: units)
         monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
         assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == expected
     monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
+    assert best_precision(seven) == "fp32"
     with pytest.raises(UsageError, match="neither VNNI nor AVX2"):
         prepare_for_inference(seven, "int8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.images import image_size, is_companion, read_luma
+from common.images import folders_in, image_size, read_luma
 from kornia_hardnet8.errors import DataError, MissingFileError, need
 from kornia_hardnet8.files import atomic_path
 
@@ -38,8 +38,7 @@ def find_strips(root: str | Path) -> dict[str, Path]:
         raise MissingFileError(f"{root} is not a folder of HPatches sequences")
     if (root / "ref.png").is_file():
         return {root.resolve().name: root}
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_companion(path))
-    return {path.name: path for path in folders if any((path / f"{name}.png").is_file() for name in TYPES)}
+    return {path.name: path for path in folders_in(root) if any((path / f"{name}.png").is_file() for name in TYPES)}
 
 
 def count_patches(folder: Path, types: Sequence[str] = TYPES) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kornia_hardnet8.errors import DataError, MissingFileError, need
+from kornia_hardnet8.files import RENAME, is_utf8, shown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,16 @@ def is_companion(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted; hidden ones are left out, those whose names are not UTF-8 with a line."""
+    return _named(folder, sorted(path for path in folder.iterdir() if path.is_dir() and not is_companion(path)))
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted; other files are passed over, photographs of formats not read with a line."""
+    """The pictures in a folder, sorted; other files are passed over.
+
+    Photographs of formats that are not read, and pictures whose names are not UTF-8, are passed over with a line.
+    """
     return _chosen(folder, sorted(folder.iterdir()))
 
 
@@ -92,7 +101,16 @@ def _chosen(folder: Path, files: Iterable[Path]) -> list[Path]:
             "%s: %d picture(s) of formats that are not read passed over (%s); make JPEGs of them",
             folder, len(foreign), names,
         )  # fmt: skip
-    return pictures
+    return _named(folder, pictures)
+
+
+def _named(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    """The paths whose names below ``folder`` are UTF-8: databases, pages and hashes hold no others."""
+    strange = [path for path in paths if not is_utf8(str(path.relative_to(folder)))]
+    if strange:
+        names = ", ".join(shown_name(str(path.relative_to(folder))) for path in strange)
+        log.warning("%s: %d name(s) that are not UTF-8 passed over (%s); %s", folder, len(strange), names, RENAME)
+    return [path for path in paths if path not in strange]
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------

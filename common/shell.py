@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kornia_hardnet8.errors import HardNet8Error, closest
-from kornia_hardnet8.files import check_output
+from kornia_hardnet8.files import check_output, check_words
 
 T = TypeVar("T")
 PLAIN_PROGRESS_S = 30.0
@@ -160,6 +160,7 @@ def run_module(title: str, module_name: str, description: str, argv: Sequence[st
     """Parse ``argv`` for one command and run it, with the flags that every command shares."""
 
     def command() -> int | None:
+        check_words(argv)
         run, parser = command_parser(title, module_name, description)
         args = parser.parse_args(argv)
         set_up_logging(-1 if args.quiet else args.verbose)

@@ -18,7 +18,7 @@ from kornia_hardnet8 import __version__
 from kornia_hardnet8.detectors import DETECTORS
 from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 from kornia_hardnet8.feature import HardNet8Feature
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.files import atomic_path, check_words
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.pair import draw_matches, example_pair, match_pair, read_image
 
@@ -147,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for bad data, 2 for wrong usage. Errors are one line."""
     args = make_parser().parse_args(argv)
     try:
+        check_words(sys.argv[1:] if argv is None else argv)
         args.run(args)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

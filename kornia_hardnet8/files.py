@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,35 @@ from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 # What a full disk, a quota and a limit of the size of files answer.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# What to do about a name in another encoding.
+RENAME = "rename it, as by `convmv -f latin1 -t utf8 -r --notest FOLDER`"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name as Python gives it stands for UTF-8: other bytes become lone surrogates, which no file holds."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown_name(name: str) -> str:
+    """A name to print: in place of bytes that are not UTF-8 their numbers (``x`` and two digits after a backslash)."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words of a command line that are not UTF-8 before the work: results could not be written of them.
+
+    Raises:
+        UsageError: the first one, and what to do.
+    """
+    for word in words:
+        if not is_utf8(word):
+            raise UsageError(f"the name {shown_name(word)} is not UTF-8: {RENAME}")
 
 
 def check_output(path: str | Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.brown import open_brown, read_mosaic
+from common.images import folders_in
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.torch_files import load_torch
@@ -65,7 +66,7 @@ def find_sets(root: str | Path) -> list[PatchSet]:
         raise MissingFileError(f"{root} is not a folder of patch sets")
     if (opened := _open(root)) is not None:
         return [opened]
-    found = [opened for folder in sorted(root.iterdir()) if folder.is_dir() and (opened := _open(folder)) is not None]
+    found = [opened for folder in folders_in(root) if (opened := _open(folder)) is not None]
     names = {s.name for s in found}
     cached = [root / f"{subset}{detector}.pt" for subset in SUBSETS for detector in DETECTORS]
     found += [read_cached(path) for path in cached if path.is_file() and path.stem not in names]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.homography import check_homography
-from common.images import SUFFIXES
+from common.images import SUFFIXES, folders_in
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 _HOMOGRAPHY_FILE = re.compile(r"H_1_(\d+)")
@@ -47,7 +47,7 @@ def find_sequences(root: str | Path) -> list[ImageSequence]:
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of sequences")
-    folders = [root] if _homography_files(root) else sorted(p for p in root.iterdir() if p.is_dir())
+    folders = [root] if _homography_files(root) else folders_in(root)
     found = [_read_sequence(folder) for folder in folders if _homography_files(folder)]
     if not found:
         raise DataError(f"{root} holds no folder with images 1, 2, … and files H_1_2, H_1_3, …")

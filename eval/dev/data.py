@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.images import pictures_in, read_gray, reduce_image
+from common.images import folders_in, pictures_in, read_gray, reduce_image
 from eval.core.image_sequences import ImageSequence, find_sequences
 from eval.imw.build import read_model
 from eval.imw.scene import Camera
@@ -83,9 +83,9 @@ def find_data(root: Path) -> DevData:
     if not root.is_dir():
         raise MissingFileError(f"folder {root} is not there")
     data = DevData({}, {}, {})
-    for folder in _folders(root):
+    for folder in folders_in(root):
         if not _add(data, folder, folder.name):
-            for scene in _folders(folder):
+            for scene in folders_in(folder):
                 if not _add(data, scene, f"{folder.name}/{scene.name}"):
                     log.info("%s: left out, neither poses nor homographies nor a fixed camera", scene)
     if not (data.poses or data.homography or data.webcam):
@@ -175,7 +175,3 @@ def _add(data: DevData, folder: Path, name: str) -> bool:
 def _is_patch_strips(pictures: list[Path]) -> bool:
     """Strips of HPatches patches: ``ref`` and ``e1`` to ``t5``."""
     return {"ref", "e1", "h1", "t1"} <= {p.stem for p in pictures}
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))

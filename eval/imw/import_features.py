@@ -72,7 +72,8 @@ def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -
     """Read hloc's ``features.h5`` (``<image>/{keypoints, descriptors (D, N), scores}``) and ``matches.h5``.
 
     Its keypoints have their origin at the centre of the first pixel, as ours. Images are found by their names without
-    folder and suffix, by the scene in their path where several scenes have that name; ``-`` counts as ``_``.
+    suffix, with the folders before them or without (``-`` and ``/`` count as ``_``), by the scene in their path where
+    several have that name.
 
     Raises:
         DataError: an image of the scenes that the file lacks, arrays that do not fit, a pair that is missing.
@@ -240,14 +241,22 @@ def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
 
 def _find_group(groups: Mapping[str, set[str]], scene: str, name: str, path: Path) -> str:
     """The group of an image of a scene."""
-    candidates = [group for group in groups if _plain(PurePosixPath(group).stem) == _plain(name)]
+    names = {group: _scene_names(group) for group in groups}
+    candidates = [group for group in groups if _plain(name) in names[group]]
     if len(candidates) > 1:
+        whole = [group for group in candidates if names[group][0] == _plain(name)]
         inside = [group for group in candidates if _plain(scene) in map(_plain, PurePosixPath(group).parts[:-1])]
-        candidates = inside or candidates
+        candidates = whole or inside or candidates
     if len(candidates) != 1:
         what = "nothing" if not candidates else f"several things ({', '.join(sorted(candidates)[:3])})"
         raise DataError(f"{path} holds {what} of the image {name!r} of scene {scene}")
     return candidates[0]
+
+
+def _scene_names(group: str) -> list[str]:
+    """What ``db/a.jpg`` can be called in a scene: ``db_a``, and ``a`` where folders are no part of names."""
+    parts = PurePosixPath(group).with_suffix("").parts
+    return [_plain("_".join(parts[first:])) for first in range(len(parts))]
 
 
 def _plain(name: str) -> str:

@@ -26,7 +26,7 @@ from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings, camera_numbers
 from eval.reconstruct.undistort import undistort
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.files import atomic_path, shown_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _draw(out: Path, images: Path, feature: str, outcome: Outcome) -> dict[str, 
     from eval.reconstruct.page import write_model_page
 
     model, summary, folder = outcome.models[0], outcome.summary, images.resolve()
-    place = folder.parent.name if folder.name.lower() in ("images", "photos") else folder.name
+    place = shown_name(folder.parent.name if folder.name.lower() in ("images", "photos") else folder.name)
     draw_model(out / "model.png", model, title=f"{place}, {feature}")
     left_out = [*summary["not_registered"], *summary["images"]["unreadable"]]
     made = f"Made on {datetime.date.today().isoformat()} by: {command_line(summary['environment']['command'])}"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.fingerprint import fingerprint
-from common.images import SUFFIXES, pictures_in, read_gray, reduce_image
+from common.images import SUFFIXES, folders_in, pictures_in, read_gray, reduce_image
 from common.shell import progress
 from eval.core.benchmark import Benchmark, rows_by_scene
 from eval.core.distances import identity_matching
@@ -72,8 +72,7 @@ def find_cameras(root: str | Path) -> dict[str, list[Path]]:
         raise MissingFileError(f"{root} is not a folder of camera folders")
     if len(here := pictures_in(root)) > 1:
         return {root.resolve().name: here}
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    cameras = {folder.name: paths for folder in folders if len(paths := pictures_in(folder)) > 1}
+    cameras = {folder.name: paths for folder in folders_in(root) if len(paths := pictures_in(folder)) > 1}
     if not cameras:
         raise DataError(f"{root} holds no folder with two or more pictures ({', '.join(SUFFIXES)})")
     return cameras

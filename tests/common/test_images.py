@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image, TiffImagePlugin
 from common.images import (
     MAX_PIXELS,
     exif_orientation,
+    folders_in,
     image_size,
     is_companion,
     is_picture,
@@ -174,6 +177,19 @@ def test_one_rule_of_which_files_are_pictures(tmp_path: Path, caplog: pytest.Log
     assert {p.name for p in tmp_path.iterdir() if is_companion(p)} == {
         "._b c.JPG", ".hidden.png", ".thumbs", "Thumbs.db", ".DS_Store",
     }  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_names_that_are_not_utf8_are_passed_over_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (b"a.png", b"Fa\xe7ade.png", "Façade.png".encode(), b"d\xe7/b.png", b"d/c.png"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with caplog.at_level(logging.WARNING):
+        assert [path.name for path in pictures_below(tmp_path)] == ["Façade.png", "a.png", "c.png"]
+    assert "2 name(s) that are not UTF-8 passed over (Fa\\xe7ade.png, d\\xe7/b.png); rename" in caplog.text
+    assert folders_in(tmp_path) == [tmp_path / "d"]
+    assert [path.name for path in pictures_in(tmp_path / os.fsdecode(b"d\xe7"))] == ["b.png"]
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:

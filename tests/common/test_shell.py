@@ -67,6 +67,11 @@ def test_wrong_usage_is_answered_in_one_line(
     assert capsys.readouterr().err == f"error: python -m test it: {message}\n"
 
 
+def test_words_that_are_not_utf8_are_refused_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_module("test it", "no_such_module", "", ["--out", os.fsdecode(b"/d/Fa\xe7ade.png")]) == 2
+    assert capsys.readouterr().err.startswith("error: the name /d/Fa\\xe7ade.png is not UTF-8: rename it")
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_describe_several_as_hloc_reads_them(tmp_path: Path) -> None:
     [
         (["match", DAY], 2, "two photographs, got 1"),
         (["match", DAY, NIGHT, "--out", "x.gif"], 2, ".png, .jpg or .tif"),
+        (["match", os.fsdecode(b"n\xe9.jpg"), NIGHT], 2, r"n\xe9.jpg is not UTF-8: rename it"),
         (["match", "no.jpg", NIGHT], 1, "no.jpg is not there"),
         (["describe", DAY, NIGHT, "--out", "x.npz"], 2, "take .h5"),
         (["describe", DAY, DAY, "--out", "x.h5"], 2, "two photographs have the name square_day.jpg"),

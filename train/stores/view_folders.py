@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.images import image_size, is_companion, is_picture, read_luma
+from common.images import folders_in, image_size, is_companion, is_picture, pictures_in, read_luma
 from kornia_hardnet8.errors import DataError, MissingFileError, need
 from train.stores.writer import source_key
 
@@ -55,7 +55,7 @@ def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFo
         raise MissingFileError(f"folder {root} is not there")
     if masks is not None and not Path(masks).is_dir():
         raise MissingFileError(f"mask folder {masks} is not there")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = folders_in(root)
     if not folders:
         raise DataError(f"{root} holds no view folder")
     return [_read_view(folder, None if masks is None else Path(masks)) for folder in folders]
@@ -101,9 +101,8 @@ def read_homography(path: Path) -> np.ndarray | None:
 
 
 def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not is_companion(p))
-    images = [p for p in files if is_picture(p)]
-    others = [p for p in files if p not in images]
+    images = pictures_in(folder)
+    others = sorted(p for p in folder.iterdir() if p.is_file() and not is_companion(p) and not is_picture(p))
     if len(images) < 2:
         raise DataError(f"view {folder} has {len(images)} image(s), at least 2 are needed")
     if others and len(others) != len(images) - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.images import pictures_in
+from common.images import folders_in, pictures_in
 from eval.imw.official import TEST_SCENES
 from eval.imw.scene import is_scene, open_scene
 from kornia_hardnet8.errors import DataError, MissingFileError
@@ -40,8 +40,8 @@ def find_raw_scenes(root: Path) -> list[RawScene]:
         raise MissingFileError(f"folder {root} is not there")
     scenes = []
     for dataset in TEST_SCENES:
-        folders = sorted(p for p in (root / dataset).glob("*") if p.is_dir() and not p.name.startswith("."))
-        scenes += [open_raw_scene(dataset, folder) for folder in folders]
+        folder = root / dataset
+        scenes += [open_raw_scene(dataset, scene) for scene in (folders_in(folder) if folder.is_dir() else [])]
     if not scenes:
         raise DataError(f"{root} holds no DATASET/SCENE folder with images; DATASET is one of {', '.join(TEST_SCENES)}")
     return scenes

@@ -209,6 +209,17 @@ def test_half_precision_is_told(described: Any, tmp_path: Path, caplog: pytest.L
     assert "half precision" in caplog.text
 
 
+def test_folders_of_hloc_are_part_of_the_names_in_a_scene(described: Any, tmp_path: Path) -> None:
+    """``imw-scene`` makes ``view_2`` of ``view/2.png``; ``query/view/2.png`` would be ``query_view_2``."""
+    scene, kept, _ = described
+    features, _ = write_hloc(tmp_path, described)
+    with h5py.File(features, "a") as file:
+        file.move("images/view_2.png", "view/2.png")
+        file["query/view/2.png/keypoints"] = np.zeros((3, 2), np.float32)
+    found = import_hloc(features, None, [scene])
+    assert [len(image.keypoints) for image in found.images.values()] == [len(f.keypoints) for f in kept.values()]
+
+
 def test_links_in_hloc_files_are_not_followed(described: Any, tmp_path: Path) -> None:
     features, _ = write_hloc(tmp_path, described)
     (tmp_path / "other").mkdir()

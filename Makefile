@@ -3,13 +3,15 @@
 # make test-all   the same with the slow tests (and those for a GPU, where one is), and the pages
 # make docs       build the pages into docs/_build/html, in .venv-docs; a warning or a broken link is an error
 # make tables     the numbers of README, pages and model cards again: make tables DATA=DIR WEIGHTS=DIR; see docs/make_tables.py
+# make weights    the way to the released weights: make weights DATA=DIR; see docs/make_weights.sh (hours of a core)
 # make test-oldest  the library's tests on the oldest torch, kornia and numpy that the metadata admits, in .venv-oldest
 # make clean      remove what building and testing leave behind; distclean removes .venv, .venv-oldest and .venv-docs too
 #
 # PYTHON          the interpreter that .venv is made from (3.11 or newer)
 # PIP_ARGS        added to every pip call, e.g. PIP_ARGS="--no-index --find-links DIR"
 # TORCH_PIP_ARGS  added to the calls that install torch, e.g. the index of the CPU or CUDA build you want
-# DATA, WEIGHTS, TABLES_ARGS  of `make tables`: folders, and more flags, e.g. TABLES_ARGS="--only readme demo"
+# DATA            of `make tables` and `make weights`: a folder of photographs
+# WEIGHTS, TABLES_ARGS  of `make tables`: a folder, and more flags, e.g. TABLES_ARGS="--only readme demo"
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -25,7 +27,7 @@ OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check -c
 EDITABLE := --no-build-isolation -e
 
 .DELETE_ON_ERROR:
-.PHONY: demo docs tables test test-all test-oldest lint clean distclean
+.PHONY: demo docs tables weights test test-all test-oldest lint clean distclean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m eval imw --desc h8E512 rootsift --out runs/demo
@@ -47,6 +49,9 @@ docs: $(DOCS)/.installed
 
 tables: $(VENV)/.installed
 	$(BIN)/python docs/make_tables.py $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(TABLES_ARGS)
+
+weights: $(VENV)/.installed
+	PYTHON=$(BIN)/python bash docs/make_weights.sh "$(DATA)" runs/weights
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

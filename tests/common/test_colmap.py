@@ -80,6 +80,13 @@ def test_images_without_keypoints(tmp_path: Path) -> None:
 
 
 @WRITERS
+def test_a_lens_of_nearly_parallel_rays_as_colmap_makes_them(write: Writer, tmp_path: Path) -> None:
+    params = [20_259_955.04 / 800 * 64, 32.0, 24.0, -24_830_885.477]  # 25,325 long sides, of a photograph of a statue
+    model = read_model(write(Tiny(camera=("SIMPLE_RADIAL", 2, params)), tmp_path))
+    assert all(list(image.camera.params) == params for image in model.images)
+
+
+@WRITERS
 @pytest.mark.parametrize(
     ("tiny", "message"),
     [
@@ -89,6 +96,7 @@ def test_images_without_keypoints(tmp_path: Path) -> None:
         (Tiny(camera=("PINHOLE", 1, [60, 61, float("inf"), 24])), "parameters that no lens has"),
         (Tiny(camera=("PINHOLE", 1, [60, -61, 32, 24])), "parameters that no lens has"),
         (Tiny(camera=("PINHOLE", 1, [1e-150, 61, 32, 24])), "parameters that no lens has"),
+        (Tiny(camera=("PINHOLE", 1, [60, 1e9, 32, 24])), "parameters that no lens has"),
         (Tiny(camera=("PINHOLE", 1, [60, 61, 32])), "expected 4 parameters|cut short"),
         (Tiny(names=["a.png", "a.png", "b.png"]), "image 'a.png' is listed twice"),
         (Tiny(names=["a.png", "/etc/b.png", "c.png"]), "a path below the folder"),

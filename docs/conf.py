@@ -46,14 +46,16 @@ highlight_language = "none"
 def models_table() -> str:
     """The table of bundled models in markdown, from the data in the library."""
     lines = [
-        "| model | takes | gives | `mr_size` | mAA@10 | mAP, changing light | weights | SHA-256 |",
-        "|---" * 8 + "|",
+        "| model | for | takes | gives | `mr_size` | mAA@10 | mAP, changing light | weights | SHA-256 |",
+        "|---" * 9 + "|",
     ]
     for model in MODELS.values():
+        size = f"{model.patch_size} × {model.patch_size} gray"
+        sizes = " and ".join(f"{mr_size:g}" for mr_size in model.mr_sizes)
+        numbers = [f"{model.numbers[name]:.3f}" for name in ("poses/mAA@10", "fixed_camera/mAP")]
         lines.append(
-            f"| `{model.name}` | {model.patch_size} × {model.patch_size} gray | 1 … {model.dims} numbers "
-            f"| {model.mr_size:g} | {model.numbers['poses/mAA@10']:.3f} | {model.numbers['fixed_camera/mAP']:.3f} "
-            f"| {model.weights_licence} | `{model.sha256[:12]}…` |"
+            f"| `{model.name}` | {model.use} | {len(model.mr_sizes)} × {size} | {'1 … ' * (model.dims > 1)}{model.dims}"
+            f" | {sizes} | {' | '.join(numbers)} | {model.weights_licence} | `{model.sha256[:12]}…` |"
         )
     return "\n".join(lines) + "\n"
 

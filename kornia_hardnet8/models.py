@@ -17,14 +17,16 @@ class Model:
     """One bundled model."""
 
     name: str
-    """What ``HardNet8(pretrained=NAME)`` takes."""
+    """Of its file and card; what ``HardNet8(pretrained=NAME)`` takes, where it is a descriptor."""
+    use: str
+    """What it is for."""
     arch: str
     patch_size: int
     """Side of the gray patches that go in, pixels."""
     dims: int
-    """Most numbers that come out; any smaller width by ``output_dim``."""
-    mr_size: float
-    """Half side of a patch / sigma of the detection that the model was trained for."""
+    """Most numbers that come out; of descriptors any smaller width by ``output_dim``."""
+    mr_sizes: tuple[float, ...]
+    """Half side of a patch / sigma of the detection that the model was trained for, for each of the patches."""
     code_licence: str
     weights_licence: str
     """What the weights may be used for."""
@@ -32,7 +34,7 @@ class Model:
     """How they came about."""
     sha256: str
     numbers: Mapping[str, float]
-    """Scores of ``python -m eval dev``, fractions, see the model card."""
+    """Scores of ``python -m eval dev``, fractions, see the model card; of a choice of keypoints: with h8E512."""
 
     @property
     def path(self) -> Path:
@@ -50,10 +52,11 @@ MODELS: dict[str, Model] = {
     for model in (
         Model(
             name="h8E512",
+            use="descriptor",
             arch="h8E512",
             patch_size=32,
             dims=512,
-            mr_size=12.0,
+            mr_sizes=(12.0,),
             code_licence="Apache-2.0",
             weights_licence="research use",
             source="trained by `python -m train` on COLMAP models, photographs and fixed cameras",
@@ -64,6 +67,25 @@ MODELS: dict[str, Model] = {
                 "homographies/MMA@3": 0.461,
                 "homographies/correct_nn": 0.498,
                 "fixed_camera/mAP": 0.584,
+            },
+        ),
+        Model(
+            name="matchability",
+            use="choice of keypoints",
+            arch="matchability",
+            patch_size=16,
+            dims=1,
+            mr_sizes=(12.0, 4.0),
+            code_licence="Apache-2.0",
+            weights_licence="research use",
+            source="trained by `python -m train matchability` on COLMAP models",
+            sha256="413b765f435d397493681405986bf95d8417a5fb0cbf79167f285be7c5304b08",
+            numbers={
+                "poses/mAA@10": 0.536,
+                "poses/AP": 0.124,
+                "homographies/MMA@3": 0.432,
+                "homographies/correct_nn": 0.543,
+                "fixed_camera/mAP": 0.574,
             },
         ),
     )

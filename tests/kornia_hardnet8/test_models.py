@@ -11,28 +11,44 @@ import torch
 import kornia_hardnet8.checkpoints
 import kornia_hardnet8.models
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8.checkpoints import bundled_names, load_weights
+from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names, load_weights
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.matchability import BUNDLED, MR_SIZES, PATCH_SIZE, Matchability
 from kornia_hardnet8.models import MODELS, Model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+DESCRIPTORS = [model for model in MODELS.values() if model.use == "descriptor"]
+
+
 def test_every_bundled_model_is_in_the_table() -> None:
-    assert sorted(MODELS) == bundled_names()
+    assert sorted(MODELS) == sorted(path.stem for path in BUNDLED_DIR.glob("*.safetensors"))
+    assert [model.name for model in DESCRIPTORS] == bundled_names()
     assert all(name == model.name for name, model in MODELS.items())
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
-def test_the_file_is_what_the_table_says(model: Model) -> None:
+def test_the_file_is_the_one_that_the_table_names(model: Model) -> None:
     assert sha256_file(model.path) == model.sha256
+
+
+@pytest.mark.parametrize("model", DESCRIPTORS, ids=lambda model: model.name)
+def test_a_descriptor_is_what_the_table_says(model: Model) -> None:
     weights = load_weights(model.name)
-    assert (weights.arch, weights.metadata["mr_size"]) == (model.arch, model.mr_size)
+    assert (weights.arch, (weights.metadata["mr_size"],)) == (model.arch, model.mr_sizes)
     assert weights.projection is not None
     assert weights.projection.components.shape[1] == model.dims
     network = HardNet8(model.name, output_dim=model.dims)
     assert network(torch.rand(1, 1, model.patch_size, model.patch_size)).shape == (1, model.dims)
+
+
+def test_the_choice_of_keypoints_is_what_the_table_says() -> None:
+    model = MODELS["matchability"]
+    assert (model.path, model.patch_size, model.mr_sizes) == (BUNDLED, PATCH_SIZE, MR_SIZES)
+    patches = torch.rand(3, len(model.mr_sizes), model.patch_size, model.patch_size)
+    assert Matchability(pretrained=True)(patches, torch.ones(3)).shape == (3,)
 
 
 @pytest.mark.parametrize("place", [100, 9_000_000, -1])
@@ -50,13 +66,19 @@ def test_a_flipped_bit_of_a_bundled_file_is_seen(place: int, monkeypatch: pytest
 def test_the_card_says_the_same(model: Model) -> None:
     card = model.card.read_text(encoding="utf-8")
     assert re.findall(r"SHA-256 `(\w+)`", card) == [model.sha256]
-    assert f"`{model.arch}`" in card and f"`mr_size` **{model.mr_size:g}**" in card
+    assert model.arch in card and f"`mr_size` {' and '.join(f'**{size:g}**' for size in model.mr_sizes)}" in card
     for name, value in model.numbers.items():
         assert re.search(rf"\b{value:.3f}\b", card), f"the card lacks {name} {value:.3f}"
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "LICENSE-WEIGHTS", "docs/package-index.md", "kornia_hardnet8/weights/h8E512.md"]
+    "page",
+    [
+        "README.md",
+        "LICENSE-WEIGHTS",
+        "docs/package-index.md",
+        *(f"kornia_hardnet8/weights/{name}.md" for name in MODELS),
+    ],
 )
 def test_the_licence_of_the_weights_is_said_alike(page: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("*", "").split())

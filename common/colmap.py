@@ -26,8 +26,8 @@ Ints = NDArray[np.int64]
 
 FILES = ("cameras", "images", "points3D")
 _MOST_PIXELS_A_SIDE = 1 << 20
-# A lens outside these, in long sides of the image, is a damaged number. COLMAP itself gives tourists' photographs lenses
-# of ten thousands of long sides, nearly parallel rays, with a distortion to match.
+# A lens outside these, in long sides of the image, is a damaged number. COLMAP itself gives photographs of tourists
+# lenses of ten thousands of long sides, nearly parallel rays, with a distortion to match.
 _FOCAL_LENGTHS = (0.01, 1e6)
 # By which a quaternion's length may miss 1: files of few digits do.
 _UNIT = 0.01

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import naming
+from kornia_hardnet8.files import naming, sha256_file
 
 try:
     import fcntl
@@ -59,3 +60,9 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Hex SHA-256 over folder name, file name and content of each file; the order of ``paths`` has no part in it."""
+    entries = sorted(f"{p.resolve().parent.name}/{p.name} {sha256_file(p)}" for p in paths)
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()

@@ -54,18 +54,18 @@ class KorniaDetector(Detector):
         return lafs[0, filled], responses.reshape(-1)[filled]
 
 
-class DifferencesOfGaussians(Detector):
-    """Our own DoG: kornia's keypoints several times faster; see :func:`kornia_hardnet8.dog.detect`."""
+class DifferencesOfGaussians(nn.Module):
+    """Our own DoG, called as kornia's detectors, several times faster; see :func:`kornia_hardnet8.dog.detect`."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
-    def find(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :meth:`Detector.find`."""
-        if min(image.shape) < MIN_SIDE:
-            return image.new_zeros(0, 2, 3), image.new_zeros(0)
-        return dog.detect(image, self.num_features, DETECTION_MR_SIZE, mask)
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frames (1, N, 2, 3) and responses (1, N) of an image (1, 1, H, W)."""
+        allowed = None if mask is None else mask[0, 0]
+        lafs, responses = dog.detect(image[0, 0], self.num_features, DETECTION_MR_SIZE, allowed)
+        return lafs[None], responses[None]
 
 
 class OpenCVSift(Detector):
@@ -123,7 +123,7 @@ def make_detector(
         load_kornia_weights(network, "keynet_pytorch.pth", weights_dir)
         return KorniaDetector(keynet.eval())
     if name == "dog":
-        return DifferencesOfGaussians(num_features)
+        return KorniaDetector(DifferencesOfGaussians(num_features))
     if name == "hessian":
         return KorniaDetector(_scale_space_detector(num_features, resp_module=KF.BlobHessian()))
     raise UsageError(f"unknown detector {name!r}: it is one of {', '.join(DETECTORS)}{closest(name, DETECTORS)}")

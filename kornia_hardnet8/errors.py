@@ -57,9 +57,5 @@ def need(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         top = module.split(".")[0]
-        raise missing_extra(_DISTRIBUTIONS.get(top, top), extra) from None
-
-
-def missing_extra(package: str, extra: str) -> MissingDependencyError:
-    """The error for an import that the extra ``extra`` provides."""
-    return MissingDependencyError(f"{package} is not installed: pip install 'kornia-hardnet8[{extra}]'")
+        package = _DISTRIBUTIONS.get(top, top)
+        raise MissingDependencyError(f"{package} is not installed: pip install 'kornia-hardnet8[{extra}]'") from None

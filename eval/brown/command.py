@@ -20,8 +20,7 @@ from common.brown import PAIRS
 from common.metrics import average_precision_merged, fpr95, fpr_at_recall, matches_for_recall
 from common.shell import progress
 from eval.brown import amos
-from eval.brown.combinations import HEADS, combinations_table
-from eval.brown.data import SUBSETS, PatchSet, find_sets
+from eval.brown.data import HEADS, SUBSETS, PatchSet, combinations_table, find_sets
 from eval.brown.revisited import MODES, Mode, revisited_aps
 from eval.core.benchmark import Benchmark
 from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors

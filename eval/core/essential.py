@@ -19,7 +19,7 @@ from eval.core.estimators import (
     poselib_options,
     too_few_or_bad,
 )
-from kornia_hardnet8.errors import HardNet8Error, UsageError, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 
 
 class PoseEstimate(NamedTuple):
@@ -103,10 +103,7 @@ def _mean_focal(K0: Floats, K1: Floats) -> float:
 
 def _poselib(x0: Floats, x1: Floats, K0: Floats, K1: Floats, settings: EstimatorSettings, seed: int) -> Floats | None:
     """E of poselib's LO-RANSAC with its bundle adjustment, or None."""
-    try:
-        import poselib
-    except ImportError:
-        raise missing_extra("poselib", "poselib") from None
+    poselib = need("poselib", "poselib")
     # The name in capitals: in small letters it is another model, without a word.
     cameras = [
         {"model": "PINHOLE", "width": 0, "height": 0, "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]} for K in (K0, K1)

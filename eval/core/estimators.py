@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.geometry import as_matches, as_points, epipolar_squared, sampson_distances
-from kornia_hardnet8.errors import HardNet8Error, UsageError, closest, missing_extra
+from kornia_hardnet8.errors import HardNet8Error, UsageError, closest, need
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -320,10 +320,7 @@ def model_inliers(x0: Floats, x1: Floats, F: Floats, settings: EstimatorSettings
 
 
 def _degensac(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> tuple[Any, Any]:
-    try:
-        import pydegensac
-    except ImportError:
-        raise missing_extra("pydegensac", "eval") from None
+    pydegensac = need("pydegensac", "eval")
     return pydegensac.findFundamentalMatrix(
         x0,
         x1,
@@ -339,10 +336,7 @@ def _degensac(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) ->
 
 
 def _poselib(x0: Floats, x1: Floats, settings: EstimatorSettings, seed: int) -> tuple[Any, Any]:
-    try:
-        import poselib
-    except ImportError:
-        raise missing_extra("poselib", "poselib") from None
+    poselib = need("poselib", "poselib")
     F, info = poselib.estimate_fundamental(x0, x1, poselib_options(settings, seed), {})
     return F, info["inliers"]
 
@@ -353,8 +347,6 @@ def poselib_options(settings: EstimatorSettings, seed: int) -> dict[str, Any]:
     Raises:
         UsageError: the installed version does not know one of them; it would ignore it without a word.
     """
-    import poselib
-
     options = {
         "max_epipolar_error": settings.threshold_px,
         "success_prob": settings.confidence,
@@ -362,7 +354,7 @@ def poselib_options(settings: EstimatorSettings, seed: int) -> dict[str, Any]:
         "min_iterations": min(1000, settings.max_iters),
         "seed": seed,
     }
-    unknown = options.keys() - dict(poselib.RansacOptions()).keys()
+    unknown = options.keys() - dict(need("poselib", "poselib").RansacOptions()).keys()
     if unknown:
         raise UsageError(f"this version of poselib has no option {', '.join(sorted(unknown))}: use poselib 2.0.5")
     return options

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kornia_hardnet8.errors import UsageError, closest, missing_extra
+from kornia_hardnet8.errors import UsageError, closest, need
 
 METHODS = ("opencv", "poselib", "dlt")
 MIN_POINTS = 4
@@ -106,10 +106,7 @@ def _opencv(
 def _poselib(
     x0: NDArray[np.float64], x1: NDArray[np.float64], settings: HomographySettings, weights: Any, seed: int
 ) -> _Found:
-    try:
-        import poselib
-    except ImportError:
-        raise missing_extra("poselib", "poselib") from None
+    poselib = need("poselib", "poselib")
     options = {
         "max_reproj_error": settings.threshold_px,
         "success_prob": settings.confidence,

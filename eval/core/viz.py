@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.metrics import accuracy_curve
-from kornia_hardnet8.errors import DataError, missing_extra
+from kornia_hardnet8.errors import DataError, need
 from kornia_hardnet8.files import atomic_path
 
 # Okabe and Ito: told apart by colour-blind eyes; wrong matches are dashed besides.
@@ -273,13 +273,8 @@ def _side_by_side(
 
 def new_figure(width_in: float, height_in: float, num_panels: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A figure and its axes (an array of several), drawn without a screen and without matplotlib's global state."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "eval") from None
-    figure = Figure(figsize=(width_in, height_in))
-    FigureCanvasAgg(figure)
+    figure = need("matplotlib.figure", "eval").Figure(figsize=(width_in, height_in))
+    need("matplotlib.backends.backend_agg", "eval").FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, num_panels)
 
 

@@ -17,9 +17,8 @@ from eval.core.options import (
     load_methods,
 )
 from eval.core.results import Result, format_table
-from eval.dev.data import find_data
+from eval.dev.data import DevSettings, find_data
 from eval.dev.evaluate import HEADLINES, MEAN_MAA, SUMMARY, dataset_of, evaluate
-from eval.dev.settings import DevSettings
 from eval.features.detect import DogSettings, add_selection_flags, selection_from
 
 COLUMNS = (

@@ -15,7 +15,7 @@ from common.metrics import maa_per_pair
 from common.shell import progress
 from eval.core.benchmark import Benchmark, rows_by_scene
 from eval.core.results import Score, mean_over_scenes, mean_score
-from eval.dev.data import DevData, open_pose_scene
+from eval.dev.data import DevData, DevSettings, open_pose_scene
 from eval.dev.planes import (
     HA_THRESHOLDS_PX,
     PreparedCamera,
@@ -26,7 +26,6 @@ from eval.dev.planes import (
     prepare_sequence,
 )
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, judge_scene, prepare_scene
-from eval.dev.settings import DevSettings
 from eval.features import Method, WholeFeature
 from eval.features.extract import detector_of
 from eval.sequences.protocols import MMA_THRESHOLDS_PX

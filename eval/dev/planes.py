@@ -17,9 +17,8 @@ from eval.core.distances import identity_matching
 from eval.core.homography_estimators import estimate_homography
 from eval.core.image_sequences import ImageSequence
 from eval.core.matching import mutual_nn
-from eval.dev.data import resize_matrix
+from eval.dev.data import DevSettings, resize_matrix
 from eval.dev.poses import own_features
-from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints, Method, WholeFeature
 from eval.features.extract import detect
 from eval.features.keypoints import spread_places

@@ -18,8 +18,7 @@ from common.images import read_bgr, reduce_image
 from common.metrics import average_precision, maa_per_pair
 from eval.core.matching import Matches, mutual_nn
 from eval.core.poses import score_pair
-from eval.dev.data import PoseScene
-from eval.dev.settings import DevSettings
+from eval.dev.data import DevSettings, PoseScene
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.extract import Features, detect, extract
 from eval.imw.scene import Camera

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eval.features.keypoints import Keypoints, Places
 from eval.features.weights import weights_sha256
 from kornia_hardnet8 import matchability
-from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, UsageError, need
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 Selection = Literal["response", "matchability"]
@@ -111,10 +111,7 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
     Of equal responses the one that OpenCV found last comes first, as in the IMW code. Upright keypoints are made
     unique before the budget cuts, so that it is filled.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise missing_extra("opencv-python-headless", "eval") from None
+    cv2 = need("cv2", "eval")
     if image.ndim != 2 or image.dtype != np.uint8:
         raise DataError(f"detect_dog: the image must be (H, W) uint8, got {image.shape} {image.dtype}")
     sift = cv2.SIFT.create(

@@ -13,7 +13,7 @@ from torch import Tensor
 from eval.features.base import Descriptor
 from eval.features.keypoints import Keypoints, Places
 from eval.features.tokens import Token
-from kornia_hardnet8.errors import DataError, UsageError, missing_extra
+from kornia_hardnet8.errors import DataError, UsageError, need
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 
@@ -66,10 +66,7 @@ class Sift(Descriptor):
             raise UsageError(f"{self.name}: OpenCV's SIFT describes circles, not affine shapes")
         if len(keypoints) == 0:
             return torch.zeros(0, self.dim)
-        try:
-            import cv2
-        except ImportError:
-            raise missing_extra("opencv-python-headless", "eval") from None
+        cv2 = need("cv2", "eval")
         described, rows = cv2.SIFT.create(enable_precise_upscale=self.places == "exact").compute(
             image, keypoints.to_opencv()
         )
@@ -82,9 +79,7 @@ class Sift(Descriptor):
 
     def identity(self, mr_size: float) -> dict[str, Any]:
         """The name, OpenCV's version and the places: the support is fixed."""
-        import cv2
-
-        return {"descriptor": self.token.name, "opencv": cv2.__version__, "places": self.places}
+        return {"descriptor": self.token.name, "opencv": need("cv2", "eval").__version__, "places": self.places}
 
 
 def root_normalise(descs: NDArray[np.float32]) -> NDArray[np.float32]:

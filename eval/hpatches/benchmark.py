@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cache import Cache
-from common.hpatches import LEVEL_NAMES, LEVELS
+from common.hpatches import LEVEL_NAMES, LEVELS, Split, official_patch_count, official_test
 from common.metrics import bootstrap_ci
 from common.shell import progress
 from eval.core.results import Score
 from eval.hpatches import matching, retrieval, tasks, verification
 from eval.hpatches.descriptors import DescriptorSet
-from eval.hpatches.splits import Split, official_patch_count, official_test
 from kornia_hardnet8.errors import DataError
 
 TASKS = ("verification", "matching", "retrieval")

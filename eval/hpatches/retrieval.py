@@ -17,9 +17,9 @@ from eval.core.distances import (
     check_metric,
     exact_pair_distances,
 )
-from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.tasks import RetrievalTask
+from eval.hpatches.verification import precision_from_counts
 
 POOL_SIZES = (100, 500, 1000, 5000, 10000, 15000, 20000)
 _BLOCK = 64  # queries at once: a 64 x 20000 block of float64 distances is 10 MB

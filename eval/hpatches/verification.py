@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from common.hpatches import LEVELS, NUM_TARGETS
 from eval.core.distances import apply_mask, check_metric, pair_distances
-from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.tasks import PatchPairs, VerificationTask
 
@@ -93,3 +92,23 @@ def _distances(
         for s, t, idx in ((pairs.s1, pairs.t1, pairs.idx1), (pairs.s2, pairs.t2, pairs.idx2))
     ]
     return pair_distances(data, rows[0], rows[1], metric)
+
+
+Floats = NDArray[np.float64]
+
+
+def precision_from_counts(false_positives: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Trapezoid and VLFeat AP when ``false_positives[..., j, :]`` negatives stand before the j-th best positive.
+
+    Args:
+        false_positives: (..., P, K), all P positives of a query, ascending along P.
+
+    Returns:
+        both (..., K).
+    """
+    num = false_positives.shape[-2]
+    found = np.arange(1, num + 1)[:, None]
+    at = found / (found + false_positives)
+    before = (found - 1) / np.maximum(found - 1 + false_positives, 1)
+    before[..., :1, :] = false_positives[..., :1, :] == 0  # the curve starts at precision 1
+    return ((at + before) / 2.0).mean(axis=-2), at.mean(axis=-2)

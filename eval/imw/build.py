@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from common.colmap import ModelImage, is_distorted, load_pycolmap, open_model
 from common.h5files import write_h5
 from common.images import read_bgr
 from common.shell import progress
-from eval.imw.bags import connected_bags
 from eval.imw.dense import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
 from kornia_hardnet8.errors import DataError
@@ -286,3 +286,46 @@ def _write_visibility(views: Sequence[View], folder: Path) -> None:
         counts = [len(view.points.keys() & other.points.keys()) for other in views[:row]]
         counts += [-1] + [0] * (len(views) - row - 1)
         write_lines(folder / f"{view.name}.txt", [str(count) for count in counts])
+
+
+# Draws without a new bag after which the scene counts as exhausted, for each bag asked for.
+_DRAWS_PER_BAG = 50
+
+
+def connected_bags(
+    names: Sequence[str], edges: Iterable[tuple[str, str]], size: int, count: int, seed: int
+) -> list[list[str]]:
+    """Draw distinct sets of ``size`` names that the edges connect.
+
+    A bag grows from a random name by random neighbours of what it holds.
+
+    Args:
+        names: all names.
+        edges: pairs of names.
+        size: names in a bag, at least 2.
+        count: bags wanted; fewer come back when the graph has no more (or no more are found).
+        seed: of the draws.
+
+    Returns:
+        Bags in the order of drawing, each in the order of ``names``.
+    """
+    neighbours: dict[str, set[str]] = {name: set() for name in names}
+    for a, b in edges:
+        neighbours[a].add(b)
+        neighbours[b].add(a)
+    order = {name: index for index, name in enumerate(names)}
+    rng = np.random.default_rng([seed, size])
+    found: dict[tuple[str, ...], None] = {}
+    wanted = min(count, math.comb(len(names), size))
+    for _ in range(_DRAWS_PER_BAG * count):
+        if len(found) >= wanted:
+            break
+        bag = {names[int(rng.integers(len(names)))]}
+        while len(bag) < size:
+            border = sorted(set().union(*(neighbours[name] for name in bag)) - bag, key=order.__getitem__)
+            if not border:
+                break
+            bag.add(border[int(rng.integers(len(border)))])
+        if len(bag) == size:
+            found.setdefault(tuple(sorted(bag, key=order.__getitem__)))
+    return [list(bag) for bag in found]

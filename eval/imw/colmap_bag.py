@@ -173,8 +173,7 @@ def reconstruct(
 
 def _create_database(database: Path, image_dir: Path, files: Sequence[str], options: Mapping[str, Any]) -> None:
     """A new database with the images and a camera for each."""
-    import pycolmap
-
+    pycolmap = load_pycolmap()
     pycolmap.Database.open(database).close()
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = options["camera_model"]

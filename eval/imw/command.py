@@ -27,8 +27,8 @@ from eval.core.results import strict
 from eval.features import Method
 from eval.imw.demo import cached_scene
 from eval.imw.multiview import MULTIVIEW_RATIO, MultiviewSettings
+from eval.imw.official import TASKS
 from eval.imw.run import (
-    TASKS,
     ImwSettings,
     MethodRun,
     add_result,

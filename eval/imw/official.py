@@ -40,6 +40,8 @@ TEST_SCENES: dict[str, tuple[str, ...]] = {
         "zurich",
     ),
 }
+DATASETS = tuple(TEST_SCENES)
+TASKS = ("stereo", "multiview")
 KEYPOINT_CATEGORIES = (2048, 8000)
 DESCRIPTOR_BYTES_CATEGORIES = (128, 512, 2048, 4096, 8192)
 # Descriptors of more bytes need matches of their own.

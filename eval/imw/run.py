@@ -21,6 +21,7 @@ from eval.features import Method
 from eval.features.extract import detector_of
 from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
 from eval.imw.multiview_results import multiview_bags, multiview_scene, multiview_scores
+from eval.imw.official import TASKS
 from eval.imw.official_results import NO_DESCRIPTOR, descriptor_properties, pack
 from eval.imw.scene import HEADLINE, Scene
 from eval.imw.stereo import StereoScene, StereoSettings, describe_scene, run_stereo
@@ -30,7 +31,6 @@ from kornia_hardnet8.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
 
-TASKS = ("stereo", "multiview")
 _PART_OF = {"depth": "stereo"}
 
 

@@ -23,13 +23,13 @@ from common.arrays import read_npy
 from common.h5files import read_h5
 from common.images import is_picture, pictures_in, read_gray
 from eval.core.pairs import Pair
+from eval.imw.official import DATASETS
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import read_object, sha256_file
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 # Co-visibility of the pairs that the headline numbers are about.
 HEADLINE = "0.1"
-DATASETS = ("phototourism", "pragueparks", "googleurban")
 # More common points than this make a pair of the multiview task.
 VISIBILITY_THRESHOLD, VISIBILITY_THRESHOLDS = 100, {"googleurban": 1}
 # Images that the benchmark wanted to drop, but never does, by (dataset, scene).

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.images import reduce_image
-from kornia_hardnet8.errors import missing_extra
+from kornia_hardnet8.errors import need
 from kornia_hardnet8.files import atomic_path
 
 _TEMPLATES = Path(__file__).parents[1]
@@ -21,15 +21,13 @@ _TEMPLATES = Path(__file__).parents[1]
 
 def render_page(template: str, **content: Any) -> str:
     """A template below ``eval/`` (``reconstruct/model.html``), filled; every text is escaped."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise missing_extra("jinja2", "eval") from None
-    loader = FileSystemLoader(_TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    jinja2 = need("jinja2", "eval")
+    loader, undefined = jinja2.FileSystemLoader(_TEMPLATES), jinja2.StrictUndefined
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=undefined
     )
-    return environment.get_template(template).render(**content)
+    page: str = environment.get_template(template).render(**content)
+    return page
 
 
 def write_page(path: Path, page: str) -> None:

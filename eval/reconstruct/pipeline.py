@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -27,7 +26,7 @@ from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
 from eval.reconstruct.photos import find_photos
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import atomic_path, read_json, write_json
+from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -179,15 +178,10 @@ def _write_models(models: Sequence[Any], sparse: Path) -> None:
     """Write ``sparse/0`` …: all of them or nothing."""
     if not models:
         return
-    temporary = Path(tempfile.mkdtemp(prefix=".sparse.", suffix=".tmp", dir=sparse.parent))
-    try:
+    with atomic_dir(sparse) as temporary:
         for index, model in enumerate(models):
             (temporary / str(index)).mkdir()
             model.write(temporary / str(index))
-        temporary.chmod(0o755)
-        temporary.rename(sparse)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Clock:

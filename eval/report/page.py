@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.images import open_picture
-from eval.brown.combinations import HEADS, combinations_table
+from eval.brown.data import HEADS, combinations_table
 from eval.core.results import lower_is_better
 from eval.pages.render import command_line, render_page
 from eval.report.leaders import Panel, panels

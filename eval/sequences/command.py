@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.cache import Cache
-from common.fingerprint import fingerprint
+from common.folders import fingerprint
 from common.homography import crop_homography, reprojection_errors, scale_homography
 from common.images import gray_from_bgr, read_bgr
 from common.metrics import auc
@@ -22,7 +22,7 @@ from eval.core.image_sequences import CLASSES, ImageSequence, find_sequences
 from eval.core.matching import mutual_nn
 from eval.core.options import add_descriptor_flags, add_run_flags, load_methods
 from eval.core.results import Result, Score, format_table, mean_score
-from eval.core.viz import draw_matches
+from eval.core.viz import PALETTE, draw_matches, new_figure, save_figure
 from eval.features import Keypoints, Method, WholeFeature
 from eval.features.detect import DogSettings, add_selection_flags, selection_from
 from eval.features.extract import extract
@@ -37,8 +37,6 @@ from eval.sequences.features import (
     on_pixels,
     resize_image,
 )
-from eval.sequences.official import missing_official, without_large
-from eval.sequences.plots import plot_mma
 from eval.sequences.protocols import (
     AUC_THRESHOLDS_PX,
     HA_THRESHOLDS_PX,
@@ -48,8 +46,10 @@ from eval.sequences.protocols import (
     auc_interval,
     glue_factory_pair,
     match_pair,
+    missing_official,
     superpoint_homography,
     superpoint_repeatability,
+    without_large,
 )
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.files import sha256_file
@@ -345,3 +345,28 @@ def _table(results: Sequence[Result], excluded: Sequence[str], missing: Sequence
     if missing:
         lines += f"\n{len(missing)} official sequences are not there: the figures are of a part of HPatches"
     return lines
+
+
+MARKERS = "osD^vPX"
+
+
+def plot_mma(results: Sequence[Result], path: Path) -> None:
+    """Draw mean matching accuracy over 1 … 10 px, one panel overall and one a class, to a PNG."""
+    scores = results[0].scores
+    panels = [("overall", "")] + [(title, f"{k}/") for k, title in CLASSES.items() if f"{k}/MMA@1" in scores]
+    figure, axes = new_figure(1.0 + 4.0 * len(panels), 4.2, len(panels))
+    axes = np.atleast_1d(axes)
+    for axis, (title, prefix) in zip(axes, panels, strict=True):
+        for k, result in enumerate(results):
+            values = [result.scores[f"{prefix}MMA@{t}"].value for t in MMA_THRESHOLDS_PX]
+            style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]}
+            axis.plot(MMA_THRESHOLDS_PX, values, label=result.method["descriptor"], markersize=4, **style)
+        axis.set_title(f"{title} ({result.scores[f'{prefix}MMA@1'].n} pairs)")
+        axis.set_xlabel("threshold [px]")
+        axis.set_xticks(MMA_THRESHOLDS_PX)
+        axis.set_ylim(0, 1)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean matching accuracy")
+    axes[0].legend(fontsize="small")
+    figure.tight_layout()
+    save_figure(figure, path, dpi=110)

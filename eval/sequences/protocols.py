@@ -16,8 +16,10 @@ from common.homography import (
     shared_points,
     symmetric_errors,
 )
+from common.hpatches import excluded_large, official_test
 from common.metrics import auc, mma
 from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.image_sequences import ImageSequence
 from eval.core.matching import mutual_nn
 from eval.core.nearest import nearest
 
@@ -169,3 +171,17 @@ def auc_interval(errors: ArrayLike, seed: int = 0, num_resamples: int = 500) -> 
     areas = np.array([auc(values[row], AUC_THRESHOLDS_PX) for row in draws])
     low, high = np.quantile(areas, [0.025, 0.975], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def without_large(sequences: list[ImageSequence]) -> tuple[list[ImageSequence], list[str]]:
+    """The sequences that the matching protocols use, and the names of the (up to 8) that they leave out."""
+    large = set(excluded_large())
+    kept = [s for s in sequences if s.name not in large]
+    return kept, [s.name for s in sequences if s.name in large]
+
+
+def missing_official(sequences: list[ImageSequence]) -> list[str]:
+    """Official sequences that are not there, when at least one is; empty for a set of another kind."""
+    names = {s.name for s in sequences}
+    official = official_test("full")
+    return [name for name in official if name not in names] if names & set(official) else []

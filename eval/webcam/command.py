@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.fingerprint import fingerprint
+from common.folders import fingerprint
 from common.images import SUFFIXES, folders_in, pictures_in, read_gray, reduce_image
 from common.shell import progress
 from eval.core.benchmark import Benchmark, rows_by_scene

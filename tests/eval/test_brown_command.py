@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from eval.brown.amos import match_views, score_store
-from eval.brown.combinations import HEADS, combinations_table
 from eval.brown.command import describe_patches
-from eval.brown.data import PatchSet, find_sets, read_brown, read_store
+from eval.brown.data import HEADS, PatchSet, combinations_table, find_sets, read_brown, read_store
 from eval.brown.revisited import revisited_aps
 from eval.cli import main
 from eval.core.results import read_results

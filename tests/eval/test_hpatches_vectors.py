@@ -22,7 +22,7 @@ from common.homography import (
     symmetric_errors,
     top_k,
 )
-from common.hpatches import LEVELS, TYPES
+from common.hpatches import LEVELS, TYPES, choose, excluded_large, official_patch_count, official_test
 from common.metrics import (
     auc,
     average_precision,
@@ -43,7 +43,6 @@ from eval.hpatches.descriptors import DescriptorSet, from_arrays
 from eval.hpatches.matching import headline as matching_headline
 from eval.hpatches.matching import level_means, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
-from eval.hpatches.splits import choose, excluded_large, official_patch_count, official_test
 from eval.sequences.protocols import LocalFeatures, superpoint_homography, superpoint_repeatability
 
 VECTORS = Path(__file__).parent.parent / "vectors"

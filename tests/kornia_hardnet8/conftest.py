@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "vectors_training.json"
-
-
-def decode(value: Any) -> Tensor:
-    """An array of the vector file as a tensor."""
-    if isinstance(value, dict):
-        array = np.frombuffer(base64.b64decode(value["base64"]), dtype=value["dtype"]).reshape(value["shape"])
-        return torch.from_numpy(array.copy())
-    return torch.tensor(value)
+from tests.training_vectors import decode, load_vectors
 
 
 def fill(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -49,7 +38,7 @@ def fill_module(module: nn.Module, seed: int) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def vectors() -> dict[str, dict[str, Any]]:
-    return {case["name"]: case for case in json.loads(VECTORS.read_text(encoding="utf-8"))["cases"]}
+    return load_vectors()
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import ALIASES, ARCHS, LEFT_OUT, build_features, get_arch
 from kornia_hardnet8.errors import UsageError
+from tests.training_vectors import decode
 
-from .conftest import decode, fill_module
+from .conftest import fill_module
 
 WORDS = {"AdaptiveAvgPool2d((1, 1))": "AVG", "MaxPool2d(8,s1,p0)": "MAX8", "Tanh": "T", "Flatten": "F"}
 

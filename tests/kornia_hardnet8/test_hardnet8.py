@@ -24,8 +24,9 @@ from kornia_hardnet8 import HardNet8, HardNet8Error
 from kornia_hardnet8.checkpoints import Weights, load_weights, save_weights
 from kornia_hardnet8.errors import UsageError
 from kornia_hardnet8.projection import Projection
+from tests.training_vectors import decode
 
-from .conftest import decode, fill, fill_module
+from .conftest import fill, fill_module
 
 
 def kornia_hardnet8_module() -> nn.Module:

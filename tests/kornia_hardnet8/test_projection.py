@@ -12,8 +12,9 @@ from torch import Tensor
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.projection import PCAFitter, Projection
+from tests.training_vectors import decode
 
-from .conftest import decode, fill_module
+from .conftest import fill_module
 
 
 def _fit(descs: Tensor, splits: int = 1) -> Projection:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,24 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from tests.training_vectors import load_vectors
 from train.stores.writer import create_store
-
-VECTORS = Path(__file__).parents[1] / "vectors" / "vectors_training.json"
-
-
-def decode(value: Any) -> Tensor:
-    """An array of the vector file as a tensor."""
-    if isinstance(value, dict):
-        array = np.frombuffer(base64.b64decode(value["base64"]), dtype=value["dtype"]).reshape(value["shape"])
-        return torch.from_numpy(array.copy())
-    return torch.tensor(value)
 
 
 @pytest.fixture(scope="session")
 def cases() -> dict[str, dict[str, Any]]:
-    return {case["name"]: case for case in json.loads(VECTORS.read_text(encoding="utf-8"))["cases"]}
+    return load_vectors()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kornia_hardnet8.errors import UsageError
+from tests.training_vectors import decode
 from train.augment import (
     PRESETS,
     VIEW_PRESETS,
@@ -21,8 +22,6 @@ from train.augment import (
     inverse_affine,
     resample,
 )
-
-from .conftest import decode
 
 
 def _ramps(side: int = 64, count: int = 1) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_hardnet8.errors import UsageError
+from tests.training_vectors import decode
 from train import mining
 from train.losses import (
     ITEM_LOSSES,
@@ -28,8 +29,6 @@ from train.losses import (
     parse_loss,
 )
 from train.mining import distance_matrix, hardest_of_classes, hardest_pairs, nearest_rows
-
-from .conftest import decode
 
 Cases = dict[str, dict[str, Any]]
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from kornia_hardnet8.errors import UsageError
+from tests.training_vectors import decode
 from train.optim import Rate, build_optimizer, cosine, linear, one_cycle, set_rate
-
-from .conftest import decode
 
 
 @pytest.mark.parametrize("name", ["e2_i10_lr3.0", "e1_i8_lr1.0", "e5_i3_lr3.0"])

@@ -27,9 +27,8 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import TrainConfig
 from train.loop import resume_run, run_to_end, start_run
-from train.network import dropout, raw_descriptors
 from train.optim import cosine
-from train.run import Run
+from train.run import Run, dropout, raw_descriptors
 
 ROOT = Path(__file__).parents[2]
 
@@ -513,7 +512,7 @@ def test_pca_and_bundle(
     from kornia_hardnet8.checkpoints import load_weights
     from kornia_hardnet8.inference import calibrate
     from train.augment import center_crop
-    from train.validate import describe_batch
+    from train.loop import describe_batch
 
     monkeypatch.setattr("train.models.BUNDLED_DIR", tmp_path)
     assert main(["bundle", str(tiny_checkpoint), "--name", "tiny"]) == 1

@@ -15,8 +15,8 @@ from kornia_hardnet8 import HardNet8
 from train.augment import PRESETS, augment
 from train.config import TrainConfig
 from train.losses import Criterion, Described, LossOptions
-from train.network import raw_descriptors
 from train.optim import Rate, build_optimizer, set_rate
+from train.run import raw_descriptors
 from train.sampling import dataset_sequence, index_views, label_offsets, plan_view_batch
 
 from .vector_cases import NOT_REPRODUCED, PROPERTIES, REPRODUCED, ROOT, case_names

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from tests.training_vectors import load_vectors
+
 ROOT = Path(__file__).resolve().parents[2]
-VECTORS = ROOT / "tests" / "vectors" / "vectors_training.json"
 
 
 def case_names() -> list[str]:
     """All cases, in the order of the file."""
-    return [case["name"] for case in json.loads(VECTORS.read_text(encoding="utf-8"))["cases"]]
+    return list(load_vectors())
 
 
 # prefix of a case -> the test file that reproduces it; the longest prefix counts

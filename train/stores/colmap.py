@@ -297,7 +297,7 @@ def _redetect(view: Observations) -> Observations:
     """Sigma and angle from the nearest SIFT keypoint; NaN where none is within MATCH_RADIUS."""
     from scipy.spatial import cKDTree
 
-    from train.stores.sift import detect_sift
+    from train.stores.frames import detect_sift
 
     xy, sigma, angle = detect_sift(_open_view(view), contrast=0.0)
     nothing = np.full(len(view.xy), np.nan)

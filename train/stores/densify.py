@@ -20,9 +20,8 @@ from common.jobs import ordered_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError
 from train.stores.colmap_model import Observations
-from train.stores.frames import cut, similarity_frames
+from train.stores.frames import cut, detect_sift, similarity_frames
 from train.stores.linking import Keypoints, group_links, mutual_links
-from train.stores.sift import detect_sift
 
 CONTRAST = 0.005
 MAX_KEYPOINTS = 4000  # of an image, the strongest

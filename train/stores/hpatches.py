@@ -99,8 +99,6 @@ def build_hpatches(
 def _sequences(folder: Path, patterns: Sequence[str], exclude: Sequence[str]) -> list[Path]:
     """The folders of the sequences that the patterns take, by name."""
     present = list(find_strips(folder).values())
-    if not present:
-        raise DataError(f"{folder} holds no sequence: no folder with ref.png in it")
     chosen = [path for path in present if _among(path.name, patterns) and not _among(path.name, exclude)]
     if not chosen:
         left = f" and --exclude {' '.join(exclude)} leaves" if exclude else ""

@@ -21,9 +21,8 @@ from common.jobs import ordered_map
 from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.flags import add_cut, add_output, how_built, number_crop
-from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
+from train.stores.frames import MIN_INSIDE, Cut, cut, detect_sift, inside_share, similarity_frames
 from train.stores.linking import Keypoints, carry, group, turn_between
-from train.stores.sift import detect_sift
 from train.stores.views import random_homography, render_view
 from train.stores.writer import Built, create_store, source_hashes, source_key
 

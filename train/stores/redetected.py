@@ -13,10 +13,9 @@ import numpy as np
 from common.jobs import worker_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
-from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
+from train.stores.frames import MIN_INSIDE, Cut, cut, detect_sift, inside_share, similarity_frames
 from train.stores.linking import Keypoints, group
 from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
-from train.stores.sift import detect_sift
 from train.stores.view_folders import ViewImage, list_views, read_view_image, view_key
 from train.stores.writer import Built, create_store, source_hashes
 

@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from eval.imw.official import DATASETS, TASKS
 from eval.imw.submission.findings import Findings, Level
 from kornia_hardnet8.errors import DataError
 
-DATASETS = ("phototourism", "pragueparks", "googleurban")
-TASKS = ("stereo", "multiview")
 CONFIG_FILE = "config.json"
 
 # method -> the parameters that it must have; any other one is refused

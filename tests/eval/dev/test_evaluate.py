@@ -20,11 +20,10 @@ from eval.core.benchmark import Benchmark
 from eval.core.matching import Matches
 from eval.core.results import Result
 from eval.dev.command import table
-from eval.dev.data import find_data
+from eval.dev.data import DevSettings, find_data
 from eval.dev.evaluate import dataset_of, scores_of
 from eval.dev.evaluate import evaluate as judge
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
-from eval.dev.settings import DevSettings
 from eval.features import Descriptor, Keypoints, Method, Token, WholeFeature, load
 from eval.features.detect import DogSettings, detect_dog
 from eval.imw.scene import Camera

@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from common.hpatches import TYPES, count_patches, read_strip, write_strip
+from common.hpatches import TYPES, count_patches, official_test, read_strip, write_strip
 from eval.cli import main
 from eval.core.results import read_results
 from eval.hpatches import tasks
-from eval.hpatches.splits import official_test
 from rendered.planes import write_planes
 
 ROOT = Path(__file__).parents[3]

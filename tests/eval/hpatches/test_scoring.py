@@ -10,13 +10,12 @@ from scipy.spatial.distance import cdist
 
 from common.metrics import average_precision, average_precision_vlfeat, roc_auc
 from eval.core.distances import METRICS, apply_mask, exact_pair_distances, identity_matching, nearest, pair_distances
-from eval.hpatches.counts import precision_from_counts
 from eval.hpatches.descriptors import from_arrays
 from eval.hpatches.matching import article_headline, headline, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, count_nearer, score_retrieval
 from eval.hpatches.tasks import PatchList, RetrievalTask, draw_retrieval, draw_verification
 from eval.hpatches.verification import headline as verification_headline
-from eval.hpatches.verification import score_verification, verification_scores
+from eval.hpatches.verification import precision_from_counts, score_verification, verification_scores
 from eval.hpatches.whitening import article_plus, energy_clipped_zca, pcapl
 from kornia_hardnet8.errors import DataError, UsageError
 

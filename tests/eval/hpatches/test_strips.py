@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.hpatches import TYPES, count_patches, patch_std, read_strip, type_index, write_strip
+from common.hpatches import (
+    TYPES,
+    choose,
+    count_patches,
+    excluded_large,
+    find_strips,
+    official_patch_count,
+    official_test,
+    patch_std,
+    read_strip,
+    type_index,
+    write_strip,
+)
 from eval.hpatches.descriptors import from_blocks, read_csv_set, read_descriptor_csv, resize_patches
-from eval.hpatches.splits import choose, excluded_large, find_sequences, official_patch_count, official_test
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 
@@ -46,8 +57,8 @@ def test_sequences_are_found_and_other_folders_ignored(tmp_path):
     make_sequence(tmp_path / "i_a")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "i_a" / "ref.overlaps").write_text("1\n")
-    assert list(find_sequences(tmp_path)) == ["i_a", "v_b"]
-    assert list(find_sequences(tmp_path / "i_a")) == ["i_a"]
+    assert list(find_strips(tmp_path)) == ["i_a", "v_b"]
+    assert list(find_strips(tmp_path / "i_a")) == ["i_a"]
     assert count_patches(tmp_path / "i_a") == 3
 
 

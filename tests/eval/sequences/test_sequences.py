@@ -18,8 +18,14 @@ from eval.features import WholeFeature, load_method, parse_token
 from eval.features.detect import DogSettings, detect_dog
 from eval.sequences.command import pair_scores
 from eval.sequences.features import on_pixels, resize_image
-from eval.sequences.official import missing_official, without_large
-from eval.sequences.protocols import LocalFeatures, glue_factory_pair, match_pair, superpoint_homography
+from eval.sequences.protocols import (
+    LocalFeatures,
+    glue_factory_pair,
+    match_pair,
+    missing_official,
+    superpoint_homography,
+    without_large,
+)
 from kornia_hardnet8.errors import DataError, MissingFileError
 from rendered.planes import write_planes
 

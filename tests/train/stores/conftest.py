@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.training_vectors import load_vectors
+
 WIDTH, HEIGHT = 320, 240
-VECTORS = Path(__file__).parents[2] / "vectors" / "vectors_training.json"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Vectors:
     """Cases of ``vectors_training.json`` by name, and the images and arrays they speak of."""
 
     def __init__(self) -> None:
-        self._cases = {case["name"]: case for case in json.loads(VECTORS.read_text())["cases"]}
+        self._cases = load_vectors()
 
     def names(self, prefix: str) -> list[str]:
         return [name for name in self._cases if name.startswith(prefix)]

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from train.stores.frames import cut, enlarge, frame_angle, frame_scale, inside_share, similarity_frames
-from train.stores.sift import detect_sift
+from train.stores.frames import cut, detect_sift, enlarge, frame_angle, frame_scale, inside_share, similarity_frames
 
 
 def _ramp(height: int = 200, width: int = 240) -> np.ndarray:

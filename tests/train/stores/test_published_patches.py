@@ -189,7 +189,7 @@ def test_levels_and_sequences_are_chosen(release: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds 2 sequences, .* --sequences \* takes and --exclude i_\* v_\* leaves"):
         build_hpatches(release, tmp_path / "u", exclude=["i_*", "v_*"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no sequence: no folder with ref\.png"):
+    with pytest.raises(DataError, match=r"empty holds no folder with strips \(ref\.png"):
         build_hpatches(tmp_path / "empty", tmp_path / "u")
     assert not (tmp_path / "u").exists()
 

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pca": ("train.pca", "fit the projection of a checkpoint on a patch store"),
     "matchability": ("train.matchability.command", "train the choice of keypoints worth describing"),
     "plot": ("train.plots", "the curves of runs as a picture"),
-    "bench": ("benchmarks.training_command", "patches per second, stage by stage"),
+    "bench": ("benchmarks.training", "patches per second, stage by stage"),
     "bundle": ("train.models:bundle", "write a checkpoint as one small file of weights"),
     "convert": ("train.models:convert", "turn a checkpoint of any known format into another"),
     "export": ("train.models:export", "write weights as ONNX, TorchScript or OpenVINO"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.demo import demo_folder
+from common.cache import demo_folder
 from common.images import load_cv2
 from train.stores.photos import PhotoSettings, build_photos
 
@@ -15,7 +15,7 @@ NUM_PICTURES, HEIGHT, WIDTH = 6, 480, 640
 
 
 def demo_store() -> Path:
-    """The folder of the store, built in half a minute when it is missing; see :func:`common.demo.demo_folder`.
+    """The folder of the store, built in half a minute when it is missing; see :func:`common.cache.demo_folder`.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.

@@ -21,8 +21,7 @@ from eval.core.estimators import (
 from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
 from eval.core.matching import Filter, MatcherSettings
 from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
-from eval.features.affine import affine_weights
-from eval.features.detect import DogSettings, Selection, add_selection_flags, selection_from
+from eval.features.detect import DogSettings, Selection, add_selection_flags, affine_weights, selection_from
 from eval.features.hardnet import PRECISIONS, choose_precision
 from eval.features.keypoints import Places
 from eval.features.sift import Sift

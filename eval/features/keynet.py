@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.images import gray_from_bgr
-from eval.features.affine import affine_weights
 from eval.features.base import WholeFeature
+from eval.features.detect import affine_weights
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
 from eval.features.weights import weights_sha256

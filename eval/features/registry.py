@@ -41,9 +41,11 @@ class Entry:
 BUILT_IN: dict[str, Entry] = {
     "sift": Entry("eval.features.sift:sift", help="OpenCV SIFT"),
     "rootsift": Entry("eval.features.sift:rootsift", help="square root of L1-normalised SIFT"),
-    "tfeat": Entry("eval.features.tfeat:tfeat", "tfeat-liberty.params", "TFeat (kornia's layers)"),
-    "hardtfeat": Entry("eval.features.tfeat:hardtfeat", "HardTFeat.pth", "TFeat's layers trained with HardNet's loss"),
-    "mkd": Entry("eval.features.mkd:mkd", "mkd-concat-64.pth", "multiple-kernel descriptor; whitening=, set="),
+    "tfeat": Entry("eval.features.published:tfeat", "tfeat-liberty.params", "TFeat (kornia's layers)"),
+    "hardtfeat": Entry(
+        "eval.features.published:hardtfeat", "HardTFeat.pth", "TFeat's layers trained with HardNet's loss"
+    ),
+    "mkd": Entry("eval.features.published:mkd", "mkd-concat-64.pth", "multiple-kernel descriptor; whitening=, set="),
     "kornia-hardnet8": Entry(
         "eval.features.hardnet:kornia_hardnet8", help="kornia's HardNet8: @PATH or untrained=true"
     ),

@@ -6,8 +6,11 @@ the stated ones (easy 0.85, hard 0.72).
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,9 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.cache import demo_folder
 from common.homography import warp_points
-from common.hpatches import LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES
+from common.hpatches import LEVEL_NAMES, LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES, write_strip
+from common.images import read_gray
+from common.shell import progress
+from eval.core.image_sequences import ImageSequence, find_sequences
+from eval.core.results import format_table
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import atomic_dir, write_json
+from rendered.planes import write_planes
 
 Floats = NDArray[np.float64]
 Gray = NDArray[np.uint8]
@@ -353,3 +363,70 @@ def side_files(built: BuiltSequence) -> Mapping[str, Floats]:
         files[f"{strip}.scjitter"] = jitter.scale
         files[f"{strip}.anisjitter"] = jitter.anisotropy
     return files
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    defaults = BuildSettings()
+    parser.add_argument(
+        "--sequences", type=Path, required=True, metavar="DIR", help="sequences: images 1 … 6 and H_1_2 … H_1_6"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, one folder a sequence")
+    parser.add_argument("--detections", type=int, default=defaults.detections, help="strongest of each detector")
+    parser.add_argument("--patches", type=int, default=defaults.max_patches, help="patches of a sequence, at most")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the choice of patches and their jitter")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build every sequence; print how far the jittered regions overlap."""
+    settings = BuildSettings(detections=args.detections, max_patches=args.patches, seed=args.seed)
+    rows = []
+    with atomic_dir(args.out) as folder:
+        sequences = find_sequences(args.sequences)
+        for sequence in progress(sequences, what="hpatches-build", unit="sequence"):
+            built = build_from_files(sequence, settings)
+            write_sequence(built, [H for _, _, H in sequence.targets], folder / sequence.name)
+            rows.append([sequence.name, len(built.frames), *built.median_overlaps().values()])
+        write_json(folder / "build.json", {"settings": settings.to_dict(), "sequences": [s.name for s in sequences]})
+    rows.append(["calibrated", "", *CALIBRATED_OVERLAP.values()])
+    print(format_table(["sequence", "patches", *(f"{name} overlap" for name in LEVEL_NAMES.values())], rows))
+    print(f"strips: {args.out} (python -m eval hpatches --data {args.out})")
+
+
+def build_from_files(sequence: ImageSequence, settings: BuildSettings) -> BuiltSequence:
+    """Build the strips of one sequence on disk."""
+    numbers = [k for k, _, _ in sequence.targets]
+    if numbers != list(range(2, NUM_TARGETS + 2)):
+        raise DataError(f"{sequence.reference.parent}: targets are {numbers}, HPatches strips need 2 … 6")
+    images = [read_gray(sequence.reference), *(read_gray(path) for _, path, _ in sequence.targets)]
+    return build_sequence(images, [H for _, _, H in sequence.targets], settings, str(sequence.reference.parent))
+
+
+def write_sequence(built: BuiltSequence, homographies: Sequence[np.ndarray], folder: Path) -> None:
+    """Write strips, jitter files and homographies of one sequence."""
+    folder.mkdir()
+    for strip, patches in built.strips.items():
+        write_strip(folder / f"{strip}.png", patches)
+    for name, values in side_files(built).items():
+        np.savetxt(folder / name, values, fmt="%.6g")
+    for k, H in enumerate(homographies, 1):
+        np.savetxt(folder / f"H_ref_{k}", H, fmt="%.12g")
+
+
+PATCHES = 150  # a sequence
+
+
+def cached_demo(seed: int = 0) -> Path:
+    """The folder of the demo strips, built when it is missing; see :func:`common.cache.demo_folder`."""
+    name = f"hpatches-demo-seed{seed}"
+    return demo_folder(name, __name__, ("rendered", "eval.hpatches"), lambda folder: build_demo(folder, seed))
+
+
+def build_demo(folder: Path, seed: int = 0, patches: int = PATCHES) -> Path:
+    """Render walls, cut strips of them into ``folder`` (new); returns it."""
+    settings = BuildSettings(detections=600, max_patches=patches, seed=seed)
+    with tempfile.TemporaryDirectory() as scratch, atomic_dir(folder) as temporary:
+        for sequence in find_sequences(write_planes(Path(scratch) / "walls", seed)):
+            built = build_from_files(sequence, settings)
+            write_sequence(built, [H for _, _, H in sequence.targets], temporary / sequence.name)
+    return folder

@@ -186,7 +186,7 @@ def _strips(data: str | None) -> dict[str, Path] | None:
     if data is None:
         return None
     if data == "demo":
-        from eval.hpatches.demo import cached_demo
+        from eval.hpatches.build import cached_demo
 
         return find_strips(cached_demo())
     return find_strips(data)

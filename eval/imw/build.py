@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
@@ -18,9 +19,9 @@ from common.colmap import ModelImage, is_distorted, load_pycolmap, open_model
 from common.h5files import write_h5
 from common.images import read_bgr
 from common.shell import progress
-from eval.imw.dense import DenseModel
-from eval.imw.scene import THRESHOLDS, Camera, all_pairs, pair_key
-from kornia_hardnet8.errors import DataError
+from eval.imw.depth import DenseModel
+from eval.imw.scene import THRESHOLDS, Camera, all_pairs, open_scene, pair_key
+from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_dir, write_json
 
 log = logging.getLogger(__name__)
@@ -329,3 +330,49 @@ def connected_bags(
         if len(bag) == size:
             found.setdefault(tuple(sorted(bag, key=order.__getitem__)))
     return [list(bag) for bag in found]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the model's images")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="COLMAP model: cameras, images, points3D, binary or text",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the scene: a new or empty folder")
+    parser.add_argument(
+        "--bags",
+        default="5:20,10:10,25:5",
+        metavar="SIZE:COUNT,…",
+        help="bags of images for the multiview task, as far as the scene has them",
+    )
+    parser.add_argument(
+        "--dense",
+        type=Path,
+        metavar="DIR",
+        help="dense workspace of the model (stereo/depth_maps, sparse): also write depth maps",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of bags")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the scene and print what it holds."""
+    names = build_scene(args.images, args.model, args.out, parse_bags(args.bags), args.seed, args.dense)
+    bags = open_scene(args.out).bags
+    made = ", ".join(f"{len(of_size)} bags of {size}" for size, of_size in bags.items()) or "no bags"
+    print(f"{args.out}: {len(names)} images, {len(names) * (len(names) - 1) // 2} pairs, {made}")
+    return 0
+
+
+def parse_bags(text: str) -> dict[int, int]:
+    """Read ``5:20,10:10``: 20 bags of 5 images and 10 of 10; an empty text gives none."""
+    bags: dict[int, int] = {}
+    for part in filter(None, text.split(",")):
+        size, colon, count = part.partition(":")
+        if not colon or not size.isdecimal() or not count.isdecimal() or int(size) < 2 or int(size) in bags:
+            raise UsageError(f"--bags {text}: {part!r} is not SIZE:COUNT (size at least 2, each once), e.g. 5:20,10:10")
+        bags[int(size)] = int(count)
+    return bags

@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from common.demo import demo_folder
+from common.cache import demo_folder
 
 SCENE_NAME = "market_square"
 BAGS = {5: 4, 10: 2}
 
 
 def cached_scene(seed: int = 0) -> Path:
-    """The folder of the scene, rendered when it is missing; see :func:`common.demo.demo_folder`."""
+    """The folder of the scene, rendered when it is missing; see :func:`common.cache.demo_folder`."""
     name = f"demo-seed{seed}/{SCENE_NAME}"
     return demo_folder(name, __name__, ("rendered", "eval.imw"), lambda folder: build(folder, seed))
 

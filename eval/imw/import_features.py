@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,13 @@ from common.h5files import open_h5, read_h5
 from common.images import read_gray
 from common.shell import progress
 from eval.features.extract import image_digest
-from eval.features.imported import MATCH_TASKS, ImportedImage
+from eval.features.imported import MATCH_TASKS, ImportedImage, write_imported
 from eval.features.keypoints import Keypoints
-from eval.imw.scene import Scene
+from eval.imw.scene import Scene, find_scenes
 from eval.imw.submission.archive import open_submission
 from eval.imw.submission.files import check_scene, has_pairwise_keypoints
 from eval.imw.submission.findings import Findings
-from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -307,3 +308,37 @@ def _check_all_pairs(pairs: Pairs, scenes: Sequence[Scene], digests: Mapping[tup
                 left_out += 1
     if left_out:
         log.warning("warning: %s lacks %d pairs of the scenes: they count as pairs without a match", path, left_out)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a scene, or a folder of scenes")
+    source = parser.add_argument_group("source", "a submission, or hloc's files")
+    source.add_argument(
+        "--submission", type=Path, metavar="ZIP", help="submission, its folder, or the folder of one scene's h5 files"
+    )
+    source.add_argument(
+        "--features", type=Path, metavar="FILE.h5", help="hloc's features: keypoints, descriptors, scores"
+    )
+    source.add_argument("--matches", type=Path, metavar="FILE.h5", help="hloc's matches of these features")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.h5", help="file of the imported features")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, check and write."""
+    if (args.submission is None) == (args.features is None):
+        raise UsageError("give either --submission or --features")
+    if args.matches is not None and args.features is None:
+        raise UsageError("--matches goes with --features; a submission has matches of its own")
+    scenes = find_scenes(args.data)
+    if args.submission is not None:
+        found = import_submission(args.submission, scenes)
+    else:
+        found = import_hloc(args.features, args.matches, scenes)
+    write_imported(args.out, found.images, found.matches)
+    most = max(len(image.keypoints) for image in found.images.values())
+    pairs = max((len(pairs) for pairs in found.matches.values()), default=0)
+    print(f"{args.out}: {len(found.images)} images with at most {most} keypoints, matches of {pairs} pairs")
+    flags = " --matcher imported" if found.matches else ""
+    flags += " --task stereo" if list(found.matches) == ["stereo"] else ""
+    print(f"score it: python -m eval imw --data {args.data} --desc imported@{args.out} --keypoints {most}{flags}")

@@ -17,8 +17,7 @@ from common.metrics import accuracy_histogram, bag_accuracy_histogram, maa_from_
 from eval.core.multiview_metrics import bag_statistics, covisible_pairs
 from eval.imw.multiview import OK, Bag, MultiviewScene
 from eval.imw.scene import Scene, pair_key
-from eval.imw.stereo import StereoPair, StereoScene
-from eval.imw.stereo_results import depth_curves
+from eval.imw.stereo import StereoPair, StereoScene, depth_curves
 from kornia_hardnet8.errors import DataError
 
 Values = dict[str, Any]

@@ -13,12 +13,10 @@ from common.geometry import epipolar_squared, essential_from_pose, relative_pose
 from common.images import read_bgr
 from eval.core.pairs import Pair
 from eval.core.trajectory import MIN_CAMERAS, Alignment, align, camera_centre, spread
-from eval.core.viz import PALETTE, VERMILION, draw_accuracy_curves, draw_judged_matches
-from eval.core.viz3d import Cameras, draw_cameras
+from eval.core.viz import PALETTE, VERMILION, Cameras, draw_accuracy_curves, draw_cameras, draw_judged_matches
 from eval.imw.multiview import MultiviewScene
 from eval.imw.scene import Camera, pair_key
-from eval.imw.stereo import StereoScene
-from eval.imw.stereo_results import headline_pairs
+from eval.imw.stereo import StereoScene, headline_pairs
 
 
 def draw_pairs(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene], count: int) -> list[Path]:

@@ -19,13 +19,26 @@ from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings
 from eval.features import Method
 from eval.features.extract import detector_of
-from eval.imw.multiview import MultiviewScene, MultiviewSettings, run_multiview
-from eval.imw.multiview_results import multiview_bags, multiview_scene, multiview_scores
+from eval.imw.multiview import (
+    MultiviewScene,
+    MultiviewSettings,
+    multiview_bags,
+    multiview_scene,
+    multiview_scores,
+    run_multiview,
+)
 from eval.imw.official import TASKS
 from eval.imw.official_results import NO_DESCRIPTOR, descriptor_properties, pack
 from eval.imw.scene import HEADLINE, Scene
-from eval.imw.stereo import StereoScene, StereoSettings, describe_scene, run_stereo
-from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.imw.stereo import (
+    StereoScene,
+    StereoSettings,
+    describe_scene,
+    run_stereo,
+    stereo_pairs,
+    stereo_scene,
+    stereo_scores,
+)
 from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
 from kornia_hardnet8.errors import DataError, UsageError
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from common.arrays import read_npy
 from common.h5files import read_h5
-from common.images import is_picture, pictures_in, read_gray
+from common.images import folders_in, is_picture, pictures_in, read_gray
 from eval.core.pairs import Pair
-from eval.imw.official import DATASETS
+from eval.imw.official import DATASETS, TEST_SCENES
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import read_object, sha256_file
 
@@ -378,3 +378,57 @@ def _hint(path: Path) -> str:
     if any(is_picture(file) for file in folders):
         return "; it holds images without calibration, which only `python -m eval imw-submit` can use"
     return ""
+
+
+# The official code takes these alone.
+SUFFIXES = (".png", ".jpg")
+
+
+@dataclass(frozen=True)
+class RawScene:
+    """One scene: its dataset, its name, and its images by name in sorted order."""
+
+    dataset: str
+    name: str
+    images: dict[str, Path]
+
+    @property
+    def where(self) -> str:
+        """``DATASET/SCENE``."""
+        return f"{self.dataset}/{self.name}"
+
+
+def find_raw_scenes(root: Path) -> list[RawScene]:
+    """The scenes below a folder, in the order of the datasets and of the names.
+
+    Raises:
+        MissingFileError: no such folder.
+        DataError: no scene of an official dataset, fewer than two images, or a name that pair keys cannot hold.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"folder {root} is not there")
+    scenes = []
+    for dataset in TEST_SCENES:
+        folder = root / dataset
+        scenes += [open_raw_scene(dataset, scene) for scene in (folders_in(folder) if folder.is_dir() else [])]
+    if not scenes:
+        raise DataError(f"{root} holds no DATASET/SCENE folder with images; DATASET is one of {', '.join(TEST_SCENES)}")
+    return scenes
+
+
+def open_raw_scene(dataset: str, folder: Path) -> RawScene:
+    """One scene: a folder of images, or a full scene with its calibration."""
+    if is_scene(folder):
+        images = open_scene(folder).images
+    else:
+        files = [path for path in pictures_in(folder) if path.suffix.lower() in SUFFIXES]
+        images = {file.stem: file for file in files}
+        if len(images) < len(files):
+            raise DataError(f"scene {folder}: two images have one name without suffix")
+    if len(images) < 2:
+        raise DataError(f"scene {folder} has {len(images)} image(s) ({', '.join(SUFFIXES)}), at least 2 are needed")
+    for name in images:
+        if "-" in name:
+            raise DataError(f"scene {folder}: the image name {name!r} holds '-', at which pair keys are split")
+    return RawScene(dataset, folder.name, dict(sorted(images.items())))

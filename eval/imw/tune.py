@@ -15,8 +15,7 @@ from eval.core.matching import MatcherSettings
 from eval.features import Method
 from eval.features.extract import Features
 from eval.imw.scene import Scene
-from eval.imw.stereo import StereoSettings, describe_scene, run_stereo
-from eval.imw.stereo_results import stereo_scores
+from eval.imw.stereo import StereoSettings, describe_scene, run_stereo, stereo_scores
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 METRIC = "stereo/mAA@10"

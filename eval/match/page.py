@@ -18,7 +18,7 @@ from eval.core.homography_estimators import HomographySettings
 from eval.core.matchers import Matcher, match_images
 from eval.core.matching import MatcherSettings, match_ratios
 from eval.match.photos import PhotoFeatures, PhotoMatch
-from eval.pages.pair import Candidates, Geometry, write_pair_page
+from eval.pages.render import Candidates, Geometry, write_pair_page
 from eval.reconstruct.photo_cameras import PhotoCamera
 
 Floats = NDArray[np.float64]

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _draw(out: Path, images: Path, feature: str, outcome: Outcome) -> dict[str, Path]:
     """Show the largest model as a picture and as a page; returns both."""
-    from eval.core.viz3d import draw_model
+    from eval.core.viz import draw_model
     from eval.reconstruct.page import write_model_page
 
     model, summary, folder = outcome.models[0], outcome.summary, images.resolve()

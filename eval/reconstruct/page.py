@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.images import exif_orientation, read_bgr, reduce_image
-from eval.core.viz3d import view_bounds, world_axes
+from eval.core.viz import view_bounds, world_axes
 from eval.pages.render import embedded_photo, packed, render_page, write_page
 from eval.reconstruct.photos import stored_from_upright, turn_upright
 

@@ -202,7 +202,7 @@ def _summary(
     a: Mapping[str, Mapping[tuple[str, str], float]], b: Mapping[str, Mapping[tuple[str, str], float]], seed: int
 ) -> MetricDifference:
     """The summary of ``dev``: mean over tasks, each resampled by itself."""
-    from eval.dev.evaluate import HEADLINES, SUMMARY
+    from eval.dev.command import HEADLINES, SUMMARY
 
     metrics = [f"{task}/{metric}" for task, metric in HEADLINES.items() if f"{task}/{metric}" in a]
     differences = [[a[m][key] - b[m][key] for key in sorted(a[m])] for m in metrics]

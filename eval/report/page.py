@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
+import datetime
 import io
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +16,12 @@ from typing import Any
 
 from common.images import open_picture
 from eval.brown.data import HEADS, combinations_table
-from eval.core.results import lower_is_better
-from eval.pages.render import command_line, render_page
+from eval.core.results import lower_is_better, read_results
+from eval.pages.render import command_line, render_page, write_page
 from eval.report.leaders import Panel, panels
 from eval.report.published import PUBLISHED, is_official
 from eval.report.words import ABOUT, COLUMNS, TITLES, glossary, is_share, measure_of
+from kornia_hardnet8.errors import DataError, MissingFileError
 
 _MOST_COLUMNS = 12  # of a benchmark without a list of its own
 _MOST_PICTURES = 24
@@ -340,3 +344,30 @@ def _embedded(path: Path) -> str:
     if buffer.tell() < len(content):
         content, kind = buffer.getvalue(), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("results", nargs="+", type=Path, metavar="RUN", help="run folders, or results.json files")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of index.html")
+    parser.add_argument("--title", default="Local features: results", help="heading of the page")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read every results file and write ``DIR/index.html``."""
+    runs = []
+    for path in args.results:
+        file = path / "results.json" if path.is_dir() else path
+        if not file.is_file():
+            raise MissingFileError(f"{file} is not there: a run folder has one when its command has ended")
+        entries = read_results(file)
+        for entry in entries:
+            missing = [k for k in ("benchmark", "protocol", "method", "scores") if k not in entry]
+            if missing or "descriptor" not in entry["method"]:
+                raise DataError(f"{file}: an entry lacks {', '.join(missing) or 'method.descriptor'}")
+        runs.append((file.resolve(), entries))
+    made = f"Made on {datetime.date.today().isoformat()} by: {command_line(sys.argv)}"
+    target = args.out / "index.html"
+    write_page(target, render(build_sections(runs), args.title, made))
+    print(f"results: {sum(len(entries) for _, entries in runs)}")
+    print(f"page to open: {target}")

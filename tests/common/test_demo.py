@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import common.demo
-from common.demo import code_hash, demo_folder
+import common.cache
+from common.cache import code_hash, demo_folder
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import atomic_dir
 
@@ -21,11 +21,11 @@ def test_a_demo_is_made_once_and_shared(tmp_path: Path, monkeypatch: pytest.Monk
         if len(made) == 2:  # what a slower process meets
             raise DataError("exists already")
 
-    first = demo_folder("a/inner", "common.demo", (), build)
-    assert first == demo_folder("a/inner", "common.demo", (), build)
+    first = demo_folder("a/inner", "common.cache", (), build)
+    assert first == demo_folder("a/inner", "common.cache", (), build)
     assert first.name == "inner"
-    assert first.parent.name == f"a-{code_hash('common.demo', ())}"
-    second = demo_folder("b", "common.demo", (), build)
+    assert first.parent.name == f"a-{code_hash('common.cache', ())}"
+    second = demo_folder("b", "common.cache", (), build)
     assert made == [first, second]
 
 
@@ -36,11 +36,11 @@ def test_a_build_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        demo_folder("a", "common.demo", (), build)
+        demo_folder("a", "common.cache", (), build)
 
 
 def test_the_name_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.demo, "_ROOT", tmp_path)
+    monkeypatch.setattr(common.cache, "_ROOT", tmp_path)
     for name in ("drawing", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "drawing" / "make.py").write_text("def f():\n    from drawing import deep\n    import other.far\n")

@@ -334,14 +334,12 @@ def test_all_sets_that_are_missing_are_named_at_once(
 
 def test_the_name_of_the_demo_store_follows_all_that_makes_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed source of any of these would be another hash: all of them are read for it."""
-    from common import demo as common_demo
+    from common import cache
     from train import demo
 
     read: list[str] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
-    monkeypatch.setattr(common_demo.Path, "is_dir", lambda path: True)
+    monkeypatch.setattr(cache.Path, "is_dir", lambda path: True)
     demo.demo_store()
-    assert {"demo.py", "photos.py", "views.py", "linking.py", "sift.py", "frames.py", "images.py", "patches.py"} <= {
-        *read
-    }
+    assert {"demo.py", "photos.py", "views.py", "linking.py", "frames.py", "images.py", "patches.py"} <= {*read}

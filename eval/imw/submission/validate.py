@@ -11,11 +11,11 @@ import numpy as np
 from common.images import image_size
 from common.shell import progress
 from eval.imw.official import TASKS, TEST_SCENES, keypoint_category
+from eval.imw.scene import RawScene, find_raw_scenes
 from eval.imw.submission.archive import MAX_TOTAL_BYTES, open_submission
 from eval.imw.submission.config import CONFIG_FILE, check_method, parse_config
 from eval.imw.submission.files import MAX_KEYPOINTS, SceneFiles, check_scene
 from eval.imw.submission.findings import Findings
-from eval.imw.submission.scenes import RawScene, find_raw_scenes
 from kornia_hardnet8.errors import DataError
 
 _MAX_CONFIG_BYTES = 1 << 20

@@ -31,10 +31,9 @@ from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.official import DESCRIPTOR_WIDTHS, MAX_DESCRIPTOR_BYTES, keypoint_category
-from eval.imw.scene import all_pairs, pair_key
+from eval.imw.scene import RawScene, all_pairs, pair_key
 from eval.imw.submission.config import CONFIG_FILE, GEOM_PARAMETERS, check_method
 from eval.imw.submission.findings import Findings
-from eval.imw.submission.scenes import RawScene
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_path
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -94,7 +93,7 @@ def write_submission(
     """Describe (and match) every scene and pack the zip, whole or not at all.
 
     Args:
-        scenes: see :func:`eval.imw.submission.scenes.find_raw_scenes`.
+        scenes: see :func:`eval.imw.scene.find_raw_scenes`.
         method: descriptor or whole local feature.
         settings: everything else.
         metadata: of the challenge, see :data:`PLACEHOLDERS`.

@@ -19,10 +19,9 @@ from common.metrics import maa_per_pair
 from eval.core.benchmark import Benchmark
 from eval.core.matching import Matches
 from eval.core.results import Result
-from eval.dev.command import table
+from eval.dev.command import dataset_of, scores_of, table
+from eval.dev.command import evaluate as judge
 from eval.dev.data import DevSettings, find_data
-from eval.dev.evaluate import dataset_of, scores_of
-from eval.dev.evaluate import evaluate as judge
 from eval.dev.poses import PreparedScene, choose_ratios, held_out, ranking_quality
 from eval.features import Descriptor, Keypoints, Method, Token, WholeFeature, load
 from eval.features.detect import DogSettings, detect_dog

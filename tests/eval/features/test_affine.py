@@ -10,8 +10,7 @@ import torch
 
 from common.cache import Cache
 from eval.features import load
-from eval.features.affine import affine_shapes, affine_weights
-from eval.features.detect import DogSettings, detect_dog, first_orientations
+from eval.features.detect import DogSettings, affine_shapes, affine_weights, detect_dog, first_orientations
 from eval.features.extract import detect, extract
 from eval.features.keypoints import Keypoints
 from kornia_hardnet8.errors import MissingFileError, UsageError

@@ -18,8 +18,7 @@ from eval.core.results import read_results
 from eval.features import load
 from eval.features.detect import DogSettings
 from eval.imw.scene import open_scene
-from eval.imw.stereo import StereoSettings, run_stereo
-from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.imw.stereo import StereoSettings, run_stereo, stereo_pairs, stereo_scene, stereo_scores
 from eval.report.compare import values_by_pair
 
 QUICK = ["--desc", "rootsift", "--keypoints", "500", "--max-iters", "5000", "--jobs", "1"]

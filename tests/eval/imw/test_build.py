@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from eval.cli import main
-from eval.imw.build import build_scene, connected_bags, covisibility, read_model, scene_names
+from eval.imw.build import build_scene, connected_bags, covisibility, parse_bags, read_model, scene_names
 from eval.imw.scene import open_scene
-from eval.imw.scene_command import parse_bags
 from kornia_hardnet8.errors import DataError, UsageError
 
 WriteModel = Callable[..., None]

@@ -17,8 +17,19 @@ from eval.features import Keypoints
 from eval.features.extract import Features
 from eval.imw import colmap_bag
 from eval.imw.build import write_lines, write_pair_lists
-from eval.imw.multiview import NO_MODEL, OK, Bag, MultiviewScene, MultiviewSettings, bag_pairs, run_multiview
-from eval.imw.multiview_results import bag_maa, multiview_bags, multiview_scene, multiview_scores
+from eval.imw.multiview import (
+    NO_MODEL,
+    OK,
+    Bag,
+    MultiviewScene,
+    MultiviewSettings,
+    bag_maa,
+    bag_pairs,
+    multiview_bags,
+    multiview_scene,
+    multiview_scores,
+    run_multiview,
+)
 from eval.imw.scene import Scene, all_pairs, open_scene
 from kornia_hardnet8.errors import DataError, UsageError
 

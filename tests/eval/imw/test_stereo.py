@@ -17,8 +17,15 @@ from eval.features import load
 from eval.features.detect import DogSettings
 from eval.features.extract import extract
 from eval.imw.scene import open_scene
-from eval.imw.stereo import StereoPair, StereoScene, StereoSettings, run_stereo
-from eval.imw.stereo_results import stereo_pairs, stereo_scene, stereo_scores
+from eval.imw.stereo import (
+    StereoPair,
+    StereoScene,
+    StereoSettings,
+    run_stereo,
+    stereo_pairs,
+    stereo_scene,
+    stereo_scores,
+)
 
 SETTINGS = StereoSettings(
     detector=DogSettings(num=300), estimator=EstimatorSettings(threshold_px=0.5, confidence=0.9999, max_iters=5000)

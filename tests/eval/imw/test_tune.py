@@ -14,8 +14,7 @@ from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.imw import tune as module
 from eval.imw.scene import open_scene
-from eval.imw.stereo import StereoSettings, run_stereo
-from eval.imw.stereo_results import stereo_scores
+from eval.imw.stereo import StereoSettings, run_stereo, stereo_scores
 from eval.imw.tune import METRIC, tune
 from kornia_hardnet8.errors import UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.pages.pair import Candidates, Geometry, write_pair_page
+from eval.pages.render import Candidates, Geometry, write_pair_page
 
 AT = np.array([[10, 20, 12, 20], [100, 50, 90, 50], [200, 120, 40, 10], [150, 30, 160, 30]], np.float64)
 RATIOS = np.array([0.5, 0.7, 0.8, 0.95])

@@ -13,7 +13,7 @@ import train.cli
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.matchability import Matchability
 from train.matchability import labels as labelling
-from train.matchability.fit import FitSettings, fit, negative_log_likelihood, order_quality
+from train.matchability.command import FitSettings, fit, negative_log_likelihood, order_quality
 from train.matchability.labels import Labels, label_model, right_matches
 from train.stores.densify import open_views
 

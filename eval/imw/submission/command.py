@@ -1,9 +1,11 @@
-"""``python -m eval imw-submit``: a zip that the benchmark takes."""
+"""``python -m eval imw-submit`` and ``imw-validate``: a zip that the benchmark takes, and what is wrong with one."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from eval.core.options import (
 )
 from eval.features import known_names
 from eval.imw.multiview import MULTIVIEW_RATIO
+from eval.imw.scene import find_raw_scenes
+from eval.imw.submission.archive import MAX_TOTAL_BYTES
 from eval.imw.submission.config import PLACEHOLDERS
-from eval.imw.submission.scenes import find_raw_scenes
+from eval.imw.submission.validate import validate, verdict
 from eval.imw.submission.write import TRACKS, SubmissionSettings, write_submission
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import read_json
@@ -29,7 +33,7 @@ from kornia_hardnet8.files import read_json
 log = logging.getLogger(__name__)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_submit(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names())}"
     data = parser.add_argument_group("data")
@@ -64,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_group.add_argument("--jobs", type=int, metavar="N", help="processes for pairs (default: one a core)")
 
 
-def run(args: argparse.Namespace) -> None:
+def run_submit(args: argparse.Namespace) -> None:
     """Write the zip and say what is in it."""
     if args.out.suffix.lower() != ".zip":
         raise UsageError(f"--out {args.out}: a submission is a .zip file")
@@ -108,3 +112,31 @@ def _metadata(path: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a dictionary with {', '.join(PLACEHOLDERS)}")
     return content
+
+
+def configure_validate(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("submission", type=Path, metavar="FILE.zip", help="the zip, or its unpacked folder")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="DATASET/SCENE folders with images, or full scenes"
+    )
+    parser.add_argument(
+        "--official", action="store_true", help="check the full list of test scenes, not those that --data holds"
+    )
+    parser.add_argument(
+        "--max-size", type=float, default=MAX_TOTAL_BYTES / (1 << 30), metavar="GIB", help="of the unpacked zip"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Print every finding; 1 when there is an error."""
+    findings = validate(args.submission, args.data, args.official, int(args.max_size * (1 << 30)))
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(finding)
+        errors, total = len(findings.errors), len(findings.items)
+        print(f"{args.submission}: {errors} errors, {total - errors} warnings: {verdict(findings)}")
+    return 1 if findings.errors else 0

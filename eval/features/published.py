@@ -1,4 +1,4 @@
-"""TFeat and HardTFeat."""
+"""Networks of patches as published: TFeat (Balntas 2016), HardTFeat, and MKD (Mukundan 2019) by kornia's kernels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.features.base import Descriptor, NetworkDescriptor
-from eval.features.tokens import Token
+from eval.features.tokens import Token, one_of
 from eval.features.weights import load_strictly, read_weights
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.torch_files import state_dict_of
 
 
@@ -50,3 +51,25 @@ class _HardTFeat(nn.Module):
         mean = patches.mean(dim=(1, 2, 3), keepdim=True)
         std = patches.std(dim=(1, 2, 3), keepdim=True) + 1e-7
         return F.normalize(self.classifier(self.features((patches - mean) / std)).flatten(1))
+
+
+_DIM = 128
+
+
+def mkd(token: Token, weights: Path | None) -> Descriptor:
+    """MKD, ``concat`` kernels, whitened to 128; options ``whitening`` (pcawt, pcaws, pca, lw) and ``set``."""
+    from kornia.feature.mkd import MKDDescriptor, Whitening
+
+    assert weights is not None
+    options = token.typed_options(
+        {"whitening": one_of("pcawt", "pcaws", "pca", "lw"), "set": one_of("liberty", "notredame", "yosemite")}
+    )
+    models = read_weights(weights)
+    training_set = options.get("set", "liberty")
+    # kornia annotates whitening as str, and documents None as "no whitening"
+    kernels = MKDDescriptor(patch_size=32, kernel_type="concat", whitening=None)  # type: ignore[arg-type]
+    try:
+        whitening = Whitening(options.get("whitening", "pcawt"), models[training_set], kernels.odims, _DIM)
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{weights} does not hold the whitening of MKD for {training_set}: it lacks {error}") from None
+    return NetworkDescriptor(token, nn.Sequential(kernels, whitening), _DIM, weights)

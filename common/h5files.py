@@ -91,8 +91,8 @@ def named_dataset(file: Any, name: str, path: Path) -> Any:
 def refusal(file: Any, name: str, path: Path, kinds: str = "fiubS") -> tuple[str, str] | None:
     """Why a dataset is not read, as a kind (link, group, type, huge) and words; None when it may be.
 
-    ``kinds`` are numpy's of the types that are taken. No link is followed, no other file is read, nothing unpacks to more
-    than the file can honestly hold.
+    ``kinds`` are numpy's of the types that are taken. No link is followed, no other file is read, nothing unpacks to
+    more than the file can honestly hold.
     """
     h5py = need("h5py", "eval,train")
     parts = name.strip("/").split("/")

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.patchfiles import open_2020
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import MissingFileError, UsageError, closest
 from train.recipes2020.catalogue import ALIASES, MIXES, TOKENS, expand_mix, origin_2020, places_2020
-from train.recipes2020.files import open_2020
 
 DEMO = "demo"
 DATA_ROOT = "Datasets"  # the default of every --data-root
@@ -74,7 +74,7 @@ def open_place(place: Path) -> PatchStore:
 
     Raises:
         UsageError: a file inside a store instead of the store.
-        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`train.recipes2020.files.open_2020`.
+        MissingFileError, DataError: see :meth:`PatchStore.open` and :func:`common.patchfiles.open_2020`.
     """
     if not place.is_file():
         return PatchStore.open(place)

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from common.brown import open_brown, read_mosaic
 from common.images import folders_in
+from common.patchfiles import open_2020
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.torch_files import load_torch
 
 SUBSETS = ("liberty", "notredame", "yosemite")
 DETECTORS = ("", "_harris")
-_OF_CACHED = ("patches", "labels", "image_ids", "matches")
 
 
 @dataclass(frozen=True)
@@ -94,38 +93,12 @@ def read_brown(folder: Path, name: str | None = None) -> PatchSet:
 
 
 def read_cached(path: Path) -> PatchSet:
-    """A ``.pt`` file: (patches, labels, matches or image ids), or a dictionary with these names."""
-    content = load_torch(path, check_sums=False)
-    try:
-        return _cached(path, content)
-    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} holds no patches and labels: {' '.join(str(error).split())[:160]}") from None
-
-
-def _cached(path: Path, content: Any) -> PatchSet:
-    if isinstance(content, (tuple, list)) and len(content) == 3:
-        content = dict(zip(("patches", "labels", "third"), content, strict=True))
-        third = np.asarray(content.pop("third"))
-        content["matches" if third.ndim == 2 else "image_ids"] = third
-    if not isinstance(content, dict) or not {"patches", "labels"} <= set(content):
-        raise DataError(f"{path} holds no patches and labels")
-    arrays = {key: np.asarray(content[key]) for key in _OF_CACHED if content.get(key) is not None}
-    patches = arrays.pop("patches")
-    if patches.ndim != 3 or patches.dtype != np.uint8 or patches.shape[1] != patches.shape[2]:
-        raise DataError(f"{path}: patches must be uint8 (N, S, S), got {patches.dtype} {patches.shape}")
-    for key, array in arrays.items():
-        shape = (len(array), 3) if key == "matches" else (len(patches),)
-        if array.dtype.kind not in "iu" or array.shape != shape:
-            raise DataError(f"{path}: {key} must be whole numbers of shape {shape}, got {array.dtype} {array.shape}")
-    labels, ids, matches = (
-        None if key not in arrays else arrays[key].astype(np.int64) for key in ("labels", "image_ids", "matches")
-    )
-    assert labels is not None
-    if matches is not None and len(matches) and not (0 <= matches[:, :2].min() <= matches[:, :2].max() < len(patches)):
-        raise DataError(f"{path}: matches name patches that are not among the {len(patches)}")
-    return PatchSet(path.stem, patches, labels, ids, matches)
+    """A ``.pt`` file, see :func:`common.patchfiles.open_2020`; gray patches alone."""
+    store = open_2020(path)
+    if store.patches.ndim != 3:
+        raise DataError(f"{path}: patches must be gray (N, S, S), got {store.patches.shape}")
+    ids = store.image_ids.astype(np.int64) if store.meta["has_cams"] else None
+    return PatchSet(path.stem, store.patches, store.labels, ids, store.pairs)
 
 
 def read_store(folder: Path) -> PatchSet:

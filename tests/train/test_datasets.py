@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.patchfiles import open_2020
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from train.batches import BatchSource
 from train.checkpoint import load_checkpoint
@@ -17,7 +18,6 @@ from train.cli import main
 from train.config import TrainConfig
 from train.datasets import find_store, open_mix, parse_mix
 from train.recipes2020.catalogue import ALIASES, MIXES, TOKENS
-from train.recipes2020.files import open_2020
 
 SIX = ["liberty", "liberty_harris", "notredame", "notredame_harris", "yosemite", "yosemite_harris"]
 SCENES = [

@@ -1,4 +1,4 @@
-"""The 2020 data files (``.pt``), read in place as if they were patch stores."""
+"""Data files of torch (``.pt``), of 2017 and 2020, read in place as if they were patch stores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def open_2020(path: Path) -> PatchStore:
     """
     content = _load(path)
     if isinstance(content, (tuple, list)) and len(content) in (2, 3):  # the loaders of 2017 and of torchvision
-        content = dict(zip(("patches", "labels", "matches"), content, strict=False))
+        third = "matches" if np.ndim(content[-1]) == 2 else "cam_ids"
+        content = dict(zip(("patches", "labels", third), content, strict=False))
     if not isinstance(content, dict) or not ({"patches", "labels"} <= set(content) or "patch_sets" in content):
         raise DataError(f"{path} holds no patches and labels: it is no data file of the 2020 code")
     try:
@@ -58,11 +59,11 @@ def _tuples(path: Path, content: dict[str, Any]) -> PatchStore:
         raise DataError(f"{path}: patches must be uint8 (P, S, S) or (P, S, S, 3), got {patches.dtype} {patches.shape}")
     if labels.shape != (len(patches),):
         raise DataError(f"{path}: {len(patches)} patches but labels of shape {labels.shape}")
-    cams = content.get("cam_ids")
-    has_cams = cams is not None
-    cams = _whole(content, "cam_ids", path).astype(np.int32) if has_cams else np.zeros(len(patches), np.int32)
+    ids = next((name for name in ("cam_ids", "image_ids") if content.get(name) is not None), None)
+    has_cams = ids is not None
+    cams = np.zeros(len(patches), np.int32) if ids is None else _whole(content, ids, path).astype(np.int32)
     if cams.shape != labels.shape:
-        raise DataError(f"{path}: {len(patches)} patches but cam_ids of shape {cams.shape}")
+        raise DataError(f"{path}: {len(patches)} patches but {ids} of shape {cams.shape}")
     meta = _meta(path, "tuples", patches, 1.0) | {"mr_size": MR_SIZE, "has_cams": has_cams}
     pairs = None
     if content.get("matches") is not None:

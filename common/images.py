@@ -243,7 +243,7 @@ def _decode(path: Path, grayscale_stays: bool) -> NDArray[np.uint8]:
         white = _stated_white(header)
     content = path.read_bytes()
     if _is_cut_short(content):
-        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or take it away")
+        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or remove it")
     cv2 = load_cv2()
     stored = np.frombuffer(content, np.uint8)
     colour = cv2.IMREAD_ANYCOLOR if grayscale_stays else cv2.IMREAD_COLOR

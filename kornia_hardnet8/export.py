@@ -63,7 +63,7 @@ def export(
         raise UsageError(f"{path}: a file of format {format} ends in {' or '.join(allowed)}")
     if format == "torchscript":
         if precision != "fp32":
-            raise UsageError(f"precision {precision} cannot be had in TorchScript: take onnx or openvino")
+            raise UsageError(f"precision {precision} is not available in TorchScript: take onnx or openvino")
         assert isinstance(module, HardNet8)
         _export_torchscript(module, path)
     elif format == "onnx":
@@ -176,7 +176,7 @@ def onnx_model(module: HardNet8 | Matchability, precision: ExportPrecision = "fp
     helper, kinds = graph.onnx.helper, graph.onnx.TensorProto
     plain = _plain_copy(module)
     if precision == "int8" and not _engine.fits_int8(plain.features):
-        raise UsageError(f"precision int8 cannot be had: {module.arch} is no plain chain of convolutions with ReLU")
+        raise UsageError(f"precision int8 is not available: {module.arch} is no plain chain of convolutions with ReLU")
     steps = _engine.fuse(plain.features)
     if steps is None:
         raise UsageError("only networks made of this package's layers, without hooks, can be exported to ONNX")

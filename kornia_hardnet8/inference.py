@@ -39,7 +39,7 @@ def prepare_for_inference(module: HardNet8, precision: Literal["auto"] | Precisi
     chosen = best_precision(module, device) if precision == "auto" else precision
     reason = _why_not(chosen, module, device)
     if reason:
-        raise UsageError(f"precision {chosen} cannot be had: {reason}; take fp32 or auto")
+        raise UsageError(f"precision {chosen} is not available: {reason}; take fp32 or auto")
     prepared = copy.deepcopy(module).float().eval().requires_grad_(False)
     prepared._precision = chosen
     return prepared
@@ -102,7 +102,7 @@ def calibrate(module: HardNet8, patches: Tensor) -> dict[str, Any]:
         raise DataError("calibration needs finite patches, at least one")
     steps = _engine.fuse(module.features)
     if steps is None or not _engine.fits_int8(module.features):
-        raise UsageError(f"precision int8 cannot be had: {module.arch} is no plain chain of convolutions with ReLU")
+        raise UsageError(f"precision int8 is not available: {module.arch} is no plain chain of convolutions with ReLU")
     convs = [step for step in steps if isinstance(step, _engine.FusedConv)]
     with torch.no_grad():
         parts = (module._normalize_input(part.float()) for part in patches.split(_engine.CPU_CHUNK))

@@ -92,7 +92,7 @@ class BatchSource:
         self.offsets = label_offsets([int(np.max(store.labels, initial=0)) for store in self.stores])
         for number, store in enumerate(self.stores):
             if config.fewcams and not store.meta.get("has_cams", True):
-                raise DataError(f"{store.path} has no cam_ids: leave --fewcams away")
+                raise DataError(f"{store.path} has no cam_ids: leave out --fewcams")
             rows, held_pairs = _split(store, 0.0 if val_stores else config.holdout, config.seed, number)
             try:
                 index = _index(store, rows)

@@ -161,7 +161,7 @@ def _settings(args: argparse.Namespace) -> TrainConfig:
         beside = [flag for name, flag in args.spellings.items() if name in given or (name == "out" and args.out)]
         if beside := beside + ["--recipe"] * (args.recipe is not None):
             raise UsageError(
-                f"--resume goes on with the settings and the folder of its run: leave {', '.join(beside)} away"
+                f"--resume goes on with the settings and the folder of its run: leave out {', '.join(beside)}"
             )
         return config
     if "ds" not in given:
@@ -188,7 +188,7 @@ def _refuse_idle(config: TrainConfig, given: dict[str, str]) -> None:
         elif name == "holdout" and config.val is not None:
             beside = f"--val {config.val}"
         if beside:
-            raise UsageError(f"{flag} has no effect with {beside}: leave it away")
+            raise UsageError(f"{flag} has no effect with {beside}: leave it out")
 
 
 def effective_settings(config: TrainConfig) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class TrainConfig:
         if distils != (self.teacher is not None):
             raise SettingError("teacher", f"and the loss {DISTILLATION} need each other, got --loss {self.loss}")
         if distils and self.nested is not None:
-            raise SettingError("nested", "has no effect on what a teacher says: leave it away")
+            raise SettingError("nested", "has no effect on what a teacher says: leave it out")
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
             if (value := getattr(self, name)) is not None and not low <= value < high:
                 raise SettingError(name, f"must be {low:g} … {high:g}, got {value}")

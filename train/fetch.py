@@ -135,7 +135,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if (args.url or args.from_file or args.url_list) and len(args.names) != 1:
         raise UsageError("--url, --url-list and --from-file are for one NAME at a time")
     if args.url_list and (args.url or args.from_file):
-        raise UsageError("--url-list names all places: leave --url and --from-file away")
+        raise UsageError("--url-list names all places: leave out --url and --from-file")
     if args.checksum and not args.url:
         beside = "--url-list, whose lines hold them" if args.url_list else args.names[0]
         raise UsageError(f"--checksum has no effect with {beside}: it is for --url")

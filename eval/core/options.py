@@ -20,7 +20,7 @@ from eval.core.estimators import (
 )
 from eval.core.matchers import AdalamSettings, Matcher, check_imported, lightglue_settings
 from eval.core.matching import Filter, MatcherSettings
-from eval.features import Descriptor, Method, WholeFeature, known_names, load_method
+from eval.features import Descriptor, Method, WholeFeature, load_method, tokens_help
 from eval.features.detect import DogSettings, Selection, add_selection_flags, affine_weights, selection_from
 from eval.features.hardnet import PRECISIONS, choose_precision
 from eval.features.keypoints import Places
@@ -48,7 +48,7 @@ RATIO = MatcherSettings().threshold or 1.0
 
 def add_descriptor_flags(parser: argparse.ArgumentParser, required: bool = False, whole: bool = True) -> None:
     """Add ``--desc`` and ``--device``; without ``whole`` the help names no whole local features."""
-    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names(whole))}"
+    parser.epilog = tokens_help(whole)
     group = parser.add_argument_group("descriptors")
     group.add_argument(
         "--desc",
@@ -232,7 +232,7 @@ def any_matcher_from(
         MissingFileError: weights of LightGlue are not there.
     """
     if ratio is not None and (name not in MATCHERS or MATCHERS[name][0] == "none"):
-        raise UsageError(f"{flag} has no effect with --matcher {name}: leave it away")
+        raise UsageError(f"{flag} has no effect with --matcher {name}: leave it out")
     if name == "adalam":
         return AdalamSettings()
     if name == "lightglue":
@@ -297,5 +297,5 @@ def estimator_from(args: argparse.Namespace, defaults: EstimatorSettings = BASEL
     method, given = args.estimator or defaults.method, given_pose_flags(args)
     for field, (flag, _) in given.items():
         if field not in PARAMETERS[method]:
-            raise UsageError(f"{flag} has no effect with --estimator {method}: leave it away")
+            raise UsageError(f"{flag} has no effect with --estimator {method}: leave it out")
     return replace(defaults, method=method, **{field: value for field, (_, value) in given.items()})

@@ -2,7 +2,7 @@
 
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.keypoints import Keypoints
-from eval.features.registry import known_names, load, load_method
+from eval.features.registry import load, load_method, tokens_help
 from eval.features.tokens import Token, parse_token
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Method",
     "Token",
     "WholeFeature",
-    "known_names",
     "load",
     "load_method",
     "parse_token",
+    "tokens_help",
 ]

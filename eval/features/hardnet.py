@@ -58,7 +58,7 @@ def choose_precision(methods: Sequence[object], precision: str) -> None:
     """Run the networks of this library among ``methods`` in a precision, where their tokens name none.
 
     Raises:
-        UsageError: a precision other than ``auto`` that no method obeys, or that cannot be had here.
+        UsageError: a precision other than ``auto`` that no method obeys, or that is not available here.
     """
     is_obeyed = precision == "auto"
     for method in methods:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.tokens import Token, parse_token
-from eval.features.weights import find_file
+from eval.features.weights import WEIGHTS_VARIABLE, find_file
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 # Other packages register `name = "module:factory"`; factory(token, weights) -> Descriptor or WholeFeature.
@@ -63,12 +63,33 @@ BUILT_IN: dict[str, Entry] = {
 }
 
 
-def known_names(whole: bool = True) -> list[str]:
-    """Every name that :func:`load_method` takes, sorted; without ``whole`` no built-in whole local features."""
+def known_names() -> list[str]:
+    """Every name that :func:`load_method` takes, sorted."""
     from eval.features.hardnet import names
 
-    built_in = (name for name, entry in BUILT_IN.items() if whole or not entry.whole)
-    return sorted({*built_in, *names(), *(point.name for point in _plugins())})
+    return sorted({*BUILT_IN, *names(), *(point.name for point in _plugins())})
+
+
+def tokens_help(whole: bool = True) -> str:
+    """What ``--desc`` takes, for people, those that work as they stand first; without ``whole`` no whole features."""
+    from eval.features.hardnet import names
+    from kornia_hardnet8.checkpoints import bundled_names
+
+    built_in = {name: entry for name, entry in BUILT_IN.items() if whole or not entry.whole}
+    own = sorted({*names(), "kornia-hardnet8"} - set(bundled_names()))
+    published = sorted(name for name, entry in built_in.items() if entry.weights_file is not None)
+    parts = {
+        "What --desc takes, name[@weights][:option=value,…], ready as it stands": [
+            *bundled_names(),
+            "rootsift",
+            "sift",
+        ],
+        f"With a published file of weights behind @, or in the folder that {WEIGHTS_VARIABLE} names": published,
+        "With weights of your own behind @": own,
+        "What eval imw-import wrote": ["imported@FILE.h5"] if "imported" in built_in else [],
+        "Of installed packages": [point.name for point in _plugins()],
+    }
+    return "\n\n".join(f"{title}: {', '.join(tokens)}" for title, tokens in parts.items() if tokens)
 
 
 def load(text: str) -> Descriptor:

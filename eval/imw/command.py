@@ -147,9 +147,9 @@ def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> I
     idle = [flag for flag, _ in given_pose_flags(args).values()]
     idle += [flag for flag, value in (("--estimator", args.estimator), ("--ratio", args.ratio)) if value is not None]
     if "stereo" not in args.task and idle:
-        raise UsageError(f"{idle[0]} has no effect without the task stereo: leave it away")
+        raise UsageError(f"{idle[0]} has no effect without the task stereo: leave it out")
     if "multiview" not in args.task and args.multiview_ratio is not None:
-        raise UsageError("--multiview-ratio has no effect without the task multiview: leave it away")
+        raise UsageError("--multiview-ratio has no effect without the task multiview: leave it out")
     return ImwSettings(
         StereoSettings(
             detector=detector_from(args, args.keypoints),

@@ -33,7 +33,7 @@ from eval.core.options import (
 )
 from eval.core.results import strict
 from eval.core.viz import draw_matches
-from eval.features import Method, known_names
+from eval.features import Method, tokens_help
 from eval.features.detect import DogSettings
 from eval.match.page import Matched, write_match_page
 from eval.match.photos import PhotoFeatures, PhotoMatch, RelativePose, describe_photo, match_photos
@@ -58,7 +58,7 @@ _FEW_INLIERS = 15
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    parser.epilog = tokens_help()
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches; FILE.html too, to look closer")
     parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
@@ -141,16 +141,16 @@ def _geometry_from(args: argparse.Namespace) -> EstimatorSettings | HomographySe
     calibration = [flag for flag, value in cameras.items() if value is not None]
     if args.homography:
         for flag in [*given, *calibration, *(["--seed"] if args.seed is not None else [])]:
-            raise UsageError(f"{flag} has no effect with --homography, which is OpenCV's RANSAC at 3 px: leave it away")
+            raise UsageError(f"{flag} has no effect with --homography, which is OpenCV's RANSAC at 3 px: leave it out")
         return HomographySettings()
     known = args.camera_params is not None and args.estimator is None
     geometry = estimator_from(args, replace(_ESTIMATOR, method=_CALIBRATED) if known else _ESTIMATOR)
     if args.seed is not None and geometry.method not in SEEDED_METHODS:
-        raise UsageError(f"--seed has no effect with --estimator {geometry.method}: leave it away")
+        raise UsageError(f"--seed has no effect with --estimator {geometry.method}: leave it out")
     if calibration and not geometry.is_calibrated:
         raise UsageError(f"{calibration[0]} has no effect with an estimator of F: name one of E, as poselib-e")
     if args.camera_model is not None and args.camera_params is None:
-        raise UsageError("--camera-model has no effect without --camera-params: leave it away")
+        raise UsageError("--camera-model has no effect without --camera-params: leave it out")
     return geometry
 
 

@@ -21,7 +21,7 @@ from eval.core.options import (
     methods_from,
 )
 from eval.core.results import format_table
-from eval.features import Method, known_names
+from eval.features import Method, tokens_help
 from eval.pages.render import command_line
 from eval.reconstruct.pipeline import Outcome, reconstruct
 from eval.reconstruct.settings import CAMERA_MODELS, CAMERA_MODES, CameraSettings, ReconstructSettings, camera_numbers
@@ -32,7 +32,7 @@ from kornia_hardnet8.files import atomic_path, shown_name
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     defaults = ReconstructSettings()
-    parser.epilog = f"features (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    parser.epilog = tokens_help()
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photographs, folders below it too")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model.html, sparse/0, database.db …")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")

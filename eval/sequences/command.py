@@ -148,7 +148,7 @@ def _robust_estimator(args: argparse.Namespace) -> HomographySettings:
     if "auc" not in args.task:
         for flag, value in (("--estimator", args.estimator), ("--threshold", args.threshold)):
             if value is not None:
-                raise UsageError(f"{flag} has no effect without the task auc: leave it away")
+                raise UsageError(f"{flag} has no effect without the task auc: leave it out")
     estimator: Literal["opencv", "poselib"] = args.estimator or _ESTIMATOR
     threshold_px = _THRESHOLD_PX if args.threshold is None else args.threshold
     return HomographySettings(estimator, threshold_px, *_BUDGETS[estimator])

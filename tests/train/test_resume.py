@@ -149,4 +149,4 @@ def test_recipes_are_defaults_that_flags_replace(tiny_checkpoint: Path, capsys: 
     assert {name: short[name] for name in expected} == expected
     assert settings("--recipe", "short", "--optimizer", "sgd2017")["eps"] is None  # of the recipe, not of the user
     assert main(["--resume", str(tiny_checkpoint.parent), "--recipe", "short"]) == 2
-    assert "leave --recipe away" in capsys.readouterr().err
+    assert "leave out --recipe" in capsys.readouterr().err

@@ -225,7 +225,7 @@ def test_resume_takes_no_settings_and_shows_those_of_its_run(
         == 2
     )
     error = capsys.readouterr().err
-    assert "leave --out, --seed, --ds, --bs, --no_fliprot away" in error
+    assert "leave out --out, --seed, --ds, --bs, --no_fliprot" in error
     assert len(error.strip().splitlines()) == 1
     assert main(["--resume", str(run), "--print-config", "--threads", "1"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -162,7 +162,7 @@ RETIRED_VALUES = {
     "--aug": _AUGMENTATIONS,
     "--K": _AUGMENTATIONS,
     "--optimizer": {
-        "sgd": "of the 2020 code had no effect, it ran AdamW: leave it away for that; sgd2017 is the optimiser of the "
+        "sgd": "of the 2020 code had no effect, it ran AdamW: leave it out for that; sgd2017 is the optimiser of the "
         "2017 code"
     },
 }

@@ -82,7 +82,7 @@ def refuse_idle(settings: dict[str, Any], beside: str) -> None:
     """
     for name, value in settings.items():
         if value is not None:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with {beside}: leave it away")
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with {beside}: leave it out")
 
 
 def how_built(args: argparse.Namespace, kind: str) -> dict[str, Any]:

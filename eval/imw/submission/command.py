@@ -20,7 +20,7 @@ from eval.core.options import (
     estimator_from,
     methods_from,
 )
-from eval.features import known_names
+from eval.features import tokens_help
 from eval.imw.multiview import MULTIVIEW_RATIO
 from eval.imw.scene import find_raw_scenes
 from eval.imw.submission.archive import MAX_TOTAL_BYTES
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 def configure_submit(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.epilog = f"descriptors (name[@weights][:option=value,…]): {', '.join(known_names())}"
+    parser.epilog = tokens_help()
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="DATASET/SCENE folders with images, or full scenes"

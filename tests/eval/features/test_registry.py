@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval.cli import main
-from eval.features import Descriptor, Keypoints, Token, WholeFeature, known_names, load, registry
+from eval.features import Descriptor, Keypoints, Token, WholeFeature, load, registry
 from eval.features.registry import BUILT_IN
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
@@ -133,7 +133,7 @@ def test_other_packages_add_descriptors_by_entry_point(monkeypatch: pytest.Monke
     monkeypatch.setattr(EntryPoint, "load", lambda self: {"mean-gray": mean_gray}.get(self.name, lambda *_: None))
     broken = EntryPoint("broken", "somewhere:nothing", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [good, broken])
-    assert "mean-gray" in known_names()
+    assert "mean-gray" in registry.known_names()
     image = np.random.default_rng(0).integers(0, 256, (60, 70)).astype(np.uint8)
     keypoints = _keypoints([[20, 30], [40, 25]])
     descs = load("mean-gray").describe_image(image, keypoints, 6.0)
@@ -171,17 +171,17 @@ def _keypoints(xy: list[list[float]]) -> Keypoints:
     )
 
 
-def test_commands_that_are_given_patches_name_no_whole_features(capsys: pytest.CaptureFixture[str]) -> None:
-    whole = {"aliked-n16", "xfeat", "disk", "imported", "keynet-h8E512"}
-    for command, listed in (("hpatches", False), ("brown", False), ("webcam", False), ("imw", True)):
+def test_help_lists_tokens_by_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = {"aliked-n16", "xfeat", "disk", "imported@FILE.h5", "keynet-h8E512"}
+    for command, has_whole in (("hpatches", False), ("brown", False), ("webcam", False), ("imw", True)):
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        text = "".join(capsys.readouterr().out.partition("descriptors (name")[2].split())
-        names = set(text.partition("):")[2].split(","))
-        assert {"hardtfeat", "h8E512", "rootsift"} <= names
-        assert {name for name, entry in BUILT_IN.items() if entry.whole and name in names} == (
-            whole if listed else set()
-        )
+        listed = capsys.readouterr().out.partition("What --desc takes")[2]
+        paragraphs = [" ".join(part.split()).partition(": ")[2].split(", ") for part in listed.split("\n\n")]
+        assert paragraphs[0] == ["h8E512", "rootsift", "sift"]
+        assert {"tfeat", "hardtfeat", "mkd"} <= set(paragraphs[1])
+        assert {"h7", "kornia-hardnet8"} <= set(paragraphs[2]) and "h8E512" not in paragraphs[2]
+        assert whole & {name for part in paragraphs for name in part} == (whole if has_whole else set())
 
 
 def test_the_registry_knows_which_are_whole() -> None:

@@ -117,7 +117,7 @@ def test_flags_that_the_loss_does_not_obey_are_refused(
     flags: list[str], beside: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = flags[0].split("=")[0].replace("--marginpos", "--mpos")
-    reason = f"{name} has no effect with --loss {beside}: leave it away"
+    reason = f"{name} has no effect with --loss {beside}: leave it out"
     _is_answered(["--ds", "lib", "--loss", beside, *flags, "--print-config"], reason, capsys)
     # one of several terms obeys it
     _is_answered(["--ds", "lib", "--loss", f"{beside},tripletMargin", *flags, "--print-config"], None, capsys)

@@ -105,7 +105,7 @@ def test_a_merged_store_knows_that_cameras_are_missing(stores, tmp_path: Path) -
     meta = json.loads((stores[1] / "meta.json").read_text())
     (stores[1] / "meta.json").write_text(json.dumps({**meta, "has_cams": False}))
     merged = merge_stores(stores, tmp_path / "out")
-    with pytest.raises(DataError, match="has no cam_ids: leave --fewcams away"):
+    with pytest.raises(DataError, match="has no cam_ids: leave out --fewcams"):
         BatchSource([(merged, 1.0)], TrainConfig("x", bs=2, tuples=4, fewcams=True))
     assert merge_stores([stores[0], stores[2]], tmp_path / "known").meta["has_cams"]
 

@@ -89,33 +89,33 @@ class PatchStore:
             raise MissingFileError(f"patch store {path} is not there")
         if not (path / "meta.json").is_file():
             raise MissingFileError(f"{path} is no patch store: meta.json is missing")
-        meta = read_object(path / "meta.json")
-        if meta.get("format") != FORMAT:
-            raise DataError(f"{path / 'meta.json'}: format is {meta.get('format')!r}, this version reads {FORMAT!r}")
-        _check_meta(path / "meta.json", meta)
-        declared = meta["arrays"]
-        for name in ("patches", *(n for n, (_, _, needed) in ROW_ARRAYS.items() if needed)):
-            if name not in declared:
-                raise DataError(f"{path / 'meta.json'}: declares no {name}")
-        arrays = {name: _load(path, name, spec) for name, spec in declared.items() if name != "collisions"}
-        count, side = meta["count"], meta["patch_size"]
-        if arrays["patches"].shape[:3] != (count, side, side) or arrays["patches"].dtype != np.uint8:
-            raise DataError(f"{path}: patches are not uint8 ({count}, {side}, {side}[, 3])")
-        for name, (dtype, trailing, _) in ROW_ARRAYS.items():
-            if name in arrays and (arrays[name].shape != (count, *trailing) or arrays[name].dtype != dtype):
-                raise DataError(f"{path}: {name} must be {dtype} {(count, *trailing)}")
-        pairs = arrays.get("pairs")
-        if pairs is not None and (
-            pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3
-            or (len(pairs) and not (0 <= pairs[:, :2].min() <= pairs[:, :2].max() < count))
-            or not np.isin(pairs[:, 2], (0, 1)).all()
-        ):  # fmt: skip
-            raise DataError(f"{path}: pairs must be int64 (M, 3), each two of the {count} patches and 1 or 0")
-        collisions = _load_collisions(path, arrays["labels"]) if "collisions" in declared else None
+        meta = _read_meta(path / "meta.json")
+        arrays = {name: _load(path, name, spec) for name, spec in meta["arrays"].items() if name != "collisions"}
+        _check_arrays(path, meta, arrays)
+        collisions = _load_collisions(path, arrays["labels"]) if "collisions" in meta["arrays"] else None
         return cls(path=path, meta=meta, collisions=collisions, **arrays)
 
 
-def _check_meta(path: Path, meta: dict[str, Any]) -> None:
+def _check_arrays(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    count, side = meta["count"], meta["patch_size"]
+    if arrays["patches"].shape[:3] != (count, side, side) or arrays["patches"].dtype != np.uint8:
+        raise DataError(f"{path}: patches are not uint8 ({count}, {side}, {side}[, 3])")
+    for name, (dtype, trailing, _) in ROW_ARRAYS.items():
+        if name in arrays and (arrays[name].shape != (count, *trailing) or arrays[name].dtype != dtype):
+            raise DataError(f"{path}: {name} must be {dtype} {(count, *trailing)}")
+    pairs = arrays.get("pairs")
+    if pairs is not None and (
+        pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3
+        or (len(pairs) and not (0 <= pairs[:, :2].min() <= pairs[:, :2].max() < count))
+        or not np.isin(pairs[:, 2], (0, 1)).all()
+    ):  # fmt: skip
+        raise DataError(f"{path}: pairs must be int64 (M, 3), each two of the {count} patches and 1 or 0")
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = read_object(path)
+    if meta.get("format") != FORMAT:
+        raise DataError(f"{path}: format is {meta.get('format')!r}, this version reads {FORMAT!r}")
     needed = {
         "kind": (lambda value: value in KINDS, " or ".join(KINDS)),
         "count": (lambda value: type(value) is int and value >= 0, "a whole number"),
@@ -129,6 +129,10 @@ def _check_meta(path: Path, meta: dict[str, Any]) -> None:
             raise DataError(f"{path}: {key} is missing")
         if not fits(meta[key]):
             raise DataError(f"{path}: {key} is {meta[key]!r}, expected {expected}")
+    for name in ("patches", *(n for n, (_, _, is_needed) in ROW_ARRAYS.items() if is_needed)):
+        if name not in meta["arrays"]:
+            raise DataError(f"{path}: declares no {name}")
+    return meta
 
 
 def _is_number(value: Any) -> bool:

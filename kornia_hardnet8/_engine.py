@@ -98,34 +98,39 @@ def fuse(features: nn.Sequential) -> list[Step] | None:
         if not isinstance(module, nn.Conv2d):
             steps.append(module)
             continue
-        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
-            return None
-        if isinstance(module.padding, str):
-            return None
-        # Folded on the CPU: MPS has no float64.
-        device, weight = module.weight.device, module.weight.detach().cpu()
-        bias = None if module.bias is None else _double(module.bias)
-        if index < len(modules) and isinstance(norm := modules[index], nn.BatchNorm2d):
-            if norm.running_mean is None or norm.running_var is None:
-                return None
-            scale = (_double(norm.running_var) + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * _double(norm.weight)
-            bias = (0.0 if bias is None else bias) - _double(norm.running_mean)
-            bias = bias * scale + (0.0 if norm.bias is None else _double(norm.bias))
-            weight = _scaled(weight, scale)
-            index += 1
+        norm = modules[index] if index < len(modules) and isinstance(modules[index], nn.BatchNorm2d) else None
+        index += norm is not None
         relu = index < len(modules) and isinstance(modules[index], nn.ReLU)
         index += relu
-        steps.append(
-            FusedConv(
-                weight.float().to(device),
-                None if bias is None else bias.float().to(device),
-                (module.stride[0], module.stride[1]),
-                (int(module.padding[0]), int(module.padding[1])),
-                relu,
-            )
-        )
+        step = _folded(module, norm, relu)
+        if step is None:
+            return None
+        steps.append(step)
     return steps
+
+
+def _folded(conv: nn.Conv2d, norm: nn.Module | None, relu: bool) -> FusedConv | None:
+    """A convolution with what follows it; None where it, or the norm, is of a kind that is not fused."""
+    if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    # Folded on the CPU: MPS has no float64.
+    device, weight = conv.weight.device, conv.weight.detach().cpu()
+    bias = None if conv.bias is None else _double(conv.bias)
+    if isinstance(norm, nn.BatchNorm2d):
+        if norm.running_mean is None or norm.running_var is None:
+            return None
+        scale = (_double(norm.running_var) + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * _double(norm.weight)
+        bias = (0.0 if bias is None else bias) - _double(norm.running_mean)
+        bias = bias * scale + (0.0 if norm.bias is None else _double(norm.bias))
+        weight = _scaled(weight, scale)
+    return FusedConv(
+        weight.float().to(device),
+        None if bias is None else bias.float().to(device),
+        (conv.stride[0], conv.stride[1]),
+        (int(conv.padding[0]), int(conv.padding[1])),
+        relu,
+    )
 
 
 _KNOWN = {

@@ -190,22 +190,7 @@ class HardNet8(nn.Module):
     @torch.jit.unused
     def _engine(self, input: Tensor) -> _engine.Engine | None:
         """The fused copy of the layers as they are now, or None where the plain network is to run."""
-        if (
-            self.training
-            or type(input) is not Tensor
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or not torch.amp.is_autocast_available(input.device.type)  # a device without kernels of its own, as meta
-            or torch.is_autocast_enabled(input.device.type)
-            or (self._precision == "fp32" and input.shape[0] < _MIN_FUSED)
-        ):
-            return None
-        weight = self.features[0].weight
-        if weight.dtype != torch.float32 or weight.device != input.device:
-            return None
-        if self._precision in (("fp16",) if input.device.type == "cpu" else ("int8",)):
-            return None  # prepared for another kind of device than it was moved to
-        if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in self.parameters())):
+        if self._runs_plain(input):
             return None
         key = _engine.fingerprint(self.features)
         if key is None:
@@ -219,6 +204,26 @@ class HardNet8(nn.Module):
                 engine = _engine.Engine(steps, self.patch_size, self._precision, ranges)  # type: ignore[arg-type]
             self._fused = ((key, self._precision), engine)
         return self._fused[1]
+
+    @torch.jit.unused
+    def _runs_plain(self, input: Tensor) -> bool:
+        """Whether something watches the layers, or the copy would not be of the kind of this input."""
+        if (
+            self.training
+            or type(input) is not Tensor
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or not torch.amp.is_autocast_available(input.device.type)  # a device without kernels of its own, as meta
+            or torch.is_autocast_enabled(input.device.type)
+            or (self._precision == "fp32" and input.shape[0] < _MIN_FUSED)
+        ):
+            return True
+        weight = self.features[0].weight
+        if weight.dtype != torch.float32 or weight.device != input.device:
+            return True
+        if self._precision in (("fp16",) if input.device.type == "cpu" else ("int8",)):
+            return True  # prepared for another kind of device than it was moved to
+        return torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in self.parameters()))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """What a weight file said of its weights does not hold for others."""

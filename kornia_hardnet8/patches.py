@@ -51,14 +51,7 @@ def extract_patches(
     if count == 0:
         return image.new_zeros(0, channels, side, side)
 
-    step = 2.0 * (lafs[:, 0, 0] * lafs[:, 1, 1] - lafs[:, 0, 1] * lafs[:, 1, 0]).abs().sqrt() / side
-    octave = torch.nan_to_num(step.clamp(min=1e-12).log2(), nan=0.0, posinf=64.0)
-    octave = (octave + 0.5).floor() if level == "nearest" else octave.floor()
-    num_levels = 1
-    while min(image.shape[-2:]) >> num_levels >= max(side, 3):
-        num_levels += 1
-    octave = octave.clamp(0, num_levels - 1).long()
-
+    octave = _octaves(lafs, side, level, min(image.shape[-2:]))
     unit = (2.0 * torch.arange(side, device=image.device, dtype=work.dtype) + 1.0) / side - 1.0
     cells = torch.stack([unit.repeat(side), unit.repeat_interleave(side)])  # (2, S*S): u along x, then along y
     size = torch.tensor([image.shape[-1], image.shape[-2]], device=image.device, dtype=work.dtype)
@@ -77,6 +70,17 @@ def extract_patches(
     if bad.any():
         patches.masked_fill_(bad[:, None, None], float("nan"))
     return patches.transpose(0, 1).to(image.dtype)
+
+
+def _octaves(lafs: Tensor, side: int, level: str, shorter_px: int) -> Tensor:
+    """The pyramid level (N,) that each frame is cut from."""
+    step = 2.0 * (lafs[:, 0, 0] * lafs[:, 1, 1] - lafs[:, 0, 1] * lafs[:, 1, 0]).abs().sqrt() / side
+    octave = torch.nan_to_num(step.clamp(min=1e-12).log2(), nan=0.0, posinf=64.0)
+    octave = (octave + 0.5).floor() if level == "nearest" else octave.floor()
+    num_levels = 1
+    while shorter_px >> num_levels >= max(side, 3):
+        num_levels += 1
+    return octave.clamp(0, num_levels - 1).long()
 
 
 def _sample(image: Tensor, grid: Tensor, clamp: bool | None = None) -> Tensor:

@@ -108,7 +108,12 @@ def square(rng: np.random.Generator) -> list[Solid]:
         ]
         z += 0.45
     solids += [Ball((0, 1.2, z + 0.35), 0.42, [paint["carving"]])]
-    # stalls, bills, crates, lamps, trees
+    return solids + _things(paint, rng)
+
+
+def _things(paint: dict[str, Texture], rng: np.random.Generator) -> list[Solid]:
+    """Stalls, bills, crates, lamps, trees."""
+    solids: list[Solid] = []
     for k, (x, y, yaw) in enumerate([(-7.2, 5.6, 0.35), (6.6, 5.2, -0.3), (-6.0, -1.0, 0.9), (7.4, -0.8, -0.8)]):
         solids += _stall(x, y, yaw, paint[f"awning{k % 2}"], paint["counter"], paint["wood"], rng)
     solids += [

@@ -116,11 +116,22 @@ class TrainConfig:
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r} (there are: {', '.join(known)}){closest(value, known)}")
         _ = self.sampling
+        self._check_numbers()
         distils = DISTILLATION in {term.name for term in parse_loss(self.loss, self.npos)}
         if distils != (self.teacher is not None):
             raise SettingError("teacher", f"and the loss {DISTILLATION} need each other, got --loss {self.loss}")
         if distils and self.nested is not None:
             raise SettingError("nested", "has no effect on what a teacher says: leave it out")
+        if self.nested is not None and not 1 <= self.nested < width:
+            raise SettingError(
+                "nested", f"must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}"
+            )
+        if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
+            raise SettingError("micro_batch", f"must hold whole tuples, at least two, of {self.npos} patches")
+        if self.num_steps < 1:
+            raise UsageError(f"an epoch of {self.tuples} tuples holds no batch of {self.bs}")
+
+    def _check_numbers(self) -> None:
         for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
             if (value := getattr(self, name)) is not None and not low <= value < high:
                 raise SettingError(name, f"must be {low:g} … {high:g}, got {value}")
@@ -132,14 +143,6 @@ class TrainConfig:
         for name in ("wd", "mpos"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise SettingError(name, f"must be a number of 0 and more, got {value}")
-        if self.nested is not None and not 1 <= self.nested < width:
-            raise SettingError(
-                "nested", f"must be 1 … {width - 1} for a network of {width} dimensions, got {self.nested}"
-            )
-        if self.micro_batch and (self.micro_batch < 2 * self.npos or self.micro_batch % self.npos):
-            raise SettingError("micro_batch", f"must hold whole tuples, at least two, of {self.npos} patches")
-        if self.num_steps < 1:
-            raise UsageError(f"an epoch of {self.tuples} tuples holds no batch of {self.bs}")
 
     @property
     def sampling(self) -> Sampling:

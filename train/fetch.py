@@ -136,6 +136,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError("--url, --url-list and --from-file are for one NAME at a time")
     if args.url_list and (args.url or args.from_file):
         raise UsageError("--url-list names all places: leave out --url and --from-file")
+    _check_places(args)
+
+
+def _check_places(args: argparse.Namespace) -> None:
     if args.checksum and not args.url:
         beside = "--url-list, whose lines hold them" if args.url_list else args.names[0]
         raise UsageError(f"--checksum has no effect with {beside}: it is for --url")

@@ -189,12 +189,8 @@ def run_to_end(run: Run) -> None:
     """
     config = run.config
     every = config.save_every or config.steps_per_epoch or config.num_steps
-    held_out = run.source.validation() if run.world.is_first else []
-    if missing := rates_left_out(held_out):
-        log.info("too few held-out labels for %s: left out; --holdout or --val gives more", " and ".join(missing))
+    held_out = _held_out(run) if run.world.is_first else []
     signals = _Signals()
-    if run.world.is_first:
-        run.source.log_notes()
     with (
         signals.heard(),
         concurrent.futures.ThreadPoolExecutor(1) as pool,
@@ -205,14 +201,9 @@ def run_to_end(run: Run) -> None:
         ahead = pool.submit(run.source.batch, run.step)
         first, stopped = run.step, False
         figures: dict[str, float] = {}
-
-        def status() -> str:
-            time_over = f"{100 * run.position():.0f} % of the time, " if config.max_minutes else ""
-            shown = "loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else ""
-            return time_over + shown
-
         total = None if config.max_minutes else config.num_steps
-        for elapsed in progress(run.steps_left(), total, "training", "step", status, done=run.step):
+        steps = progress(run.steps_left(), total, "training", "step", lambda: _status(run, figures), done=run.step)
+        for elapsed in steps:
             batch = ahead.result()
             ahead = pool.submit(run.source.batch, run.step + 1)
             figures, stopped = _advance(run, batch, elapsed, signals)
@@ -233,6 +224,21 @@ def run_to_end(run: Run) -> None:
             log.warning("the time of --max-minutes was over before the first step: the weights are the first ones")
     if stopped:
         raise RunStoppedError(f"stopped at step {run.step}; go on with --resume {run.out}", signals.number)
+
+
+def _held_out(run: Run) -> list[Part]:
+    """What is validated on; what there is to say of the data is said."""
+    held_out = run.source.validation()
+    if missing := rates_left_out(held_out):
+        log.info("too few held-out labels for %s: left out; --holdout or --val gives more", " and ".join(missing))
+    run.source.log_notes()
+    return held_out
+
+
+def _status(run: Run, figures: dict[str, float]) -> str:
+    """What stands behind the bar of progress."""
+    time_over = f"{100 * run.position():.0f} % of the time, " if run.config.max_minutes else ""
+    return time_over + ("loss {loss:.4f}, lr {lr:.3g}, {patches_s:.0f} patches/s".format(**figures) if figures else "")
 
 
 def _warn_of_days(run: Run, step_s: float) -> None:

@@ -36,13 +36,7 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
         DataError: the mapper fails.
     """
     pycolmap = load_pycolmap()
-    options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = settings.seed
-    options.num_threads = options.mapper.num_threads = settings.num_threads or -1
-    options.min_model_size = min(_MIN_MODEL_SIZE, num_images)
-    options.triangulation.ignore_two_view_tracks = num_images > _PAIR
-    options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine
-    options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = settings.camera.refine
+    options = _options(settings, num_images)
     events: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
     token = pycolmap.CancellationToken()
     outcome: list[Any] = []
@@ -84,3 +78,14 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
         raise DataError(f"COLMAP's mapper failed: {' '.join(str(outcome[0]).split())}")
     models = list(outcome[0].values())
     return sorted(models, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def _options(settings: ReconstructSettings, num_images: int) -> Any:
+    options = load_pycolmap().IncrementalPipelineOptions()
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = settings.seed
+    options.num_threads = options.mapper.num_threads = settings.num_threads or -1
+    options.min_model_size = min(_MIN_MODEL_SIZE, num_images)
+    options.triangulation.ignore_two_view_tracks = num_images > _PAIR
+    options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine
+    options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = settings.camera.refine
+    return options

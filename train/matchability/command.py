@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,16 +17,14 @@ from torch import Tensor, nn
 
 from common.cache import Cache
 from common.folders import fingerprint
+from common.jobs import ordered_map
 from common.shell import positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
-from kornia_hardnet8.matchability import Matchability
-from train.matchability.labels import Labels
-
-if TYPE_CHECKING:
-    from train.matchability.labels import Labels
+from kornia_hardnet8.matchability import Matchability, save_matchability
+from train.matchability.labels import LIMITS, THRESHOLDS, Labels, label_model
 
 _PARTS = ("images", "sparse")
 _Precision = Literal["auto", "fp32", "bf16", "int8"]
@@ -62,21 +60,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Label, fit, write, and say how well photographs are ordered."""
-    from common.jobs import ordered_map
-    from kornia_hardnet8.matchability import save_matchability
-    from train.matchability.command import FitSettings, fit, order_quality
-    from train.matchability.labels import THRESHOLDS
-
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out {args.out}: weights are written as .safetensors")
     names = [folder.absolute().name for folder in args.models]
-    unknown = [name for name in args.hold_out if name not in names]
-    if unknown:
-        raise UsageError(f"--hold-out {unknown[0]}: no folder of this name is given")
-    for folder in args.models:
-        for part in _PARTS:
-            if not (folder / part).is_dir():
-                raise MissingFileError(f"{folder / part} is not there: a folder holds images/ and sparse/")
+    _check_models(args, names)
     jobs = [
         _Job(folder, THRESHOLDS[k % len(THRESHOLDS)], args.seed + k, descriptor, args.precision, args.cache)
         for descriptor in args.descriptor
@@ -86,13 +73,14 @@ def run(args: argparse.Namespace) -> None:
     labels: dict[str, list[Labels]] = {name: [] for name in names}
     for name, labelled in zip(names * len(args.descriptor), results, strict=True):
         labels[name] += labelled
-    learnt = [one for name in names if name not in args.hold_out for one in labels[name]]
+    names_learnt = [name for name in names if name not in args.hold_out]
+    learnt = [one for name in names_learnt for one in labels[name]]
     if not learnt:
         raise DataError("no two photographs of these models have enough right matches to learn from")
     settings = FitSettings(steps=args.steps, seed=args.seed)
     network = fit(learnt, settings)
     network.metadata = {
-        "models": sorted(name for name in names if name not in args.hold_out),
+        "models": sorted(names_learnt),
         "descriptors": args.descriptor,
         "photographs": len(learnt),
         "keypoints": sum(len(one.sigma) for one in learnt),
@@ -101,15 +89,26 @@ def run(args: argparse.Namespace) -> None:
     }
     save_matchability(args.out, network)
     print(f"{args.out}: from {network.metadata['keypoints']} keypoints of {len(learnt)} photographs")
-    for title, chosen in (("learnt from", [n for n in names if n not in args.hold_out]), ("held out", args.hold_out)):
-        with torch.no_grad():
-            qualities = [
-                order_quality(network(one.patches.float() / 255.0, one.sigma), one.right, one.seen)
-                for name in chosen
-                for one in labels[name]
-            ]
+    for title, chosen in (("learnt from", names_learnt), ("held out", args.hold_out)):
+        qualities = _qualities(network, [one for name in chosen for one in labels[name]])
         if qualities:
             print(f"{title}: a right match is above a wrong one with probability {np.nanmean(qualities):.3f}")
+
+
+def _check_models(args: argparse.Namespace, names: Sequence[str]) -> None:
+    unknown = [name for name in args.hold_out if name not in names]
+    if unknown:
+        raise UsageError(f"--hold-out {unknown[0]}: no folder of this name is given")
+    for folder in args.models:
+        for part in _PARTS:
+            if not (folder / part).is_dir():
+                raise MissingFileError(f"{folder / part} is not there: a folder holds images/ and sparse/")
+
+
+@torch.no_grad()
+def _qualities(network: Matchability, labels: Sequence[Labels]) -> list[float]:
+    """The quality of the order of each photograph's keypoints."""
+    return [order_quality(network(one.patches.float() / 255.0, one.sigma), one.right, one.seen) for one in labels]
 
 
 class _Job(NamedTuple):
@@ -125,8 +124,6 @@ class _Job(NamedTuple):
 
 def _label(job: _Job) -> list[Labels]:
     """The labels of one model, from the cache where it has them."""
-    from train.matchability.labels import LIMITS, Labels, label_model
-
     network = None if job.descriptor == "sift" else _network(job.descriptor, job.precision)
     bundled = BUNDLED_DIR / f"{job.descriptor}.safetensors"
     configuration = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,12 +189,19 @@ def build_amos(
             "built": how or {},
             "sources": source_hashes((image.path for view in views for image in view.images), root),
         }
+    _log_places(views, squares, thresholds, settings)
+    return Built(writer.count, sum(map(len, squares)), {"views": len(views)})
+
+
+def _log_places(
+    views: Sequence[ViewFolder], squares: Sequence[np.ndarray], thresholds: Sequence[float], settings: AmosSettings
+) -> None:
+    """How many places each view has, with a hint where they are few."""
     for view, placed, threshold in zip(views, squares, thresholds, strict=True):
         few = len(placed) < FEW_PLACES and threshold <= settings.threshold  # else there were more than --max-sets
         width, height = view.images[0].size
         hint = f" in {width} x {height} pixels: a --base below {settings.base:g} finds more" if few else ""
         log.log(logging.WARNING if few else logging.INFO, "%s: %d places%s", view.name, len(placed), hint)
-    return Built(writer.count, sum(map(len, squares)), {"views": len(views)})
 
 
 def _reference_and_images(

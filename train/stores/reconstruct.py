@@ -9,7 +9,7 @@ import itertools
 import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,7 @@ def reconstruct(
             options = pycolmap.FeatureExtractionOptions()
             options.num_threads = num_threads
             options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
-            large = [n for n, path in zip(names, paths, strict=True) if _longer_side(path) > COLMAP_SIDE_PX]
-            if large:
-                log.warning(
-                    "%d of %d photographs have more than %d pixels a side (%s%s): COLMAP shrinks them to detect",
-                    len(large),
-                    len(names),
-                    COLMAP_SIDE_PX,
-                    large[0],
-                    ", …" if len(large) > 1 else "",
-                )
+            _warn_of_large(paths, names)
             batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
             for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
                 # images that the database has are left alone
@@ -105,6 +96,15 @@ def reconstruct(
             with _opened(database) as opened:
                 _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
         return map_database(images, database, work / "sparse")
+
+
+def _warn_of_large(paths: Sequence[Path], names: Sequence[str]) -> None:
+    large = [name for name, path in zip(names, paths, strict=True) if _longer_side(path) > COLMAP_SIDE_PX]
+    if large:
+        log.warning(
+            "%d of %d photographs have more than %d pixels a side (%s%s): COLMAP shrinks them to detect",
+            len(large), len(names), COLMAP_SIDE_PX, large[0], ", …" if len(large) > 1 else "",
+        )  # fmt: skip
 
 
 def _longer_side(path: Path) -> int:

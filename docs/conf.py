@@ -55,7 +55,7 @@ def models_table() -> str:
         numbers = [f"{model.numbers[name]:.3f}" for name in ("poses/mAA@10", "fixed_camera/mAP")]
         lines.append(
             f"| `{model.name}` | {model.use} | {len(model.mr_sizes)} × {size} | {'1 … ' * (model.dims > 1)}{model.dims}"
-            f" | {sizes} | {' | '.join(numbers)} | {model.weights_licence} | `{model.sha256[:12]}…` |"
+            f" | {sizes} | {' | '.join(numbers)} | {model.weights_licence} | `{model.sha256[:8]}…` |"
         )
     return "\n".join(lines) + "\n"
 

@@ -203,7 +203,7 @@ def draw_accuracy_curves(
     axes.set_xlabel(x_label)
     axes.set_ylabel("share of pairs below")
     axes.set_xticks(x)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.03)  # markers at 1 are whole
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
     if title:

@@ -291,7 +291,8 @@ def _run_line(entry: Mapping[str, Any]) -> str:
 
 
 def _protocol_key(entry: Mapping[str, Any]) -> str:
-    hidden = ("not_measured", "warnings", "normalisation")
+    # What a method was found to need is a result, not a setting.
+    hidden = ("not_measured", "warnings", "normalisation", "chosen_ratios", "tuned")
     return json.dumps({k: v for k, v in entry["protocol"].items() if k not in hidden}, sort_keys=True)
 
 

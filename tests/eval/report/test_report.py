@@ -256,6 +256,19 @@ def test_date_command_and_captions_are_shown(tmp_path):
     assert "<summary>More pictures (2)</summary>" in page
 
 
+@pytest.mark.parametrize(
+    ("protocol", "is_said"), [({"chosen_ratios": {"even_pairs": 0.8}}, False), ({"mr_size": 6.0}, True)]
+)
+def test_other_settings_are_said_other_findings_are_not(tmp_path, protocol, is_said):
+    first, second = entry("rootsift", 0.4), entry("h8E512", 0.5)
+    first.protocol |= {"mr_size": 12.0, "chosen_ratios": {"even_pairs": 0.9}}
+    second.protocol |= first.protocol | protocol
+    write_results(tmp_path / "results.json", [first, second])
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert ("not all run with the same settings" in page) == is_said
+
+
 def test_noise_levels_stand_in_a_table_of_each_task(tmp_path):
     scores = {
         f"verification/{lv}/inter/mAP": Score(v, None, 9)

@@ -216,9 +216,7 @@ def readme_table(dev: Entries, chosen: Entries) -> list[str]:
             "changing light, mAP": "webcam/mAP",
         }
     )({name: rows[name] for name in order})
-    return [
-        line.replace("| matchability |", "| … **its keypoints chosen by matchability** |") for line in table
-    ]
+    return [line.replace("| matchability |", "| … **its keypoints chosen by matchability** |") for line in table]
 
 
 BOTH_TASKS = {"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"}

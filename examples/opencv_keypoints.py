@@ -47,4 +47,5 @@ from kornia_hardnet8.pair import read_image
 with torch.inference_mode():
     lafs, _, _ = HardNet8Feature(300, precision="auto").detect_and_describe(read_image(example_pair()[0]))
 back = opencv_from_lafs(lafs)
-print(f"{len(back)} keypoints, the strongest at {back[0].pt}, size {back[0].size:.1f}, {back[0].angle:.0f} degrees")
+(x, y), size, angle = back[0].pt, back[0].size, back[0].angle
+print(f"{len(back)} keypoints, the first at ({x:.1f}, {y:.1f}), size {size:.1f}, {angle:.0f} degrees")

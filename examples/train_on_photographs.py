@@ -28,10 +28,7 @@ if not (out / "store").exists():
 run(f"train info {out / 'store'} --sheet {out / 'sheet.png'}")  # look at it: a row is one place
 
 # %%
-run(
-    f"train --ds {out / 'store'} --arch h7nodrop --loss tripletMargin,sos --fewcams --bs 128 --lr 1e-2 --eps 1e-8 "
-    f"--aug mild --holdout 0.05 --max-minutes {MINUTES:g} --out {out / 'run'}"
-)
+run(f"train --recipe short --ds {out / 'store'} --holdout 0.05 --max-minutes {MINUTES:g} --out {out / 'run'}")
 run(f"train plot {out / 'run'} --out {out / 'curves.png'}")
 
 # %% [markdown]

@@ -42,7 +42,7 @@ def configure_submit(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: FILE.cache)")
     data.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the submission")
-    data.add_argument("--metadata", type=Path, metavar="FILE.json", help="authors, method and so on; see the README")
+    data.add_argument("--metadata", type=Path, metavar="FILE.json", help="authors, method and so on; see docs/imw.md")
     entry = parser.add_argument_group("entry")
     entry.add_argument("--desc", required=True, metavar="TOKEN", help="descriptor or whole local feature, listed below")
     entry.add_argument("--track", required=True, choices=TRACKS, help="keypoints an image, at most: 2048 or 8000")

@@ -18,8 +18,8 @@ from eval.brown.data import find_sets
 from eval.core.nearest import nearest
 from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, HardNet8Feature, prepare_for_inference
-from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.patches import extract_patches
 
 

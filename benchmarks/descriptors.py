@@ -23,10 +23,10 @@ from common.machine import choose_device
 from common.shell import positive_number
 from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, prepare_for_inference
-from kornia_hardnet8._engine import has_onednn_int8
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import HardNet8Error, MissingDependencyError
 from kornia_hardnet8.export import export, load_openvino
+from kornia_hardnet8.fused import has_onednn_int8
 
 Describe = Callable[[Tensor], Tensor]
 BASE = "kornia"

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, HardNet8Feature, dog
-from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import DetectorName
 from kornia_hardnet8.errors import HardNet8Error
 from kornia_hardnet8.feature import Selection
+from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.patches import extract_patches
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kornia_hardnet8 import _engine
-from kornia_hardnet8._engine import FusedConv
+from kornia_hardnet8 import fused
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.files import write_bytes
+from kornia_hardnet8.fused import FusedConv
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.matchability import MR_SIZES, ONE_LEVEL, PATCH_SIZE, USUAL_CONTRAST, USUAL_SIGMA, Matchability
 
@@ -175,14 +175,14 @@ def onnx_model(module: HardNet8 | Matchability, precision: ExportPrecision = "fp
     graph = _Graph()
     helper, kinds = graph.onnx.helper, graph.onnx.TensorProto
     plain = _plain_copy(module)
-    if precision == "int8" and not _engine.fits_int8(plain.features):
+    if precision == "int8" and not fused.fits_int8(plain.features):
         raise UsageError(f"precision int8 is not available: {module.arch} is no plain chain of convolutions with ReLU")
-    steps = _engine.fuse(plain.features)
+    steps = fused.fuse(plain.features)
     if steps is None:
         raise UsageError("only networks made of this package's layers, without hooks, can be exported to ONNX")
     x = _standardise(graph, "patches", module.patch_size)
     if precision == "int8":
-        ranges = _engine.ranges_from_json(module.metadata.get("int8_ranges"))
+        ranges = fused.ranges_from_json(module.metadata.get("int8_ranges"))
         x = _int8_chain(graph, x, [s for s in steps if isinstance(s, FusedConv)], module.patch_size, ranges)
     else:
         x = _float_chain(graph, x, steps, module, half=precision == "fp16")
@@ -278,7 +278,7 @@ def _unit_length(graph: _Graph, x: str) -> str:
     return graph.node("Div", x, graph.node("Max", norm, graph.constant(1e-12)))
 
 
-def _float_chain(graph: _Graph, x: str, steps: Sequence[_engine.Step], module: HardNet8, half: bool) -> str:
+def _float_chain(graph: _Graph, x: str, steps: Sequence[fused.Step], module: HardNet8, half: bool) -> str:
     dtype = torch.float16 if half else torch.float32
     kinds = graph.onnx.TensorProto
     if half:
@@ -319,16 +319,16 @@ def _float_chain(graph: _Graph, x: str, steps: Sequence[_engine.Step], module: H
     return x if flat else graph.node("Flatten", x)
 
 
-def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges: _engine.Ranges | None) -> str:
+def _int8_chain(graph: _Graph, x: str, convs: list[FusedConv], side: int, ranges: fused.Ranges | None) -> str:
     """Quantise and dequantise around each layer: unsigned activations, signed weights, a scale for each channel."""
     if ranges is None or len(ranges.outputs) != len(convs) - 1:
-        ranges = _engine.generated_ranges(convs, side)
+        ranges = fused.generated_ranges(convs, side)
     scale, zero = ranges.input / 127.0, 128
-    x = graph.node("Add", x, graph.constant(scale * _engine.plane_offsets()))
+    x = graph.node("Add", x, graph.constant(scale * fused.plane_offsets()))
     for index, conv in enumerate(convs):
         x = _through_8_bits(graph, x, scale, zero)
-        weight, weight_scale = (_engine.quantised if index else _engine.quantised_planes)(
-            conv.weight, _engine.LARGEST_ANYWHERE
+        weight, weight_scale = (fused.quantised if index else fused.quantised_planes)(
+            conv.weight, fused.LARGEST_ANYWHERE
         )
         side = (side + 2 * conv.padding[0] - conv.weight.shape[2]) // conv.stride[0] + 1
         whole = side == 1 and conv.padding == (0, 0)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8._engine import Precision
 from kornia_hardnet8.detectors import (
     DETECTION_MR_SIZE,
     Detector,
@@ -22,6 +21,7 @@ from kornia_hardnet8.detectors import (
     make_shape_estimator,
 )
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.inference import prepare_for_inference
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from kornia.core.check import KORNIA_CHECK_SHAPE
 from torch import Tensor, nn
 
-from kornia_hardnet8 import _engine
+from kornia_hardnet8 import fused
 from kornia_hardnet8.arch import DEFAULT_ARCH, build_features, empty_features, get_arch
 from kornia_hardnet8.checkpoints import Weights, load_weights
 from kornia_hardnet8.errors import UsageError
@@ -98,7 +98,7 @@ class HardNet8(nn.Module):
             self.metadata = dict(weights.metadata)
         self.untrained = weights is None
         self._precision = "fp32"
-        self._fused: tuple[Any, _engine.Engine] | None = None
+        self._fused: tuple[Any, fused.Engine] | None = None
         self.eval()
 
     @classmethod
@@ -174,7 +174,7 @@ class HardNet8(nn.Module):
             )
 
     @torch.jit.unused
-    def _describe_fused(self, input: Tensor, engine: _engine.Engine) -> Tensor:
+    def _describe_fused(self, input: Tensor, engine: fused.Engine) -> Tensor:
         """Chunk by chunk through the fused copy."""
         with torch.no_grad():
             out = torch.empty(input.shape[0], self.output_dim, device=input.device, dtype=input.dtype)
@@ -188,20 +188,20 @@ class HardNet8(nn.Module):
         return out
 
     @torch.jit.unused
-    def _engine(self, input: Tensor) -> _engine.Engine | None:
+    def _engine(self, input: Tensor) -> fused.Engine | None:
         """The fused copy of the layers as they are now, or None where the plain network is to run."""
         if self._runs_plain(input):
             return None
-        key = _engine.fingerprint(self.features)
+        key = fused.fingerprint(self.features)
         if key is None:
             return None
         if self._fused is None or self._fused[0] != (key, self._precision):
-            steps = _engine.fuse(self.features)
+            steps = fused.fuse(self.features)
             if steps is None:
                 return None
-            ranges = _engine.ranges_from_json(self.metadata.get("int8_ranges"))
+            ranges = fused.ranges_from_json(self.metadata.get("int8_ranges"))
             with torch.no_grad():
-                engine = _engine.Engine(steps, self.patch_size, self._precision, ranges)  # type: ignore[arg-type]
+                engine = fused.Engine(steps, self.patch_size, self._precision, ranges)  # type: ignore[arg-type]
             self._fused = ((key, self._precision), engine)
         return self._fused[1]
 

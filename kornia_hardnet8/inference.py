@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from kornia_hardnet8 import _engine
-from kornia_hardnet8._engine import Precision
+from kornia_hardnet8 import fused
 from kornia_hardnet8.errors import DataError, UsageError, closest
+from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.hardnet8 import HardNet8
 
 
@@ -68,16 +68,16 @@ def _why_not(precision: Precision, module: HardNet8, device: torch.device) -> st
     if device.type == "cpu":
         if precision == "fp16":
             return "it is for GPUs, CPUs have bf16 or int8"
-        if not _engine.has_onednn():
+        if not fused.has_onednn():
             return "this build of torch has no oneDNN"
         if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return "this CPU has no AVX-512"
         if precision == "int8":
             if not (torch.cpu._is_vnni_supported() or torch.cpu._is_avx2_supported()):
                 return "this CPU has neither VNNI nor AVX2 instructions"
-            if not _engine.has_onednn_int8():
+            if not fused.has_onednn_int8():
                 return "this build of torch has no quantised oneDNN operators"
-            if not _engine.fits_int8(copy.copy(module.features).eval()):
+            if not fused.fits_int8(copy.copy(module.features).eval()):
                 return f"{module.arch} is no plain chain of convolutions with ReLU"
     elif precision == "int8":
         return "it runs on CPUs only"
@@ -100,10 +100,10 @@ def calibrate(module: HardNet8, patches: Tensor) -> dict[str, Any]:
     """
     if len(patches) == 0 or not torch.isfinite(patches).all():
         raise DataError("calibration needs finite patches, at least one")
-    steps = _engine.fuse(module.features)
-    if steps is None or not _engine.fits_int8(module.features):
+    steps = fused.fuse(module.features)
+    if steps is None or not fused.fits_int8(module.features):
         raise UsageError(f"precision int8 is not available: {module.arch} is no plain chain of convolutions with ReLU")
-    convs = [step for step in steps if isinstance(step, _engine.FusedConv)]
+    convs = [step for step in steps if isinstance(step, fused.FusedConv)]
     with torch.no_grad():
-        parts = (module._normalize_input(part.float()) for part in patches.split(_engine.CPU_CHUNK))
-        return _engine.ranges_to_json(_engine.measure_ranges(convs, parts))
+        parts = (module._normalize_input(part.float()) for part in patches.split(fused.CPU_CHUNK))
+        return fused.ranges_to_json(fused.measure_ranges(convs, parts))

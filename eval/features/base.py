@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import kornia
 import numpy as np
@@ -16,12 +16,28 @@ from eval.features.baseline_patches import extract_baseline_patches
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token
 from eval.features.weights import weights_sha256
-from kornia_hardnet8._engine import PLANES
+from kornia_hardnet8.fused import PLANES
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 from kornia_hardnet8.patches import extract_patches
 
 
-class Descriptor(ABC):
+class _OfToken:
+    """What a token stands for: its weights, and the device that its networks run on."""
+
+    def __init__(self, token: Token, weights: Path | None = None) -> None:
+        self.token = token
+        self.name = token.text
+        self.weights = weights
+        self.weights_sha256 = weights_sha256(weights) if weights is not None else None
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> Self:
+        """Run networks, if there are any, on ``device``; returns itself."""
+        self.device = device
+        return self
+
+
+class Descriptor(_OfToken, ABC):
     """A descriptor of local patches.
 
     Attributes:
@@ -36,12 +52,6 @@ class Descriptor(ABC):
     dim: int
     patch_size: int = 32
     patches: Literal["kornia", "baseline"] = "kornia"
-
-    def __init__(self, token: Token, weights: Path | None = None) -> None:
-        self.token = token
-        self.name = token.text
-        self.weights = weights
-        self.weights_sha256 = weights_sha256(weights) if weights is not None else None
 
     @abstractmethod
     def describe(self, patches: Tensor) -> Tensor:
@@ -73,25 +83,14 @@ class Descriptor(ABC):
         }
         return identity if self.patches == "kornia" else {**identity, "patches": self.patches}
 
-    def to(self, device: torch.device) -> Descriptor:
-        """Move what can be moved to ``device``; returns itself."""
-        return self
 
-
-class WholeFeature(ABC):
+class WholeFeature(_OfToken, ABC):
     """A local feature that finds its own keypoints.
 
     Attributes: see :class:`Descriptor`.
     """
 
     dim: int
-
-    def __init__(self, token: Token, weights: Path | None = None) -> None:
-        self.token = token
-        self.name = token.text
-        self.weights = weights
-        self.weights_sha256 = weights_sha256(weights) if weights is not None else None
-        self.device = torch.device("cpu")
 
     @abstractmethod
     def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
@@ -111,11 +110,6 @@ class WholeFeature(ABC):
             "kornia": kornia.__version__,
         }
 
-    def to(self, device: torch.device) -> WholeFeature:
-        """Run networks on ``device``; returns itself."""
-        self.device = device
-        return self
-
 
 Method = Descriptor | WholeFeature
 """What a token may name where images are given."""
@@ -132,7 +126,6 @@ class NetworkDescriptor(Descriptor):
     ) -> None:
         super().__init__(token, weights)
         self.module = module.eval()
-        self.device = torch.device("cpu")
         self.dim = dim
         self.patch_size = patch_size
 
@@ -152,8 +145,7 @@ class NetworkDescriptor(Descriptor):
             return identity
         return {**identity, "runs_in": f"int8, {PLANES} planes" if precision == "int8" else precision}
 
-    def to(self, device: torch.device) -> Descriptor:
+    def to(self, device: torch.device) -> Self:
         """Run the network on ``device``."""
         self.module.to(device)
-        self.device = device
-        return self
+        return super().to(device)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.images import reduce_image
-from common.machine import choose_device
 from common.shell import seed_number
 from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings
 from eval.core.homography_estimators import HomographySettings
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     matcher = any_matcher_from(args.matcher, args.ratio, "match", [method])
     one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
     cameras = _cameras(args, geometry, (one, two))
-    pair = match_photos(one, two, matcher, geometry, args.seed or 0, choose_device(args.device), cameras)
+    pair = match_photos(one, two, matcher, geometry, args.seed or 0, method.device, cameras)
     if isinstance(geometry, HomographySettings):
         name, about = "homography", f"{geometry.method}, {geometry.threshold_px:g} px"
     else:

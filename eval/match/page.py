@@ -15,8 +15,8 @@ from common.geometry import epipolar_squared
 from common.homography import reprojection_errors
 from eval.core.estimators import EstimatorSettings
 from eval.core.homography_estimators import HomographySettings
-from eval.core.matchers import Matcher, match_images
-from eval.core.matching import MatcherSettings, match_ratios
+from eval.core.matchers import Matcher
+from eval.core.matching import MatcherSettings, match_ratios, official_match
 from eval.match.photos import PhotoFeatures, PhotoMatch
 from eval.pages.render import Candidates, Geometry, write_pair_page
 from eval.reconstruct.photo_cameras import PhotoCamera
@@ -87,7 +87,12 @@ def with_left_out(matched: Matched) -> Candidates:
     limit = tested_ratio(matcher)
     if limit is not None:
         assert isinstance(matcher, MatcherSettings)
-        others = match_images(one.features, two.features, replace(matcher, filter="none", threshold=None))
+        others = official_match(
+            *descs,
+            torch.from_numpy(one.features.keypoints.xy),
+            torch.from_numpy(two.features.keypoints.xy),
+            replace(matcher, filter="none", threshold=None),
+        )
         other_ratios = match_ratios(*descs, others, symmetric)
         is_left_out = other_ratios > limit
         rows = np.concatenate([rows, others[is_left_out].numpy()])
@@ -111,18 +116,17 @@ def errors_px(matched: Matched, rows: NDArray[np.int64]) -> Floats:
         return np.full(len(rows), np.nan)
     to_full = [np.vstack([photo.to_full, [0, 0, 1]]) for photo in photos]
     points = [photo.kpts[rows[:, k]] for k, photo in enumerate(photos)]
-    if isinstance(matched.geometry, HomographySettings):
-        return reprojection_errors(points[0], points[1], np.linalg.inv(to_full[1]) @ model @ to_full[0])
+    to_model = to_full
     if cameras:  # as pinhole cameras of the reduced images would see them
         focal_px = [c.focal_px / np.sqrt(np.linalg.det(m[:2, :2])) for c, m in zip(cameras, to_full, strict=True)]
         points = [
             camera.normalize(photo.full_kpts[rows[:, k]]) * focal_px[k]
             for k, (camera, photo) in enumerate(zip(cameras, photos, strict=True))
         ]
-        to_rays = [np.diag([1 / focal, 1 / focal, 1.0]) for focal in focal_px]
-        F = to_rays[1] @ model @ to_rays[0]
-    else:
-        F = to_full[1].T @ model @ to_full[0]
+        to_model = [np.diag([1 / focal, 1 / focal, 1.0]) for focal in focal_px]
+    if isinstance(matched.geometry, HomographySettings):
+        return reprojection_errors(points[0], points[1], np.linalg.inv(to_model[1]) @ model @ to_model[0])
+    F = to_model[1].T @ model @ to_model[0]
     return np.asarray(np.sqrt(epipolar_squared(points[0], points[1], F) / 2), np.float64)
 
 

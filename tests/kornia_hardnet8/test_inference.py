@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8 import HardNet8, HardNet8Error, _engine, inference, prepare_for_inference
+from kornia_hardnet8 import HardNet8, HardNet8Error, fused, inference, prepare_for_inference
 from kornia_hardnet8.arch import ARCHS
 from kornia_hardnet8.checkpoints import Weights, load_weights, save_weights
 from kornia_hardnet8.errors import DataError, UsageError
@@ -61,10 +61,10 @@ def runs_fused(module: HardNet8, patches: Tensor) -> bool:
 
 
 needs_bf16 = pytest.mark.skipif(
-    not (_engine.has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="this CPU has no AVX-512"
+    not (fused.has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="this CPU has no AVX-512"
 )
 needs_int8 = pytest.mark.skipif(
-    not (torch.cpu._is_avx2_supported() and _engine.has_onednn_int8()), reason="this CPU has no AVX2 instructions"
+    not (torch.cpu._is_avx2_supported() and fused.has_onednn_int8()), reason="this CPU has no AVX2 instructions"
 )
 
 
@@ -81,7 +81,7 @@ def test_the_fused_copy_equals_the_plain_network(arch: str) -> None:
 
 
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch, seven: HardNet8) -> None:
-    monkeypatch.setattr(_engine, "has_onednn", lambda: False)
+    monkeypatch.setattr(fused, "has_onednn", lambda: False)
     module = copy.deepcopy(seven)
     patches = smooth_patches(20)
     with torch.no_grad():
@@ -315,14 +315,14 @@ def test_the_best_precision_of_a_cpu(seven: HardNet8, monkeypatch: pytest.Monkey
 def test_the_planes_of_the_first_layer_sum_to_its_weights_and_input() -> None:
     """Together they resolve an eighth of what 8 bits do."""
     weight = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    planes, scale = _engine.quantised_planes(weight, 127)
+    planes, scale = fused.quantised_planes(weight, 127)
     assert (planes.dtype, planes.shape) == (torch.int8, (5, 8, 3, 3))
     step = weight.flatten(1).abs().amax(dim=1) / 127 / 8
     torch.testing.assert_close(scale, step)
     error = planes.float().sum(dim=1, keepdim=True) * scale[:, None, None, None] - weight
     assert (error.abs() <= 0.501 * step[:, None, None, None]).all()
     patches = torch.linspace(-3, 3, 1001).view(1, 1, 7, 143)
-    rounded = (patches + _engine.plane_offsets()).round().mean(dim=1)
+    rounded = (patches + fused.plane_offsets()).round().mean(dim=1)
     assert (rounded - patches[0]).abs().max() <= 0.063
 
 

@@ -232,12 +232,15 @@ DEV_METRICS = {
 
 
 def matchability_table(dev: Entries, chosen: Entries) -> list[str]:
-    """The strongest responses against the keypoints that matchability chooses."""
+    """The strongest responses against the keypoints that matchability chooses; bold where the difference is real."""
     response, other = dev[INT8], chosen[INT8]
     rows = []
     for title, metric in DEV_METRICS.items():
-        cells = [row[0] for row in with_best([metric], [[value_of(response, metric)], [value_of(other, metric)]])]
-        rows.append([title, *cells, *difference_cells(other, response, [metric])])
+        values = [value_of(entry, metric) for entry in (response, other)]
+        (difference,) = compare_entries(other, response, metrics=[metric])
+        is_real = difference.verdict != "-"
+        cells = with_best([metric], [[value] for value in values]) if is_real else [[number(v)] for v in values]
+        rows.append([title, *(cell for (cell,) in cells), *difference_cells(other, response, [metric])])
     return markdown(["", "response", "matchability", "difference"], rows)
 
 

@@ -94,6 +94,18 @@ def test_differences_are_those_of_pairs(tables: ModuleType) -> None:
     assert tables.difference_cells(b, a, ["poses/AP"], unit=0.01) == ["-30.0 [-30.0, -30.0]"]
 
 
+def test_a_real_difference_is_bold(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DEV_METRICS", {"AP": "poses/AP", "mAA": "poses/mAA@10"})
+    runs = [
+        {tables.INT8: entry(tables.INT8, {"poses/AP": [0.2, 0.4], "poses/mAA@10": [0.5, 0.5]})},
+        {tables.INT8: entry(tables.INT8, {"poses/AP": [0.5, 0.7], "poses/mAA@10": [0.4, 0.8]})},
+    ]
+    assert tables.matchability_table(*runs)[2:] == [
+        "| AP | 0.300 | **0.600** | +0.300 [+0.300, +0.300] |",
+        "| mAA | 0.500 | 0.600 | +0.100 [-0.100, +0.300] |",
+    ]
+
+
 def test_a_table_goes_between_its_marks_alone(tables: ModuleType) -> None:
     page = "a\n<!-- table x -->\n| old |\n<!-- end -->\nb\n<!-- table x-y -->\n| kept |\n<!-- end -->\n"
     assert tables.put(page, "x", ["| new |"]) == page.replace("| old |", "| new |")

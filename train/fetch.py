@@ -200,7 +200,7 @@ def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataError(f"--url-list {path} is no text in UTF-8: save it as that") from None
+        raise DataError(f"--url-list {path} is not UTF-8 text: save it as UTF-8") from None
     for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
         if not words:

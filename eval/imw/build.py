@@ -238,7 +238,7 @@ def _view(name: str, source: Path, image: ModelImage) -> View:
     camera, seen = image.camera, image.point_ids >= 0
     ids, xy = image.point_ids[seen], image.xy[seen]
     if not camera.focal_length_idxs():
-        raise DataError(f"image {source} is of a camera of the kind {camera.model_name}, which no pinhole camera shows")
+        raise DataError(f"image {source}: a pinhole camera cannot show what a {camera.model_name} camera sees")
     distorted = camera if is_distorted(camera) else None
     if distorted is not None:
         pycolmap = load_pycolmap()
@@ -249,7 +249,7 @@ def _view(name: str, source: Path, image: ModelImage) -> View:
         ids, xy = ids[shown], xy[shown]
     K = np.array(camera.calibration_matrix(), np.float64)
     if not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0:
-        raise DataError(f"image {source}: no undistorted camera comes of its {camera.model_name} camera")
+        raise DataError(f"image {source}: COLMAP cannot undistort its {camera.model_name} camera")
     K[:2, 2] -= 0.5  # COLMAP's origin is the corner of the first pixel, ours its centre
     points = {point: (x, y) for point, (x, y) in zip(ids.tolist(), xy.tolist(), strict=True)}
     return View(name, source, (camera.width, camera.height), Camera(K, image.R, image.t), points, distorted)

@@ -99,7 +99,7 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
             value = _value(row, metric)
             if value is not None:
                 if not isinstance(row.get("pair"), (str, list)):
-                    raise DataError(f"a value of {name} stands by no pair: that is not what eval writes")
+                    raise DataError(f"a value of {name} names no pair: eval does not write such files")
                 pair = row["pair"] if isinstance(row["pair"], str) else "-".join(map(str, row["pair"]))
                 scene = str(row.get("scene", ""))  # bags of one size are a group of their scene
                 values[f"{scene}/{row['group']}" if "group" in row else scene, pair] = value

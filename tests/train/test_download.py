@@ -335,7 +335,7 @@ def test_scenes_by_a_list_of_urls(server: str, tmp_path: Path, capsys: pytest.Ca
         assert message in capsys.readouterr().err
     listed.write_text(f"{server}/zip/a.zip\n", encoding="utf-16")
     assert main(line) == 1
-    assert "scenes.txt is no text in UTF-8" in capsys.readouterr().err
+    assert "scenes.txt is not UTF-8 text" in capsys.readouterr().err
     listed.write_text(f"{server}/zip/a.zip\n", encoding="utf-8-sig")
     assert main(line) == 0
 

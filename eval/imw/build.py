@@ -238,7 +238,7 @@ def _view(name: str, source: Path, image: ModelImage) -> View:
     camera, seen = image.camera, image.point_ids >= 0
     ids, xy = image.point_ids[seen], image.xy[seen]
     if not camera.focal_length_idxs():
-        raise DataError(f"image {source}: a pinhole camera cannot show what a {camera.model_name} camera sees")
+        raise DataError(f"image {source}: a pinhole camera cannot show what its {camera.model_name} camera sees")
     distorted = camera if is_distorted(camera) else None
     if distorted is not None:
         pycolmap = load_pycolmap()

@@ -266,7 +266,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "size": "view-0.png is 180 x 135 pixels, the model says 360 x 270",
         "cut": f"{model / 'images.bin'} is damaged or cut short",
         "no points": f"the COLMAP model {model} has no 3-D points",
-        "panorama": f"image {images / 'view-0.png'} is of a camera of the kind EQUIRECTANGULAR",
+        "panorama": f"image {images / 'view-0.png'}: a pinhole camera cannot show what its EQUIRECTANGULAR",
     }[fault]
     if fault == "no images":
         shutil.rmtree(images)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from kornia_hardnet8 import __version__
 from kornia_hardnet8.errors import HardNet8Error, closest
 from kornia_hardnet8.files import check_output, check_words
 
@@ -110,9 +111,19 @@ def progress(
         if now - last >= PLAIN_PROGRESS_S:
             last = now
             rate = (count - done) / (now - start)
-            left = f"about {(total - count) / rate:.0f} s left" if total else ""
+            left = f"about {duration((total - count) / rate)} left" if total else ""
             parts = filter(None, (f"{rate:.3g} {unit}/s", left, status()))
             log.info("%s: %d%s %s, %s", what, count, f"/{total}" if total else "", unit, ", ".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """A time to read: its two largest units, as ``4 d 16 h``; below a minute in seconds."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 24 * 60 else f"{hours // 24} d {hours % 24} h"
 
 
 def dispatch(
@@ -128,6 +139,9 @@ def dispatch(
     only when its command is asked for; it offers ``configure(parser)`` and ``run(args) -> int | None``, one that is
     named ``module:x`` offers ``configure_x`` and ``run_x``. ``groups`` are their headings in the help.
     """
+    if list(argv) == ["--version"]:
+        print(__version__)
+        return 0
     name, rest = split_command(commands, argv)
     if name in commands:
         return run_module(f"{program} {name}", *commands[name], rest)
@@ -145,7 +159,8 @@ def dispatch(
         f"\n{heading}:\n" + "\n".join(f"  {name:{width}}  {commands[name][1]}" for name in names)
         for heading, names in shown.items()
     )
-    usage = f"usage: python -m {program} COMMAND …\n\n{description}\n{lines}\n\nEach has its own --help.\n"
+    usage = f"usage: python -m {program} COMMAND …\n\n{description}\n{lines}\n\nEach has its own --help; "
+    usage += "--version prints the version.\n"
     print(usage, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
@@ -196,6 +211,7 @@ def add_message_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="count", help="say more on stderr", **unset)
     group.add_argument("-q", "--quiet", action="store_true", help="say only warnings and errors on stderr", **unset)
     group.add_argument("--debug", action="store_true", help="show the traceback of an error", **unset)
+    group.add_argument("--version", action="version", version=__version__, help="print the version of the package")
 
 
 def seed_number(text: str) -> int:

@@ -4,7 +4,7 @@ from kornia_hardnet8.errors import HardNet8Error
 from kornia_hardnet8.feature import HardNet8Feature
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.inference import prepare_for_inference
-from kornia_hardnet8.pair import PairMatches, draw_matches, example_pair, match_pair
+from kornia_hardnet8.pair import PairMatches, draw_matches, example_pair, match_pair, read_image
 
 __version__ = "1.0.0rc1"
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "example_pair",
     "match_pair",
     "prepare_for_inference",
+    "read_image",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,6 +161,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code if isinstance(error, HardNet8Error) else 1
     return 0
+
+
+def run_eval() -> None:
+    """``kornia-hardnet8-eval``: ``python -m eval`` of the checkout, also where an ``eval.py`` of one's own lies."""
+    _run_checkout("eval")
+
+
+def run_train() -> None:
+    """``kornia-hardnet8-train``: ``python -m train`` of the checkout, also where a ``train.py`` of one's own lies."""
+    _run_checkout("train")
+
+
+def _run_checkout(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        sys.exit(f"error: {package} is no part of the wheel: in a checkout, pip install -e '.[{package}]'")
+
+    runpy.run_module(package, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

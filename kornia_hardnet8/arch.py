@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kornia_hardnet8.errors import UsageError, closest
+from kornia_hardnet8.errors import UsageError, choices
 
 DEFAULT_ARCH = "h8E512"
 
@@ -165,7 +165,7 @@ def get_arch(token: str) -> Arch:
         )
     if re.fullmatch(r".+[-_]\d+", name) and re.split(r"[-_]", name)[0] in ARCHS:
         raise UsageError(f"architecture {name}: only one input channel (gray patches) is supported")
-    raise UsageError(f"unknown architecture {token!r}{closest(token, ARCHS)}")
+    raise UsageError(f"unknown architecture {token!r}{choices(token, ARCHS)}")
 
 
 def empty_features(token: str) -> nn.Sequential:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +29,10 @@ class UsageError(HardNet8Error, ValueError):
     exit_code = 2
 
 
+class InputTypeError(HardNet8Error, TypeError):
+    """A picture or patches that are no tensor of the kind that is asked for."""
+
+
 class DataError(HardNet8Error, ValueError):
     """A file or an array that is not what it should be."""
 
@@ -43,8 +49,24 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     """``"; did you mean a, b?"`` for the known names nearest to ``name``, or the empty string."""
     names = sorted(set(known))
     lowered = {n.lower(): n for n in names}
-    found = difflib.get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.4)
-    return f"; did you mean {', '.join(lowered[f] for f in found)}?" if found else ""
+    dashes = name[: len(name) - len(name.lstrip("-"))]  # which all options share, so that they say nothing
+    near = {n.removeprefix(dashes): lowered[n] for n in lowered}
+    found = difflib.get_close_matches(name.lower().removeprefix(dashes), list(near), n=count)
+    return f"; did you mean {', '.join(near[f] for f in found)}?" if found else ""
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """As :func:`closest`, and ``"; known: a, b"`` where none is near."""
+    return closest(name, known) or f"; known: {', '.join(known)}"
+
+
+def no_tensor(value: object, expected: str) -> InputTypeError:
+    """The error for a picture as a path, an array or an object of Pillow where ``expected`` is asked for."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return InputTypeError(
+        f"expected {expected}, got {kind}: kornia_hardnet8.read_image(path) reads a file, and of an array (H, W, 3) "
+        "of 8 bits torch.from_numpy(array).permute(2, 0, 1) / 255 makes one"
+    )
 
 
 def need(module: str, extra: str) -> Any:
@@ -58,4 +80,17 @@ def need(module: str, extra: str) -> Any:
     except ImportError:
         top = module.split(".")[0]
         package = _DISTRIBUTIONS.get(top, top)
-        raise MissingDependencyError(f"{package} is not installed: pip install 'kornia-hardnet8[{extra}]'") from None
+        raise MissingDependencyError(
+            f"{package} is not installed: pip install '{_requirement(package)}' "
+            f"(in a checkout, with all else that is needed: pip install -e '.[{extra}]')"
+        ) from None
+
+
+def _requirement(package: str) -> str:
+    """The package with the versions that the metadata of this one ask for."""
+    try:
+        required = importlib.metadata.requires("kornia-hardnet8") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+        required = []
+    named = (text.partition(";")[0].strip() for text in required)
+    return next((text for text in named if re.split(r"[^\w.-]", text)[0] == package), package)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import kornia
 import torch
@@ -20,7 +20,7 @@ from kornia_hardnet8.detectors import (
     make_orienter,
     make_shape_estimator,
 )
-from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.errors import DataError, UsageError, no_tensor
 from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.inference import prepare_for_inference
@@ -57,6 +57,7 @@ class HardNet8Feature(nn.Module):
             ``"response"``, the detector's strongest. Or a :class:`Matchability` of your own.
         candidates: how many of the strongest responses matchability chooses from; never fewer than ``num_features``.
         weights_dir: folder of ``keynet_pytorch.pth``, ``AffNet.pth``, ``OriNet.pth``; None is torch's hub cache.
+        device: where the modules are to be; None leaves them where they are.
 
     Raises:
         UsageError: an unknown or contradictory setting.
@@ -87,6 +88,7 @@ class HardNet8Feature(nn.Module):
         select: Selection | Matchability = "matchability",
         candidates: int = 8000,
         weights_dir: str | Path | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if num_features < 1:
@@ -112,7 +114,14 @@ class HardNet8Feature(nn.Module):
         self.shape_estimator = make_shape_estimator(affine_shape, folder)
         own_angles = isinstance(self.detector, OpenCVSift) and orientation == "dominant"
         self.orienter = None if upright or own_angles else make_orienter(orientation, folder)
-        self.eval()
+        self.to(device).eval()
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, images: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor] | None = None
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            """See :meth:`forward`."""
 
     def forward(
         self, images: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor] | None = None
@@ -128,8 +137,11 @@ class HardNet8Feature(nn.Module):
             rows of zeros fill up the others. B = 0 gives N = 0.
 
         Raises:
+            InputTypeError: an image that is no tensor.
             DataError: other shapes, integer images, NaN or infinity in an image.
         """
+        if not isinstance(images, (Tensor, list, tuple)):
+            raise no_tensor(images, "a batch (B, 1 or 3, H, W) or a list of tensors (1 or 3, H, W)")
         count = len(images)
         if masks is not None and len(masks) != count:
             raise DataError(f"{count} images have {len(masks)} masks")
@@ -217,6 +229,8 @@ def _choose(select: str | Matchability) -> Matchability | None:
 
 def _gray(image: Tensor) -> Tensor:
     """The image as (H, W), checked."""
+    if not isinstance(image, Tensor):
+        raise no_tensor(image, "an image as a tensor (1 or 3, H, W) in [0, 1]")
     if image.dim() != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
         raise DataError(f"an image must be (1 or 3, H, W), got {tuple(image.shape)}")
     if not image.is_floating_point():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kornia_hardnet8 import fused
 from kornia_hardnet8.arch import DEFAULT_ARCH, build_features, empty_features, get_arch
 from kornia_hardnet8.checkpoints import Weights, load_weights
-from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.errors import InputTypeError, UsageError, no_tensor
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class HardNet8(nn.Module):
         output_dim: width of the descriptor after the PCA projection (truncated and renormalised); None leaves the
             projection out and gives the network's own width.
         patch_size: side of a patch; only for checking, since the architecture has one.
+        device: where the module is to be; None is the CPU.
 
     Shape:
         - Input: (B, 1, S, S) floating point, S = ``patch_size``; B may be 0.
@@ -48,7 +49,7 @@ class HardNet8(nn.Module):
     Raises:
         UsageError: unknown name, or an ``arch``, ``output_dim`` or ``patch_size`` that contradicts the weights.
         kornia.core.exceptions.ShapeError: an input of another shape.
-        TypeError: integer patches.
+        InputTypeError: integer patches, or no tensor at all.
 
     Attributes:
         untrained: the weights are random still; False after a forward in training mode, or weights loaded, or by hand.
@@ -65,6 +66,9 @@ class HardNet8(nn.Module):
         components: Tensor | None
         mean: Tensor | None
 
+        def __call__(self, input: Tensor) -> Tensor:
+            """See :meth:`forward`."""
+
     def __init__(
         self,
         pretrained: bool | str | Path = False,
@@ -72,6 +76,7 @@ class HardNet8(nn.Module):
         output_dim: int | None = 128,
         *,
         patch_size: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         weights = load_weights(DEFAULT_ARCH if pretrained is True else pretrained) if pretrained else None
@@ -99,7 +104,7 @@ class HardNet8(nn.Module):
         self.untrained = weights is None
         self._precision = "fp32"
         self._fused: tuple[Any, fused.Engine] | None = None
-        self.eval()
+        self.to(device).eval()
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, output_dim: int | None = None) -> HardNet8:
@@ -128,9 +133,11 @@ class HardNet8(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Describe patches (B, 1, S, S); returns unit vectors (B, output_dim) of the input's dtype."""
+        if not torch.jit.is_scripting() and not isinstance(input, Tensor):
+            raise no_tensor(input, "patches as a tensor (B, 1, S, S)")
         KORNIA_CHECK_SHAPE(input, self._shape)
         if not input.is_floating_point():
-            raise TypeError("HardNet8 takes floating point patches: convert with .float()")
+            raise InputTypeError("HardNet8 takes floating point patches: convert with .float()")
         if input.shape[0] == 0:
             return input.new_zeros(0, self.output_dim)
         if not torch.jit.is_scripting():

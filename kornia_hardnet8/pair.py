@@ -108,7 +108,7 @@ def match_pair(
     if not threshold_px > 0:
         raise UsageError(f"threshold_px must be positive, got {threshold_px:g}")
     feature = HardNet8Feature(precision="auto") if feature is None else feature
-    images = [image if isinstance(image, Tensor) else read_image(image) for image in (image0, image1)]
+    images = [read_image(image) if isinstance(image, (str, Path)) else image for image in (image0, image1)]
     with torch.inference_mode():
         (lafs0, _, descs0), (lafs1, _, descs1) = (feature.detect_and_describe(image) for image in images)
         ratios, matches = KF.match_smnn(descs0, descs1, max_ratio)

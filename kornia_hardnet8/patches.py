@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.errors import DataError, no_tensor
 
 # Samples that a call to grid_sample takes at once: their positions (2 MB) stay in the cache.
 _CHUNK_SAMPLES = 256 * 32 * 32
@@ -25,22 +25,36 @@ def extract_patches(
     level whose step is nearest to one cell (in octaves), ``"floor"`` the finer neighbour, as kornia does.
 
     Args:
-        image: (H, W) gray image, uint8 or float; or (C, H, W), images that are all cut in the same frames.
-        lafs: (N, 2, 3) frames in pixels.
+        image: (H, W) gray image, uint8 or float; or (C, H, W), images that are all cut in the same frames; or, as
+            kornia takes them, (B, C, H, W) with frames of each.
+        lafs: (N, 2, 3) frames in pixels; (B, N, 2, 3) for a batch.
         patch_size: side S of a patch in cells.
         level: rule that picks the pyramid level.
 
     Returns:
         (N, C, S, S) patches in the image's range; float32, or the image's dtype where that is floating; C is 1 for one
-        image. N = 0 gives (0, C, S, S). A frame with a non-finite entry gives a patch of NaN.
+        image. N = 0 gives (0, C, S, S). A batch gives (B, N, C, S, S). A frame with a non-finite entry gives a patch of
+        NaN.
 
     Raises:
+        InputTypeError: an image or frames that are no tensor.
         DataError: wrong shapes, with the shape that was given.
 
     Source: the convention of ``kornia.feature.extract_patches_from_pyramid`` (0.9).
     """
+    for value in (image, lafs):
+        if not isinstance(value, Tensor):
+            raise no_tensor(value, "tensors: an image (H, W) and frames (N, 2, 3)")
+    if image.dim() == 4 and lafs.dim() == 4 and len(image) == len(lafs):
+        batch = [extract_patches(one, of_one, patch_size, level=level) for one, of_one in zip(image, lafs, strict=True)]
+        shape = (0, lafs.shape[1], image.shape[1], patch_size, patch_size)
+        kind = image.dtype if image.is_floating_point() else torch.float32
+        return torch.stack(batch) if batch else image.new_empty(shape, dtype=kind)
     if image.dim() not in (2, 3) or min(image.shape) < 1:
-        raise DataError(f"extract_patches: the image must be (H, W) or (C, H, W), got {tuple(image.shape)}")
+        raise DataError(
+            f"extract_patches: the image must be (H, W) or (C, H, W), got {tuple(image.shape)} "
+            f"with frames {tuple(lafs.shape)}; (B, C, H, W) goes with (B, N, 2, 3)"
+        )
     if lafs.dim() != 3 or lafs.shape[1:] != (2, 3):
         raise DataError(f"extract_patches: the frames must be (N, 2, 3), got {tuple(lafs.shape)}")
     image = image if image.is_floating_point() else image.float()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.machine import describe_environment
 from common.metrics import average_precision, fpr_at_recall, matches_for_recall
-from common.shell import progress
+from common.shell import duration, progress
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
 from kornia_hardnet8.files import atomic_path, naming, parse_json, read_json, write_json
@@ -243,11 +243,11 @@ def _status(run: Run, figures: dict[str, float]) -> str:
 
 def _warn_of_days(run: Run, step_s: float) -> None:
     """Say so where a run without a time budget is going to take more than a day."""
-    days = (run.config.num_steps - run.step) * step_s / 86400
-    if days > 1 and not run.config.max_minutes:
+    left_s = (run.config.num_steps - run.step) * step_s
+    if left_s > 86400 and not run.config.max_minutes:
         log.warning(
-            "at %.3g s a step the %d steps take about %.3g days: --max-minutes N fits the run to N minutes, "
-            "--recipe short is made for less", step_s, run.config.num_steps, days,
+            "at %.3g s a step the %d steps take about %s: --max-minutes N fits the run to N minutes, "
+            "--recipe short is made for less", step_s, run.config.num_steps, duration(left_s),
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8.errors import UsageError, closest
+from kornia_hardnet8.errors import UsageError, choices
 from kornia_hardnet8.projection import Projection
 from train.mining import (
     NEAR_DUPLICATE,
@@ -375,7 +375,7 @@ def parse_loss(text: str, npos: int = 2) -> list[LossTerm]:
             raise UsageError(f"loss {text!r}: {part!r} is not of the form name or name*weight")
         name, number = match.groups()
         if name not in LOSSES:
-            raise UsageError(f"unknown loss {name!r}{closest(name, LOSSES)}")
+            raise UsageError(f"unknown loss {name!r}{choices(name, LOSSES)}")
         try:
             weight = float(number or 1.0)
         except ValueError:

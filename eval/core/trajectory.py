@@ -121,7 +121,11 @@ def half_diagonal(points: ArrayLike) -> float:
 
 
 def trajectory_error(
-    estimated: ArrayLike, true: ArrayLike, rng: np.random.RandomState, compat: bool = False
+    estimated: ArrayLike,
+    true: ArrayLike,
+    rng: np.random.RandomState,
+    compat: bool = False,
+    num_iters: int | None = None,
 ) -> float | None:
     """ATE of one bag: mean inlier error after alignment, None for fewer than 3 cameras.
 
@@ -132,6 +136,7 @@ def trajectory_error(
         true: their true places, (N, 3).
         rng: of the samples.
         compat: see :func:`align`.
+        num_iters: samples drawn; None: as many as find three inliers among half of them, but for one time in 10,000.
     """
     x, y = _points(estimated), _points(true)
     if len(x) != len(y):
@@ -139,7 +144,8 @@ def trajectory_error(
     if len(x) < MIN_CAMERAS:
         return None
     share = max(3.0 / len(x), _SAMPLE_SHARE)
-    num_iters = 1 if share == 1.0 else int(math.log(_FAILURE_PROBABILITY) / math.log(1.0 - share**3))
+    if num_iters is None:
+        num_iters = 1 if share == 1.0 else int(math.log(_FAILURE_PROBABILITY) / math.log(1.0 - share**3))
     found = align_ransac(x, y, num_iters, 0.5 * spread(y), rng, compat)
     worst = half_diagonal(y)
     if not found.mean_inlier_error <= worst or found.num_inliers < MIN_INLIER_SHARE * len(x):

@@ -11,7 +11,7 @@ from pathlib import Path
 from eval.features.base import Descriptor, Method, WholeFeature
 from eval.features.tokens import Token, parse_token
 from eval.features.weights import WEIGHTS_VARIABLE, find_file
-from kornia_hardnet8.errors import DataError, UsageError, closest
+from kornia_hardnet8.errors import DataError, UsageError, choices
 
 # Other packages register `name = "module:factory"`; factory(token, weights) -> Descriptor or WholeFeature.
 ENTRY_POINT_GROUP = "kornia_hardnet8.features"
@@ -124,7 +124,7 @@ def load_method(text: str) -> Method:
     for point in _plugins():
         if point.name == token.name:
             return _load_plugin(point, token)
-    raise UsageError(f"unknown descriptor {token.name!r}{closest(token.name, known_names()) or _list()}")
+    raise UsageError(f"unknown descriptor {token.name!r}{choices(token.name, known_names())}")
 
 
 def find_weights(token: Token, usual_name: str | None, cached_name: str | None = None) -> Path | None:
@@ -147,7 +147,3 @@ def _load_plugin(point: EntryPoint, token: Token) -> Method:
     if not isinstance(method, (Descriptor, WholeFeature)):
         raise DataError(f"{token.text}: {point.value} gave {type(method).__name__}, not a Descriptor or WholeFeature")
     return method
-
-
-def _list() -> str:
-    return f"; known: {', '.join(known_names())}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.jobs import open_executor
 from common.machine import choose_device
+from common.shell import positive_number
 from eval.core.benchmark import Benchmark
 from eval.core.options import (
     add_descriptor_flags,
@@ -66,6 +67,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument(
         "--bag-timeout", type=float, default=defaults.multiview.time_limit_s, metavar="S", help="of one bag, seconds"
     )
+    tasks.add_argument(
+        "--ate-iters", type=positive_number, metavar="N",
+        help="alignments that are tried for the trajectory error (default: enough for half of the cameras astray)",
+    )  # fmt: skip
     tasks.add_argument(
         "--viz",
         type=int,
@@ -170,6 +175,7 @@ def settings_from(args: argparse.Namespace, methods: Sequence[Method] = ()) -> I
             ),
             seed=args.seed,
             time_limit_s=args.bag_timeout,
+            ate_iters=args.ate_iters,
         ),
         tuple(task for task in TASKS if task in args.task),
     )

@@ -57,6 +57,8 @@ class MultiviewSettings:
     seed: int = 0
     time_limit_s: float = 1800.0
     """Of one bag; a bag that takes longer has failed."""
+    ate_iters: int | None = None
+    """Alignments that are tried for the trajectory error; None: see :func:`trajectory_error`."""
 
     def __post_init__(self) -> None:
         """Check the time limit."""
@@ -69,6 +71,7 @@ class MultiviewSettings:
             "matcher": self.matcher.to_dict(),
             "seed": self.seed,
             "time_limit_s": self.time_limit_s,
+            "ate_iters": self.ate_iters,
             "colmap": colmap_bag.settings(self.seed),
         }
 
@@ -180,10 +183,10 @@ def run_multiview(
         }
         work.append((configuration, job))
     results = compute_all(cache, "bags", work, reconstruct_bag, executor, f"{label}: COLMAP", "bag", _is_repeatable)
-    found = [
-        _judge(scene, name, images, float(np.mean([len(matches[pair]) for pair in all_pairs(images)])), arrays)
-        for (name, images), arrays in zip(bags, results, strict=True)
-    ]
+    found = []
+    for (name, images), arrays in zip(bags, results, strict=True):
+        num_matches = float(np.mean([len(matches[pair]) for pair in all_pairs(images)]))
+        found.append(_judge(scene, name, images, num_matches, arrays, settings.ate_iters))
     return MultiviewScene(scene, found, {"match": matched.seconds, "colmap": sum(bag.seconds for bag in found)})
 
 
@@ -243,7 +246,7 @@ def _run_process(given: Path, result: Path, log: Path, time_limit_s: float) -> s
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-m", colmap_bag.__name__, str(given), str(result), str(given.parent)]
+    command = [sys.executable, "-P", "-m", colmap_bag.__name__, str(given), str(result), str(given.parent)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,
@@ -290,7 +293,9 @@ def _job(
     )
 
 
-def _judge(scene: Scene, name: str, images: list[str], num_matches: float, arrays: Arrays) -> Bag:
+def _judge(
+    scene: Scene, name: str, images: list[str], num_matches: float, arrays: Arrays, ate_iters: int | None
+) -> Bag:
     """Compare the poses of a reconstructed bag with the true ones."""
     registered = [image for image, there in zip(images, arrays["registered"], strict=True) if there]
     poses = {image: (arrays["R"][k], arrays["t"][k]) for k, image in enumerate(images) if arrays["registered"][k]}
@@ -298,7 +303,7 @@ def _judge(scene: Scene, name: str, images: list[str], num_matches: float, array
     errors = bag_pose_errors(images, poses, true)
     found, expected = (np.array([camera_centre(*p[image]) for image in registered]) for p in (poses, true))
     official, corrected = (
-        trajectory_error(found, expected, np.random.RandomState(0), compat=compat) for compat in (True, False)
+        trajectory_error(found, expected, np.random.RandomState(0), compat, ate_iters) for compat in (True, False)
     )
     return Bag(
         name=name,

@@ -14,7 +14,8 @@ from types import ModuleType
 import pytest
 
 from common import shell
-from common.shell import positive_number, progress, run_command, run_module, seed_number
+from common.shell import dispatch, duration, positive_number, progress, run_command, run_module, seed_number
+from kornia_hardnet8 import __version__
 from kornia_hardnet8.files import atomic_dir, atomic_path
 
 
@@ -41,6 +42,8 @@ def test_what_counts_nothing_is_refused_by_the_parser(text: str) -> None:
         (["kind", "--hieght=3"], "there is no option --hieght; did you mean --height?"),
         (["kind", "--wider"], "there is no option --wider; did you mean --width?"),
         (["--xyz"], "there is no option --xyz"),
+        (["--helq"], "there is no option --helq; did you mean --help?"),
+        (["--hloc"], "there is no option --hloc"),  # a third of its letters are of --help
         (["--width", "x"], "argument --width: invalid int value: 'x'"),
         (["kind", "a", "b"], "unexpected argument 'b': values of one option must follow each other, after its name"),
         (["kin"], "argument KIND: invalid choice: 'kin' (choose from 'kind', 'other')"),
@@ -84,6 +87,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
 
     assert run_command(command) == 1
     assert capsys.readouterr().err == "error: cannot read or write /some/place: Permission denied\n"
+
+
+def test_times_are_told_in_their_two_largest_units() -> None:
+    seconds = (0.4, 59.4, 59.6, 3569, 3570, 3600 * 3 + 60 * 20, 86340, 86400, 86400 * 4 + 3600 * 16 + 900)
+    texts = ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "3 h 20 min", "23 h 59 min", "1 d 0 h", "4 d 16 h"]
+    assert list(map(duration, seconds)) == texts
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch("test", "", {"it": ("no_such_module", "")}, {"": ["it"]}, ["--version"]) == 0
+    module = ModuleType("versioned")
+    module.configure, module.run = lambda parser: None, None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "versioned", module)
+    with pytest.raises(SystemExit) as stop:
+        run_module("test it", "versioned", "", ["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"{__version__}\n{__version__}\n")
 
 
 def test_progress_counts_on_from_what_was_done(

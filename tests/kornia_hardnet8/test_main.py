@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 from kornia.io import ImageLoadType, load_image
 
 from kornia_hardnet8 import HardNet8, HardNet8Feature, __version__, example_pair
-from kornia_hardnet8.__main__ import features_of, main
+from kornia_hardnet8.__main__ import features_of, main, run_eval
 
+ROOT = Path(__file__).parents[2]
 DAY, NIGHT = map(str, example_pair())
 FEW = ["--keypoints", "80", "--max-side", "320"]
 
@@ -88,7 +91,7 @@ def test_what_is_missing_for_h5_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert main(["describe", DAY, "--out", str(tmp_path / "f.h5"), *FEW]) == 1
-    assert "pip install 'kornia-hardnet8[h5]'" in capsys.readouterr().err
+    assert "h5py is not installed: pip install 'h5py<4,>=3.10' (in a checkout, " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,3 +99,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("package", ["eval", "train"])
+def test_aliases_run_the_checkout_not_what_lies_in_the_folder(package: str, tmp_path: Path) -> None:
+    (tmp_path / f"{package}.py").write_text("print('mine')")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    scripts = dict(line.split(" = ") for line in setup["options.entry_points"]["console_scripts"].split("\n") if line)
+    module, _, function = scripts[f"kornia-hardnet8-{package}"].partition(":")
+    program = f"import sys, {module} as m; sys.argv = ['alias', '--version']; m.{function}()"
+    command = [sys.executable, "-P", "-c", program]  # as a script, without the folder on the path
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n"), done.stderr
+
+
+def test_aliases_of_a_wheel_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"eval is no part of the wheel: in a checkout, pip install -e '\.\[eval\]'"):
+        run_eval()

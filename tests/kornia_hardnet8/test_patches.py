@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
+import kornia.feature as KF
 import pytest
 import torch
 from torch import Tensor
 
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.patches import _sample, extract_patches
 
 
@@ -45,3 +49,18 @@ def test_images_cut_in_the_same_frames(image: Tensor) -> None:
     for index, one in enumerate(images):
         torch.testing.assert_close(together[:, index], extract_patches(one, frames, 8)[:, 0], equal_nan=True)
     assert extract_patches(images, frames[:0], 8).shape == (0, 3, 8, 8)
+
+
+def test_a_batch_as_kornia_takes_it(image: Tensor) -> None:
+    """Shape and, for frames of one pyramid level, values of ``extract_patches_from_pyramid``."""
+    images = torch.stack([image, image.flip(1)])[:, None].repeat(1, 2, 1, 1)
+    lafs = torch.tensor([[[4.0, 1.0, 20.3], [-1.0, 4.0, 17.8]]]).repeat(2, 3, 1, 1)
+    lafs[:, :, :, 2] += torch.arange(6.0).view(2, 3, 1)
+    patches = extract_patches(images, lafs, 8)
+    assert patches.shape == (2, 3, 2, 8, 8)
+    torch.testing.assert_close(patches[0, :, 1:], extract_patches(image, lafs[0], 8))
+    if version("kornia") >= "0.9":  # older ones sample elsewhere
+        torch.testing.assert_close(patches, KF.extract_patches_from_pyramid(images, lafs, 8), atol=1e-5, rtol=0)
+    assert extract_patches(images[:0], lafs[:0], 8).shape == (0, 3, 2, 8, 8)
+    with pytest.raises(DataError, match=r"got \(2, 2, 40, 61\) with frames \(3, 2, 3\); \(B, C, H, W\) goes with"):
+        extract_patches(images, lafs[0])

@@ -127,7 +127,7 @@ def test_days_are_told_of_with_what_to_do(tiny_store: Path, tmp_path: Path, capl
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             _warn_of_days(Run(config, tmp_path, torch.device("cpu")), 2.0)
-        assert ("take about 2.31 days: --max-minutes N" in caplog.text) == warned
+        assert ("take about 2 d 8 h: --max-minutes N" in caplog.text) == warned
 
 
 def test_recipes_are_defaults_that_flags_replace(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from eval.core.trajectory import (
     Alignment,
     RansacAlignment,
     align,
+    align_ransac,
     camera_centre,
     half_diagonal,
     mean_trajectory_error,
@@ -86,6 +87,20 @@ def test_a_useless_model_costs_half_the_box(monkeypatch, mean_error, num_inliers
     found = RansacAlignment(align(true, true), mean_error, num_inliers)
     monkeypatch.setattr("eval.core.trajectory.align_ransac", lambda *args: found)
     assert trajectory_error(true, true, np.random.RandomState(0)) == expected
+
+
+@pytest.mark.parametrize(("asked", "drawn"), [(None, 68), (5, 5)])
+def test_samples_of_the_alignment_are_an_option(monkeypatch, asked, drawn):
+    true = np.random.default_rng(0).normal(0, 1, (12, 3))
+    numbers = []
+
+    def counted(x, y, num_iters, *rest):
+        numbers.append(num_iters)
+        return align_ransac(x, y, num_iters, *rest)
+
+    monkeypatch.setattr("eval.core.trajectory.align_ransac", counted)
+    assert trajectory_error(true, true, np.random.RandomState(0), num_iters=asked) == pytest.approx(0.0, abs=1e-9)
+    assert numbers == [drawn]  # log(1e-4) / log(1 - 0.5^3) = 68.97
 
 
 def test_cameras_at_one_place():

@@ -90,7 +90,7 @@ class Model:
 
 
 def load_pycolmap() -> Any:
-    """pycolmap, silent but for errors; SIGTERM stays what it was.
+    """pycolmap, silent, since what it cannot do is said by our own errors; SIGTERM stays what it was.
 
     The logging library inside answers SIGTERM with a stack trace of C++ and the end of the process, behind Python's
     back, from the moment of the import.
@@ -98,7 +98,7 @@ def load_pycolmap() -> Any:
     is_first = "pycolmap" not in sys.modules and threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if is_first else None
     pycolmap = need("pycolmap", "eval,train")
-    pycolmap.logging.minloglevel = 2
+    pycolmap.logging.minloglevel = 3
     if handler is not None:
         signal.signal(signal.SIGTERM, handler)
     return pycolmap

@@ -5,9 +5,12 @@ A header is read before anything is decoded. What cannot be used raises one line
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +31,14 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".bmp", ".webp")
 # More pixels are never decoded: in colour these take 0.6 GB.
 MAX_PIXELS = 200_000_000
+# Read by Pillow where pillow-heif is installed.
+HEIF = (".heic", ".heif")
+# Read here, not by COLMAP.
+NOT_COLMAPS = (".webp", *HEIF)
 # What photographs also come as: said aloud, so that nobody wonders where they are.
-_FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+_FOREIGN = {*HEIF, ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+_VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".3gp", ".mpg", ".mpeg"}
+_MOST_NAMED = 10
 _ORIENTATION = 0x0112
 # Tags of TIFF: the largest value that a sample may have, for integers and for floats.
 _WHITE_TAGS = (281, 341)
@@ -41,7 +50,20 @@ _EXTRA = "eval,train"
 
 def is_picture(path: Path) -> bool:
     """Whether a file is taken for a picture: by its suffix; hidden ones (``._a.jpg`` of other systems) are none."""
-    return path.suffix.lower() in SUFFIXES and not is_companion(path) and path.is_file()
+    suffix = path.suffix.lower()
+    known = suffix in SUFFIXES or (suffix in HEIF and can_read_heif())
+    return known and not is_companion(path) and path.is_file()
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether pillow-heif is installed, which makes Pillow read HEIC."""
+    try:
+        plugin = importlib.import_module("pillow_heif")
+    except ImportError:
+        return False
+    plugin.register_heif_opener()
+    return True
 
 
 def is_companion(path: Path) -> bool:
@@ -71,11 +93,16 @@ def pictures_below(folder: str | Path, leave_out: Path | None = None) -> list[Pa
 
     Raises:
         MissingFileError: no such folder.
-        DataError: no picture in it.
+        DataError: no picture in it, or it is a video.
     """
     folder = Path(folder)
+    if folder.suffix.lower() in _VIDEOS and folder.is_file():
+        raise DataError(
+            f"{folder} is a video, and a folder of pictures is needed; two frames a second into one: "
+            f"mkdir frames && ffmpeg -i {shlex.quote(str(folder))} -vf fps=2 -q:v 2 frames/%04d.jpg"
+        )
     if not folder.is_dir():
-        raise MissingFileError(f"folder {folder} is not there")
+        raise MissingFileError(f"folder {folder} is {'a file' if folder.is_file() else 'not there'}")
     skipped = leave_out.resolve() if leave_out is not None else None
     files: list[Path] = []
     for where, folders, names in os.walk(folder):
@@ -96,10 +123,11 @@ def _chosen(folder: Path, files: Iterable[Path]) -> list[Path]:
         elif path.suffix.lower() in _FOREIGN and not is_companion(path):
             foreign.append(path.name)
     if foreign:
-        names = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
+        names = ", ".join(foreign[:_MOST_NAMED]) + (" …" if len(foreign) > _MOST_NAMED else "")
+        by_plugin = any(name.lower().endswith(HEIF) for name in foreign)
         log.warning(
-            "%s: %d picture(s) of formats that are not read passed over (%s); make JPEGs of them",
-            folder, len(foreign), names,
+            "%s: %d picture(s) of formats that are not read passed over (%s); make JPEGs of them%s",
+            folder, len(foreign), names, ", or pip install pillow-heif for HEIC" if by_plugin else "",
         )  # fmt: skip
     return _named(folder, pictures)
 
@@ -148,6 +176,8 @@ def open_picture(path: Path) -> Iterator[Any]:
     pillow = need("PIL.Image", _EXTRA)
     if not path.is_file():
         raise MissingFileError(f"image {path} is not there")
+    if path.suffix.lower() in HEIF and not can_read_heif():
+        raise DataError(f"image {path} is HEIC: pip install pillow-heif to read it, or make a JPEG")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they do not say which file
         pillow.MAX_IMAGE_PIXELS = None  # there is a limit of our own
@@ -241,6 +271,8 @@ def _decode(path: Path, grayscale_stays: bool) -> NDArray[np.uint8]:
     """A picture (H, W, 3), or (H, W) where the file is gray and may stay so, or holds floats of one channel."""
     with open_picture(path) as header:
         white = _stated_white(header)
+        if path.suffix.lower() in HEIF:
+            return np.ascontiguousarray(np.asarray(header.convert("RGB"))[..., ::-1])
     content = path.read_bytes()
     if _is_cut_short(content):
         raise DataError(f"image {path} is cut short: its end is missing; fetch it again or remove it")

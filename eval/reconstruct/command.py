@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
     paths = {"model": args.out / "sparse" / "0"}
     if args.undistort:
-        paths["undistorted"] = undistort(paths["model"], args.images, args.out / "undistorted")
+        photos = Path(outcome.summary["images"]["folder"])
+        paths["undistorted"] = undistort(paths["model"], photos, args.out / "undistorted")
     paths["points"] = args.out / "points.ply"
     with atomic_path(paths["points"]) as temporary:
         outcome.models[0].export_PLY(temporary)
@@ -115,7 +116,8 @@ def _draw(out: Path, images: Path, feature: str, outcome: Outcome) -> dict[str, 
     draw_model(out / "model.png", model, title=f"{place}, {feature}")
     left_out = [*summary["not_registered"], *summary["images"]["unreadable"]]
     made = f"Made on {datetime.date.today().isoformat()} by: {command_line(summary['environment']['command'])}"
-    write_model_page(out / "model.html", model, images, f"{place}, {feature}", left_out, made)
+    photos = Path(summary["images"]["folder"])
+    write_model_page(out / "model.html", model, photos, f"{place}, {feature}", left_out, made)
     return {"picture": out / "model.png", "page to open": out / "model.html"}
 
 

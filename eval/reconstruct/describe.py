@@ -66,20 +66,21 @@ def describe_photo(
 def describe_photos(
     photos: Sequence[Photo], method: Method, settings: ReconstructSettings, cache: Cache
 ) -> tuple[list[Described], list[str]]:
-    """Features of all photographs that decode, and the names of those that do not.
+    """Features of all photographs that can be used, and the names of those that cannot.
+
+    These do not decode, or EXIF calls them mirrored: no camera shows their pixels so.
 
     Raises:
-        DataError: a photograph that EXIF calls mirrored (no camera position shows its pixels), or fewer than two left.
+        DataError: fewer than two are left.
     """
-    mirrored = [photo for photo in photos if photo.orientation in MIRRORED]
-    if mirrored:
-        raise DataError(
-            f"{len(mirrored)} photograph(s) are stored mirrored (EXIF orientation {mirrored[0].orientation}): "
-            f"{mirrored[0].path}; store them unmirrored, e.g. with `exiftran -a`"
-        )
     found, unreadable = [], []
     for photo in progress(photos, what=f"describe ({method.name})", unit="image"):
         try:
+            if photo.orientation in MIRRORED:
+                raise DataError(
+                    f"image {photo.path} is stored mirrored (EXIF orientation {photo.orientation}): store it "
+                    "unmirrored, e.g. with `exiftran -a`"
+                )
             stored = read_bgr(photo.path)
         except DataError as error:
             log.warning("left out: %s", error)

@@ -19,8 +19,9 @@ def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
 def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ()) -> list[Pair]:
     """Pairs of a text file, one a line: two names with a tab or a space between them, as COLMAP and hloc write them.
 
-    Names may hold spaces themselves. Empty lines and lines that start with ``#`` are skipped, repeated pairs (in
-    either order) count once, pairs with an image of ``unreadable`` are left out.
+    Names may hold spaces themselves, and what follows them, as a score, is not read. Empty lines and lines that start
+    with ``#`` are skipped, repeated pairs (in either order) count once, pairs with an image of ``unreadable`` are left
+    out.
 
     Raises:
         MissingFileError: no such file.
@@ -52,11 +53,12 @@ def _split(line: str, known: dict[str, int], where: str) -> Pair:
     text = line.strip()
     separator = "\t" if "\t" in text else " "
     parts = text.split(separator)
-    for at in range(1, len(parts)):
-        first, second = separator.join(parts[:at]).strip(), separator.join(parts[at:]).strip()
-        if first in known and second in known:
-            return first, second
+    for end in range(len(parts), 1, -1):
+        for at in range(1, end):
+            first, second = separator.join(parts[:at]).strip(), separator.join(parts[at:end]).strip()
+            if first in known and second in known:
+                return first, second
     if len(parts) != 2:
-        raise DataError(f"{where}: {text!r} is not two names of images below the folder")
+        raise DataError(f"{where}: {text!r} does not begin with two names of images below the folder")
     unknown = next(part for part in parts if part.strip() not in known)
     raise DataError(f"{where}: there is no image {unknown!r} in the folder{closest(unknown, known)}")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from common.images import exif_orientation, pictures_below
+from common.images import NOT_COLMAPS, exif_orientation, open_picture, pictures_below, read_bgr
+from common.shell import progress
+from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import atomic_dir
+
+log = logging.getLogger(__name__)
 
 MIRRORED = (2, 4, 5, 7)
 
@@ -27,6 +36,48 @@ def find_photos(folder: Path, leave_out: Path | None = None) -> list[Photo]:
     """The photographs in a folder and the folders below it; see :func:`common.images.pictures_below`."""
     paths = pictures_below(folder, leave_out)
     return [Photo(path.relative_to(folder).as_posix(), path, exif_orientation(path)) for path in paths]
+
+
+def converted(folder: Path, photos: Sequence[Photo], out: Path) -> tuple[Path, list[Photo]]:
+    """The photographs where COLMAP can read all of them: as they are, or copied to ``out``.
+
+    Of formats that COLMAP does not read, JPEGs are made there (``a.webp.jpg``), with their EXIF; the others are copied.
+
+    Returns:
+        The folder, and the photographs in it.
+
+    Raises:
+        UsageError: the photographs are in ``out`` themselves.
+    """
+    if not any(photo.path.suffix.lower() in NOT_COLMAPS for photo in photos):
+        return folder, list(photos)
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"{folder} is where JPEGs of its photographs are to be written: choose another --out")
+    log.info("COLMAP does not read all formats here: JPEGs of the others, and the rest, are copied to %s", out)
+    shutil.rmtree(out, ignore_errors=True)
+    names = []
+    with atomic_dir(out) as temporary:
+        for photo in progress(photos, what="copy", unit="image"):
+            is_foreign = photo.path.suffix.lower() in NOT_COLMAPS
+            names.append(f"{photo.name}.jpg" if is_foreign else photo.name)
+            target = temporary / names[-1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if is_foreign:
+                _write_jpeg(photo.path, target)
+            else:
+                shutil.copyfile(photo.path, target)
+    return out, [Photo(name, out / name, photo.orientation) for name, photo in zip(names, photos, strict=True)]
+
+
+def _write_jpeg(source: Path, target: Path) -> None:
+    """The pixels and the EXIF of a picture as a JPEG; a picture that does not decode stays what it is."""
+    try:
+        pixels = read_bgr(source)
+        with open_picture(source) as header:
+            exif = header.getexif()
+        Image.fromarray(np.ascontiguousarray(pixels[..., ::-1])).save(target, quality=95, subsampling=0, exif=exif)
+    except DataError:
+        shutil.copyfile(source, target)
 
 
 def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

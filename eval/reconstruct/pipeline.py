@@ -17,14 +17,14 @@ from common.cache import Cache
 from common.colmap import load_pycolmap
 from common.folders import claimed
 from eval.core.results import environment, strict
-from eval.features.base import Method
+from eval.features import Method, load_method
 from eval.reconstruct.database import make_database, write_pair
 from eval.reconstruct.describe import describe_photos
 from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
 from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
-from eval.reconstruct.photos import find_photos
-from eval.reconstruct.settings import ReconstructSettings
+from eval.reconstruct.photos import converted, find_photos
+from eval.reconstruct.settings import CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
 
@@ -34,6 +34,7 @@ FORMAT = "reconstruction/1"
 
 # Verified matches of the pair that COLMAP starts with.
 _START_INLIERS = 100
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Outcome:
 
 def reconstruct(
     images: str | Path,
-    method: Method,
+    method: Method | str,
     out: str | Path,
     settings: ReconstructSettings | None = None,
     pairs_file: str | Path | None = None,
@@ -62,7 +63,7 @@ def reconstruct(
 
     Args:
         images: folder of the photographs, with folders below it.
-        method: a descriptor (for DoG keypoints) or a whole local feature.
+        method: a descriptor (for DoG keypoints) or a whole local feature, or the token of one.
         out: a new folder, or one of an earlier reconstruction, which is replaced.
         settings: see :class:`ReconstructSettings`.
         pairs_file: a list of pairs to match; None: all pairs.
@@ -76,6 +77,7 @@ def reconstruct(
             is there to look at).
     """
     images, out = Path(images), Path(out)
+    method = load_method(method) if isinstance(method, str) else method
     load_pycolmap()  # before the work, not after
     check_out(out)
     with claimed(out):
@@ -94,7 +96,7 @@ def _reconstruct(
     device: torch.device | None,
 ) -> Outcome:
     clock = _Clock()
-    photos = find_photos(images, leave_out=out)
+    images, photos = converted(images, find_photos(images, leave_out=out), out / "converted")
     described, unreadable = describe_photos(photos, method, settings, cache)
     by_name = {item.photo.name: item for item in described}
     names = list(by_name)
@@ -109,6 +111,8 @@ def _reconstruct(
     pycolmap = load_pycolmap()
     with atomic_path(database) as temporary:
         ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
+        assumed = [] if settings.camera.params else [n for n in names if not cameras[n].has_prior_focal_length]
+        _tell_of_assumed(assumed, settings.camera)
         with pycolmap.Database.open(temporary) as opened:
             for found in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
                 a, b = found.pair
@@ -123,7 +127,7 @@ def _reconstruct(
     summary = {
         "format": FORMAT,
         "complete": True,
-        "images": {"folder": images, "found": len(photos), "unreadable": unreadable},
+        "images": {"folder": images, "found": len(photos), "unreadable": unreadable, "focal_assumed": assumed},
         "method": {"feature": method.name, "weights_sha256": method.weights_sha256},
         "settings": settings.to_dict(),
         "pairs": {"matched": len(pairs), "verified": len(verified), "most_inliers": max(verified, default=0)},
@@ -204,8 +208,24 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + value
 
 
+def _tell_of_assumed(names: Sequence[str], settings: CameraSettings) -> None:
+    """Name the photographs whose EXIF holds no focal length."""
+    if not names:
+        return
+    listed = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
+    refined = "assumed and refined" if settings.refine else "assumed"
+    shared = settings.mode in ("single", "per-folder")
+    log.info(
+        "%d photograph(s) without a focal length in EXIF (%s): 1.2 times the longer side is %s%s", len(names), listed,
+        refined, "" if shared else "; if one camera at one zoom took all, --cameras single lets them share it",
+    )  # fmt: skip
+
+
 def _advice(most_inliers: int) -> str:
     """Why no pair of images starts a model."""
     if most_inliers < _START_INLIERS:
         return f"COLMAP needs a pair with about {_START_INLIERS}"
-    return "that is enough, but the photographs show too little parallax: take them from places farther apart"
+    return (
+        "that is enough, but the photographs show too little parallax, or one flat thing alone: take them from places "
+        "farther apart"
+    )

@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from PIL import Image, TiffImagePlugin
 
 from common.images import (
     MAX_PIXELS,
+    can_read_heif,
     exif_orientation,
     folders_in,
     image_size,
@@ -162,6 +164,15 @@ def test_more_pixels_than_pillow_likes_are_read(tmp_path: Path, recwarn: pytest.
     assert not recwarn.list
 
 
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    can_read_heif.cache_clear()
+    yield
+    can_read_heif.cache_clear()
+
+
+@pytest.mark.usefixtures("without_heif")
 def test_one_rule_of_which_files_are_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ("b c.JPG", "ä/1.png", "._b c.JPG", ".hidden.png", ".thumbs/1.png", "notes.txt", "out/m.png", "x.heic",
              "Thumbs.db", ".DS_Store", "ä/y.HEIC")  # fmt: skip
@@ -172,7 +183,7 @@ def test_one_rule_of_which_files_are_pictures(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         pictures = pictures_below(tmp_path, leave_out=tmp_path / "out")
     assert [path.relative_to(tmp_path).as_posix() for path in pictures] == ["b c.JPG", "ä/1.png"]
-    assert "2 picture(s) of formats that are not read passed over (x.heic, y.HEIC)" in caplog.text
+    assert "2 picture(s) of formats that are not read passed over (x.heic, y.HEIC); make JPEGs of" in caplog.text
     assert pictures_in(tmp_path) == [tmp_path / "b c.JPG"] == [p for p in tmp_path.iterdir() if is_picture(p)]
     assert {p.name for p in tmp_path.iterdir() if is_companion(p)} == {
         "._b c.JPG", ".hidden.png", ".thumbs", "Thumbs.db", ".DS_Store",
@@ -192,7 +203,31 @@ def test_names_that_are_not_utf8_are_passed_over_with_a_line(tmp_path: Path, cap
     assert [path.name for path in pictures_in(tmp_path / os.fsdecode(b"d\xe7"))] == ["b.png"]
 
 
+def test_heic_is_read_where_its_plugin_is(tmp_path: Path) -> None:
+    plugin = pytest.importorskip("pillow_heif")
+    plugin.from_pillow(Image.fromarray(COLOURS)).save(tmp_path / "a.HEIC", quality=-1, chroma=444)
+    assert pictures_in(tmp_path) == [tmp_path / "a.HEIC"]
+    assert np.abs(read_bgr(tmp_path / "a.HEIC").astype(int) - COLOURS[..., ::-1]).max() <= 4
+    assert image_size(tmp_path / "a.HEIC") == (50, 40)
+
+
+@pytest.mark.usefixtures("without_heif")
+def test_heic_without_its_plugin_is_answered_with_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.heic").touch()
+    with caplog.at_level(logging.WARNING):
+        assert pictures_in(tmp_path) == []
+    assert "(a.heic); make JPEGs of them, or pip install pillow-heif for HEIC" in caplog.text
+    with pytest.raises(DataError, match=r"a\.heic is HEIC: pip install pillow-heif to read it, or make a JPEG"):
+        read_bgr(tmp_path / "a.heic")
+
+
 def test_nothing_to_find(tmp_path: Path) -> None:
+    (tmp_path / "walk me.MP4").touch()
+    with pytest.raises(DataError, match=r"is a video, .*: mkdir frames && ffmpeg -i '.*walk me\.MP4' -vf fps=2"):
+        pictures_below(tmp_path / "walk me.MP4")
+    (tmp_path / "walk me.MP4").rename(tmp_path / "a.txt")
+    with pytest.raises(MissingFileError, match=r"a\.txt is a file"):
+        pictures_below(tmp_path / "a.txt")
     with pytest.raises(DataError, match="holds no picture"):
         pictures_below(tmp_path)
     with pytest.raises(MissingFileError, match="nowhere is not there"):

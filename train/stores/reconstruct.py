@@ -20,7 +20,7 @@ from torch import Tensor
 from common.colmap import load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
 from common.folders import claimed
-from common.images import image_size, pictures_below, read_luma
+from common.images import NOT_COLMAPS, image_size, pictures_below, read_luma
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
@@ -70,7 +70,7 @@ def reconstruct(
     """
     pycolmap = load_pycolmap()
     images, work = Path(images), Path(work)
-    paths = pictures_below(images)
+    paths = _readable(pictures_below(images))
     names = [path.relative_to(images).as_posix() for path in paths]
     if len(names) < 2:
         raise DataError(f"{images} holds {len(names)} image, a reconstruction needs at least 2")
@@ -99,7 +99,7 @@ def reconstruct(
 
 
 def _warn_of_large(paths: Sequence[Path], names: Sequence[str]) -> None:
-    large = [name for name, path in zip(names, paths, strict=True) if _longer_side(path) > COLMAP_SIDE_PX]
+    large = [name for name, path in zip(names, paths, strict=True) if max(image_size(path)) > COLMAP_SIDE_PX]
     if large:
         log.warning(
             "%d of %d photographs have more than %d pixels a side (%s%s): COLMAP shrinks them to detect",
@@ -107,12 +107,18 @@ def _warn_of_large(paths: Sequence[Path], names: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _longer_side(path: Path) -> int:
-    """In pixels; 0 of a picture that is not read here: COLMAP passes it over too."""
-    try:
-        return max(image_size(path))
-    except DataError:
-        return 0
+def _readable(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that both COLMAP and this program read; the others are named."""
+    readable = []
+    for path in paths:
+        try:
+            if path.suffix.lower() in NOT_COLMAPS:
+                raise DataError(f"image {path} is of a format that COLMAP does not read: make a JPEG of it")
+            image_size(path)
+            readable.append(path)
+        except DataError as error:
+            log.warning("left out: %s", error)
+    return readable
 
 
 def keep_largest(database: Path, max_keypoints: int) -> None:

@@ -18,7 +18,8 @@ def test_all_pairs() -> None:
 def test_a_list(tmp_path: Path) -> None:
     file = tmp_path / "pairs.txt"
     file.write_text(
-        "# comment\n\na.jpg b c.jpg\nb c.jpg a.jpg\nä/d e.jpg  a.jpg\r\nb.jpg\tc.jpg\nc.jpg bad.jpg\n", encoding="utf-8"
+        "# comment\n\na.jpg b c.jpg\nb c.jpg a.jpg\nä/d e.jpg  a.jpg 0.93 7\r\nb.jpg\tc.jpg\t12\nc.jpg bad.jpg\n",
+        encoding="utf-8",
     )
     assert read_pairs(file, NAMES, ["bad.jpg"]) == [
         ("a.jpg", "b c.jpg"),
@@ -32,8 +33,8 @@ def test_a_list(tmp_path: Path) -> None:
     [
         ("a.jpg x.jpg\n", "line 1: there is no image 'x.jpg'"),
         ("a.jpg b.jpg\nb.jpeg c.jpg\n", "line 2: there is no image 'b.jpeg' in the folder; did you mean b.jpg"),
-        ("a.jpg\n", "is not two names"),
-        ("a.jpg b.jpg 0.5\n", "is not two names"),
+        ("a.jpg\n", "does not begin with two names"),
+        ("a.jpg x.jpg 0.5\n", "does not begin with two names"),
         ("a.jpg a.jpg\n", "paired with itself"),
         ("# nothing\n", "holds no pair"),
         ("a.jpg bad.jpg\n", "holds no pair"),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.colmap import load_pycolmap
 from common.geometry import relative_pose
 from common.images import read_gray
 from common.metrics import evaluate_R_t
@@ -43,7 +44,9 @@ def finished(yard, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("6 photograph(s) without a focal length in EXIF (bild 0.jpg, ")
+    assert line.endswith("1.2 times the longer side is assumed and refined")  # --cameras single is given
     return out, done.stdout
 
 
@@ -178,6 +181,10 @@ def test_a_list_of_pairs_and_images_without_matches(
     cv2.imwrite(str(images / "noise.png"), cv2.GaussianBlur(noise, (0, 0), 2))
     cv2.imwrite(str(images / "blank.png"), np.full((100, 150), 128, np.uint8))
     (images / "broken.jpg").write_bytes((images / "bild 0.jpg").read_bytes()[:300])
+    Image.new("1", (15_000, 14_000)).save(images / "huge.png")
+    mirrored = Image.open(images / "bild 0.jpg")
+    mirrored.getexif()[0x0112] = 2
+    mirrored.save(images / "mirrored.jpg", exif=mirrored.getexif())
     names = ["bild 0.jpg", "bild 1.jpg", "bild 2.jpg", "bild 3.jpg", "noise.png", "blank.png", "broken.jpg"]
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("".join(f"{a} {b}\n" for k, a in enumerate(names) for b in names[k + 1 :]))
@@ -187,15 +194,17 @@ def test_a_list_of_pairs_and_images_without_matches(
     captured = capsys.readouterr()
     assert "left out: image" in captured.err
     assert "broken.jpg" in captured.err
+    assert "huge.png has 15000 x 14000 pixels, at most 200 million are read" in captured.err
+    assert "mirrored.jpg is stored mirrored (EXIF orientation 2)" in captured.err
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["images"]["unreadable"] == ["broken.jpg"]
+    assert summary["images"]["unreadable"] == ["broken.jpg", "huge.png", "mirrored.jpg"]
     assert summary["pairs"]["matched"] == 15
     assert summary["models"][0]["registered"] == 4
     assert set(summary["not_registered"]) == {
         "noise.png", "blank.png", "zweite Straße/bild 4.jpg", "zweite Straße/bild 5.jpg",
     }  # fmt: skip
     assert "not in sparse/0: blank.png" in captured.out
-    assert "unreadable: broken.jpg" in captured.out
+    assert "unreadable: broken.jpg, huge.png, mirrored.jpg" in captured.out
     with pycolmap.Database.open(out / "database.db") as database:
         assert database.num_images() == 8
 
@@ -216,6 +225,49 @@ def test_two_photographs_make_a_model(yard, tmp_path: Path) -> None:
     assert np.degrees(max(evaluate_R_t(*true, relative.rotation.matrix(), relative.translation))) < 2.0
 
 
+def test_formats_that_colmap_does_not_read_are_converted(
+    yard, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    for k, name in enumerate(("a.jpg", "below/b.webp", "c.webp")):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == "c.webp":
+            (images / name).write_bytes(b"RIFF")
+        elif name.endswith("webp"):
+            image = Image.open(yard.images / f"bild {2 * k + 1}.jpg")
+            image.getexif()[0x0112] = 1
+            image.save(images / name, lossless=True, exif=image.getexif())
+        else:
+            shutil.copy(yard.images / "bild 1.jpg", images / name)
+    flags = ["--desc", "rootsift", "--keypoints", "1500", "--undistort"]
+    assert main(["reconstruct", str(images), *flags, "--out", str(out)]) == 0
+    captured = capfd.readouterr()
+    assert "2 photograph(s) without a focal length in EXIF (a.jpg, below/b.webp.jpg)" in captured.err
+    assert "--cameras single lets them share it" in captured.err
+    assert "left out: image" in captured.err
+    assert "unreadable: c.webp" in captured.out
+    model = pycolmap.Reconstruction(out / "sparse" / "0")
+    assert {model.image(i).name for i in model.reg_image_ids()} == {"a.jpg", "below/b.webp.jpg"}
+    difference = read_gray(out / "converted/below/b.webp.jpg").astype(int) - read_gray(images / "below/b.webp")
+    assert np.abs(difference).mean() < 1.5
+    assert Image.open(out / "converted/below/b.webp.jpg").getexif()[0x0112] == 1
+    assert (out / "undistorted/images/below/b.webp.jpg").is_file()
+    assert sorted(p.name for p in images.rglob("*.*")) == ["a.jpg", "b.webp", "c.webp"]
+    assert main(["reconstruct", str(out / "converted"), *flags, "--out", str(out / "again"), "-q"]) == 0
+    shutil.copy(images / "below/b.webp", out / "converted/d.webp")
+    assert main(["reconstruct", str(out / "converted"), *flags, "--out", str(out)]) == 2
+    assert "choose another --out" in capfd.readouterr().err
+    assert (out / "converted/d.webp").is_file()
+
+
+def test_colmap_says_nothing_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (40, 30)).save(tmp_path / "a.webp")
+    quiet = load_pycolmap()
+    quiet.Database.open(tmp_path / "a.db").close()
+    quiet.import_images(tmp_path / "a.db", tmp_path, quiet.CameraMode.AUTO, ["a.webp"])
+    assert capfd.readouterr().err == ""
+
+
 def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
     """Arguments, exit code and message of one kind of bad input."""
     images, out = folder / "images", folder / "out"
@@ -227,6 +279,9 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
         return base, 1, "at least 2 readable photographs, got 1"
     if kind == "no folder":
         return [str(folder / "no"), *base[1:]], 1, "folder"
+    if kind == "video":
+        (folder / "walk.mp4").touch()
+        return [str(folder / "walk.mp4"), *base[1:]], 1, "ffmpeg -i"
     if kind == "unknown feature":
         return [*base, "--desc", "rootsfit"], 2, "did you mean rootsift"
     if kind == "strange out":
@@ -236,16 +291,21 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
     if kind == "file out":
         out.write_text("")
         return base, 2, "is a file"
-    if kind == "mirrored":
-        image = Image.open(two)
-        exif = image.getexif()
-        exif[0x0112] = 2
-        image.save(images / "two.jpg", exif=exif)
-        return base, 1, "stored mirrored"
     if kind == "no model":
         noise = np.random.default_rng(0).integers(0, 255, (200, 300), dtype=np.uint8)
         cv2.imwrite(str(images / "noise.png"), noise)
-        return base, 1, "no model: 0 of 1 pairs"
+        return [*base, "--focal", "400"], 1, "no model: 0 of 1 pairs"
+    if kind == "little parallax":  # a camera that only turns
+        K = np.array([[400.0, 0, 191.5], [0, 400.0, 143.5], [0, 0, 1]])
+        turned = K @ cv2.Rodrigues(np.array([0.0, 0.1, 0.05]))[0] @ np.linalg.inv(K)
+        cv2.imwrite(
+            str(images / "turned.png"), cv2.warpPerspective(cv2.imread(str(images / "one.jpg")), turned, (384, 288))
+        )
+        return (
+            [*base, "--focal", "400", "--keypoints", "1500"],
+            1,
+            "too little parallax, or one flat thing alone",
+        )
     shutil.copy(two, images / "two.jpg")
     if kind == "mixed sizes":
         cv2.imwrite(str(images / "small.png"), np.zeros((30, 40), np.uint8))
@@ -262,8 +322,8 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "single image", "no folder", "unknown feature", "strange out", "file out", "mirrored", "no model",
-        "mixed sizes", "parameters", "no numbers", "pairs",
+        "single image", "no folder", "video", "unknown feature", "strange out", "file out", "no model",
+        "little parallax", "mixed sizes", "parameters", "no numbers", "pairs",
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(kind: str, yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

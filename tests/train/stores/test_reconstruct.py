@@ -116,6 +116,20 @@ def test_large_photographs_are_said_to_be_shrunk(photographs: Path, tmp_path: Pa
     assert "view_0.png" in caplog.text
 
 
+def test_pictures_that_cannot_be_used_do_not_stop_the_others(photographs: Path, tmp_path: Path, caplog) -> None:
+    images = Path(shutil.copytree(photographs, tmp_path / "images"))
+    for k in (0, 1):
+        (images / f"view_{k}.png").unlink()
+    cv2.imwrite(str(images / "c.webp"), np.zeros((9, 9), np.uint8))
+    (images / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    reconstruct(images, tmp_path / "work", max_keypoints=600)
+    assert "left out: image" in caplog.text and "c.webp is of a format that COLMAP does not read" in caplog.text
+    assert "d.png does not decode" in caplog.text
+    (images / "view_2.png").unlink()
+    with pytest.raises(DataError, match="holds 1 image"):
+        reconstruct(images, tmp_path / "other")
+
+
 def test_two_photographs_make_a_model(photographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pair"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from common.homography import check_homography
 from common.images import SUFFIXES, folders_in
 from kornia_hardnet8.errors import DataError, MissingFileError
+
+log = logging.getLogger(__name__)
 
 _HOMOGRAPHY_FILE = re.compile(r"H_1_(\d+)")
 CLASSES = {"i": "illumination", "v": "viewpoint", "other": "other"}
@@ -40,15 +43,17 @@ class ImageSequence:
 def find_sequences(root: str | Path) -> list[ImageSequence]:
     """The sequences below ``root`` by name; ``root`` itself may be one.
 
+    A homography whose image is not there is left out with a line, and so is a sequence without its first image.
+
     Raises:
-        MissingFileError: not a folder, or an image that a homography names is missing.
+        MissingFileError: not a folder.
         DataError: no sequence, or a homography that is not one.
     """
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of sequences")
     folders = [root] if _homography_files(root) else folders_in(root)
-    found = [_read_sequence(folder) for folder in folders if _homography_files(folder)]
+    found = [sequence for folder in folders if (sequence := _read_sequence(folder)) is not None]
     if not found:
         raise DataError(f"{root} holds no folder with images 1, 2, … and files H_1_2, H_1_3, …")
     return found
@@ -73,14 +78,19 @@ def _homography_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def _read_sequence(folder: Path) -> ImageSequence:
-    targets = [(k, _image(folder, k), read_homography(path)) for k, path in _homography_files(folder)]
-    return ImageSequence(folder.resolve().name, _image(folder, 1), tuple(targets))
+def _read_sequence(folder: Path) -> ImageSequence | None:
+    listed = _homography_files(folder)
+    reference = _image(folder, 1) if listed else None
+    images = [(k, _image(folder, k), path) for k, path in listed] if reference is not None else []
+    targets = [(k, image, read_homography(path)) for k, image, path in images if image is not None]
+    return ImageSequence(folder.resolve().name, reference, tuple(targets)) if reference and targets else None
 
 
-def _image(folder: Path, number: int) -> Path:
+def _image(folder: Path, number: int) -> Path | None:
+    """The image of a number; None, with a line, where there is none."""
     for suffix in (".ppm", *SUFFIXES):
         for name in (f"{number}{suffix}", f"{number}{suffix.upper()}"):
             if (folder / name).is_file():
                 return folder / name
-    raise MissingFileError(f"{folder} has no image {number} ({', '.join(SUFFIXES)})")
+    log.warning("left out: %s has no image %d (%s)", folder, number, ", ".join(SUFFIXES))
+    return None

@@ -61,10 +61,10 @@ def import_submission(path: Path, scenes: Sequence[Scene]) -> ImportedScenes:
             findings = Findings()
             names = sorted(scene.images)
             pairwise = has_pairwise_keypoints(folder / "keypoints.h5")
-            check_scene(folder, scene.name, names, findings, pairwise=pairwise)
+            check_scene(folder, scene.name, names, findings, pairwise=pairwise, to_hand_in=False)
             if findings.errors:
                 more = f" (and {len(findings.errors) - 1} more)" if len(findings.errors) > 1 else ""
-                raise DataError(f"{path}: {findings.errors[0]}{more}")
+                raise DataError(f"{path}: {findings.errors[0].where}: {findings.errors[0].message}{more}")
             (_add_pairs if pairwise else _add_scene)(found, folder, scene.name, names, digests)
     return found
 

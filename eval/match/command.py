@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.images import reduce_image
 from common.shell import seed_number
 from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings
-from eval.core.homography_estimators import HomographySettings
+from eval.core.homography_estimators import HomographySettings, estimate_homography
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -53,6 +53,8 @@ _CALIBRATED = "usac-accurate-e"
 _LITTLE_PARALLAX_DEG = 1.0
 # COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
 _FEW_INLIERS = 15
+# Share of the inliers that a homography must have for a plane.
+_FLAT = 0.95
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +127,10 @@ def run(args: argparse.Namespace) -> None:
         lines.append(f"inliers: {num_inliers} ({share:.0f} %) of {article} {name} ({about})")
         if num_inliers < _FEW_INLIERS:
             lines.append(f"fewer than {_FEW_INLIERS} inliers: unrelated photographs have as many by chance")
+        if name != "homography" and _is_flat(one, two, pair):
+            lines.append(
+                "these agree with one homography too: of a plane, or a camera that only turns, take --homography"
+            )
     if pair.pose is not None:
         lines += _pose_lines(pair.pose)
     if args.out is not None:
@@ -164,6 +170,15 @@ def _cameras(
     if settings.params and sorted(sizes[0]) != sorted(sizes[1]):
         raise UsageError("--camera-params: photographs of one camera need one size, these differ")
     return [photo_camera(path, size, settings) for path, size in zip(args.images, sizes, strict=True)]
+
+
+def _is_flat(one: PhotoFeatures, two: PhotoFeatures, pair: PhotoMatch) -> bool:
+    """Whether a homography has nearly all the inliers, so that epipolar lines and poses are not sure."""
+    rows = pair.matches[pair.inliers]
+    if len(rows) < _FEW_INLIERS:
+        return False
+    homography = estimate_homography(one.kpts[rows[:, 0]], two.kpts[rows[:, 1]], HomographySettings())
+    return bool(homography.inliers.mean() > _FLAT)
 
 
 def _pose_lines(pose: RelativePose) -> list[str]:

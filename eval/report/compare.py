@@ -54,12 +54,12 @@ def compare_entries(
     Raises:
         DataError: different benchmarks, data sets or choices of pairs, or nothing to compare pair by pair.
     """
-    for what, first, second in (
-        ("benchmark", a["benchmark"], b["benchmark"]),
-        ("data set", a["dataset"].get("fingerprint"), b["dataset"].get("fingerprint")),
-    ):
-        if first != second:
-            raise DataError(f"the runs cannot be compared: {what} {first} against {second}")
+    if a["benchmark"] != b["benchmark"]:
+        raise DataError(f"the runs cannot be compared: benchmark {a['benchmark']} against {b['benchmark']}")
+    if a["dataset"].get("fingerprint") != b["dataset"].get("fingerprint"):
+        names = [str(entry["dataset"].get("name")) for entry in (a, b)]
+        differ = "files have changed" if names[0] == names[1] else f"the other one's is {names[1]}"
+        raise DataError(f"the runs cannot be compared: the data set of one is {names[0]}, {differ}")
     values_a, values_b = values_by_pair(a), values_by_pair(b)
     differences = []
     for metric in values_a.keys() & values_b.keys() & (values_a.keys() if metrics is None else set(metrics)):
@@ -110,8 +110,8 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    for name in ("a", "b"):
-        parser.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="a run, or its results.json")
+    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="a run, or its results.json")
+    parser.add_argument("run_b", type=Path, nargs="?", metavar="RUN_B", help="(default: the methods of RUN_A)")
     parser.add_argument("--desc-a", nargs="+", metavar="TOKEN", help="methods of RUN_A (default: all)")
     parser.add_argument("--desc-b", nargs="+", metavar="TOKEN", help="methods of RUN_B (default: all)")
     parser.add_argument("--metric", nargs="+", metavar="NAME", help="only these, e.g. poses/mAA@10")
@@ -122,9 +122,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare the methods of two runs."""
-    entries_a, entries_b = _entries(args.run_a, args.desc_a), _entries(args.run_b, args.desc_b)
+    entries_a, entries_b = _entries(args.run_a, args.desc_a), _entries(args.run_b or args.run_a, args.desc_b)
+    explicit = bool(args.desc_a or args.desc_b)
+    if args.run_b is None:
+        chosen = choose_within(entries_a, entries_b, explicit)
+    else:
+        chosen = choose_methods(entries_a, entries_b, explicit)
     reports, tables = [], []
-    for a, b in choose_methods(entries_a, entries_b, explicit=bool(args.desc_a or args.desc_b)):
+    for a, b in chosen:
         differences = compare_entries(a, b, args.seed)
         if args.metric:
             known = [d.metric for d in differences]
@@ -153,6 +158,19 @@ def choose_methods(a: Sequence[Entry], b: Sequence[Entry], explicit: bool = Fals
         pairs = [(x, y) for x, y in pairs if x["method"]["descriptor"] == y["method"]["descriptor"]]
         if not pairs:
             raise DataError("the runs have no method in common: choose with --desc-a and --desc-b")
+    return pairs
+
+
+def choose_within(a: Sequence[Entry], b: Sequence[Entry], explicit: bool = False) -> list[tuple[Entry, Entry]]:
+    """Which methods of one run to compare: every two, or each of A with each of B.
+
+    Raises:
+        DataError: there are no two.
+    """
+    pairs = [(x, y) for row, x in enumerate(a) for y in (b if explicit else b[row + 1 :])]
+    pairs = [(x, y) for x, y in pairs if x["method"]["descriptor"] != y["method"]["descriptor"]]
+    if not pairs:
+        raise DataError(f"the run holds no two methods to compare ({a[0]['method']['descriptor']}): name a second run")
     return pairs
 
 

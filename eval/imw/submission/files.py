@@ -21,6 +21,8 @@ SIDE_FILES = ("scores.h5", "scales.h5", "angles.h5", "orientations.h5", "affine.
 MATCH_FILES = ("matches.h5", "matches_multiview.h5", "matches_stereo.h5", "matches_stereo_0.h5")
 # No entry of a valid file is larger; a larger one is not read into memory.
 _MAX_ENTRY_BYTES = 256 << 20
+# Of what is only scored here.
+_WIDEST_DESCRIPTOR = 4096
 _MAX_KEYS = 200_000
 # Keypoints may lie this far outside, pixels: refined positions do.
 _MARGIN_PX = 1.0
@@ -49,6 +51,7 @@ def check_scene(
     findings: Findings,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     pairwise: bool = False,
+    to_hand_in: bool = True,
 ) -> SceneFiles:
     """Check the files of a scene.
 
@@ -59,6 +62,7 @@ def check_scene(
         findings: grows.
         sizes: (width, height) by image name; None leaves out whether keypoints lie inside.
         pairwise: keypoints are stored by pair.
+        to_hand_in: descriptors are of a type and width that the benchmark takes.
 
     Returns:
         What the checks against the configuration need.
@@ -76,7 +80,7 @@ def check_scene(
     else:
         _check_keypoints(folder / "keypoints.h5", where, names, findings, found, sizes, pairwise)
     if "descriptors.h5" in files:
-        _check_descriptors(folder / "descriptors.h5", where, names, findings, found)
+        _check_descriptors(folder / "descriptors.h5", where, names, findings, found, to_hand_in)
     elif not found.match_files:
         message = "neither descriptors nor a file of matches"
         findings.add(f"{where}/descriptors.h5", message, "descriptors_missing", official=True)
@@ -217,8 +221,11 @@ def _check_positions(wrong: Entries, key: str, xy: NDArray[Any], size: tuple[int
             wrong.add(key, message, "keypoints_outside")
 
 
-def _check_descriptors(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
-    low, high = DESCRIPTOR_WIDTHS
+def _check_descriptors(
+    path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles, to_hand_in: bool
+) -> None:
+    low, high = DESCRIPTOR_WIDTHS if to_hand_in else (1, _WIDEST_DESCRIPTOR)
+    types = (np.float32, np.uint8) if to_hand_in else (np.float64, np.float32, np.float16, np.uint8)
     with _open_filled(path, scene, findings, "descriptors") as (where, entries):
         if not entries:
             return
@@ -232,10 +239,10 @@ def _check_descriptors(path: Path, scene: str, names: list[str], findings: Findi
                 wrong.add(key, message, "descriptors_shape", official=position == 0)
                 continue
             size = stored.shape[1] * stored.dtype.itemsize
-            if not found.match_files and size > MAX_DESCRIPTOR_BYTES:
+            if to_hand_in and not found.match_files and size > MAX_DESCRIPTOR_BYTES:
                 message = f"{size} bytes a descriptor, at most {MAX_DESCRIPTOR_BYTES} without matches of your own"
                 wrong.add(key, message, "descriptors_need_matches", official=position == 0)
-            if stored.dtype not in (np.float32, np.uint8):
+            if stored.dtype not in types:
                 wrong.add(key, f"expected float32 (uint8 for binary ones), got {stored.dtype}", "descriptors_type")
             if (stored.shape[1], stored.dtype) != (first.shape[1], first.dtype) and len(first.shape) == 2:
                 message = f"{stored.shape[1]} x {stored.dtype}, the first entry {first.shape[1]} x {first.dtype}"

@@ -22,6 +22,8 @@ from eval.features.imported import write_imported
 from eval.imw.import_features import import_hloc, import_submission
 from eval.imw.scene import open_scene
 from eval.imw.stereo import StereoSettings, describe_scene
+from eval.imw.submission.files import check_scene
+from eval.imw.submission.findings import Findings
 from kornia_hardnet8.errors import DataError
 
 NUM = 150
@@ -231,6 +233,21 @@ def test_links_in_hloc_files_are_not_followed(described: Any, tmp_path: Path) ->
         import_hloc(features, None, [described[0]])
 
 
+def test_descriptors_that_cannot_be_handed_in_are_scored(described: Any, tmp_path: Path) -> None:
+    scene, features, _ = described
+    wide = {name: np.tile(f.descs.numpy(), (1, 4)).astype(np.float16) for name, f in features.items()}
+    with h5py.File(tmp_path / "keypoints.h5", "w") as keypoints, h5py.File(tmp_path / "descriptors.h5", "w") as descs:
+        for name, found in features.items():
+            keypoints[name], descs[name] = found.keypoints.xy, wide[name]
+    found = import_submission(tmp_path, [scene])
+    for image, expected in zip(found.images.values(), wide.values(), strict=True):
+        assert image.descs is not None and image.descs.shape[1] == 512
+        np.testing.assert_array_equal(image.descs, expected.astype(np.float32))
+    findings = Findings()
+    check_scene(tmp_path, "corner", sorted(scene.images), findings)
+    assert {finding.kind for finding in findings.errors} >= {"descriptors_type", "descriptors_need_matches"}
+
+
 def test_a_submission_with_a_fault_is_refused_with_its_place(described: Any, tmp_path: Path) -> None:
     scene, features, _ = described
     with h5py.File(tmp_path / "keypoints.h5", "w") as file:
@@ -239,7 +256,7 @@ def test_a_submission_with_a_fault_is_refused_with_its_place(described: Any, tmp
     with h5py.File(tmp_path / "descriptors.h5", "w") as file:
         for name, found in features.items():
             file[name] = found.descs.numpy()[:-1]
-    with pytest.raises(DataError, match=r"descriptors\.h5 \[view_0\]: 149 rows, but 150 keypoints"):
+    with pytest.raises(DataError, match=r"^[^:]*: [^:]*descriptors\.h5 \[view_0\]: 149 rows, but 150 keypoints"):
         import_submission(tmp_path, [scene])
 
 

@@ -208,6 +208,15 @@ def test_a_homography(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert np.abs(there[:, :2] / there[:, 2:] - expected[:, :2] / expected[:, 2:]).max() < 1.0
 
 
+def test_a_plane_is_said_to_be_one(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = cv2.imdecode(np.frombuffer((yard.images / ONE).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    H = np.array([[0.9, 0.1, 20.0], [-0.08, 0.95, 15.0], [1e-4, 5e-5, 1.0]])
+    cv2.imwrite(str(tmp_path / "warped.png"), cv2.warpPerspective(image, H, (384, 288)))
+    for other, flat in ((tmp_path / "warped.png", True), (yard.images / "bild 3.jpg", False)):
+        assert main(["match", str(yard.images / ONE), str(other), *QUICK]) == 0
+        assert ("these agree with one homography too" in capsys.readouterr().out) == flat
+
+
 def test_unrelated_and_blank_photographs_are_said_so(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (200, 300), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "noise.png"), cv2.GaussianBlur(noise, (0, 0), 1.5))

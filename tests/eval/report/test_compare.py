@@ -110,8 +110,11 @@ def test_runs_that_do_not_belong_together_are_refused() -> None:
     a = entry("a", [0.1, 0.2])
     with pytest.raises(DataError, match="benchmark"):
         compare_entries(a, entry("b", [0.1, 0.2], "imw"))
-    with pytest.raises(DataError, match="data set"):
-        compare_entries(a, entry("b", [0.1, 0.2], dataset={"fingerprint": "g"}))
+    with pytest.raises(DataError, match=r"data set of one is town, the other one's is hill$"):
+        compare_entries({**a, "dataset": {"fingerprint": "f", "name": "town"}},
+                        entry("b", [0.1, 0.2], dataset={"fingerprint": "g", "name": "hill"}))  # fmt: skip
+    with pytest.raises(DataError, match=r"data set of one is d, files have changed$"):
+        compare_entries(a, entry("b", [0.1, 0.2], dataset={"fingerprint": "g", "name": "d"}))
     with pytest.raises(DataError, match="2 pairs in one, 3 in the other"):
         compare_entries(a, entry("b", [0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="no values by pair"):
@@ -126,6 +129,20 @@ def test_methods_are_paired_by_name_unless_one_run_has_one() -> None:
     assert names == [("b", "b")]
     with pytest.raises(DataError, match="no method in common"):
         choose_methods([a, b], [c, entry("d", [0.1])])
+
+
+def test_methods_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write(tmp_path / "a", *(entry(name, values) for name, values in (
+        ("new", [0.9, 0.8]), ("old", [0.1, 0.2]), ("other", [0.8, 0.9]))))  # fmt: skip
+    for flags, expected in (
+        ([], ["new old", "new other", "old other"]),
+        (["--desc-b", "old"], ["new old", "other old"]),
+        (["--desc-a", "old", "--desc-b", "new"], ["old new"]),
+    ):
+        assert main(["compare", str(run), *flags, "--json"]) == 0
+        assert [f"{c['a']} {c['b']}" for c in json.loads(capsys.readouterr().out)] == expected
+    assert main(["compare", str(write(tmp_path / "b", entry("new", [0.9, 0.8])))]) == 1
+    assert capsys.readouterr().err == "error: the run holds no two methods to compare (new): name a second run\n"
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from eval.sequences.protocols import (
     superpoint_homography,
     without_large,
 )
-from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.errors import DataError
 from rendered.planes import write_planes
 
 ROOT = Path(__file__).parents[3]
@@ -144,12 +145,26 @@ def test_bad_homographies_name_their_file(tmp_path, text, message):
     assert "H_1_2" in str(error.value)
 
 
+def test_a_homography_without_its_image_is_left_out(walls, tmp_path, caplog):
+    root = Path(shutil.copytree(walls, tmp_path / "walls"))
+    complete = {sequence.name: [number for number, *_ in sequence.targets] for sequence in find_sequences(root)}
+    next((root / "i_brick").glob("3.*")).unlink()
+    next((root / "v_hall").glob("1.*")).unlink()
+    (only,) = find_sequences(root)
+    assert (only.name, [number for number, *_ in only.targets]) == (
+        "i_brick", [number for number in complete["i_brick"] if number != 3],
+    )  # fmt: skip
+    assert [line.split(" (")[0] for line in caplog.messages] == [
+        f"left out: {root / 'i_brick'} has no image 3", f"left out: {root / 'v_hall'} has no image 1",
+    ]  # fmt: skip
+
+
 def test_faults(walls, tmp_path, capsys):
     with pytest.raises(DataError, match="holds no folder with images"):
         find_sequences(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "H_1_2").write_text("1 0 0\n0 1 0\n0 0 1\n")
-    with pytest.raises(MissingFileError, match="has no image 2"):
+    with pytest.raises(DataError, match="holds no folder with images"):
         find_sequences(tmp_path)
     assert main(["sequences", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "r")]) == 1
     assert "is not a folder" in capsys.readouterr().err

@@ -197,6 +197,19 @@ def open_picture(path: Path) -> Iterator[Any]:
             ) from None
 
 
+def usable(paths: Iterable[Path]) -> list[Path]:
+    """The pictures whose headers read and that are not cut short; the others are left out, each with a line."""
+    kept = []
+    for path in paths:
+        try:
+            image_size(path)
+            _read_whole(path)
+            kept.append(path)
+        except DataError as error:
+            log.warning("left out: %s", error)
+    return kept
+
+
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
@@ -273,11 +286,8 @@ def _decode(path: Path, grayscale_stays: bool) -> NDArray[np.uint8]:
         white = _stated_white(header)
         if path.suffix.lower() in HEIF:
             return np.ascontiguousarray(np.asarray(header.convert("RGB"))[..., ::-1])
-    content = path.read_bytes()
-    if _is_cut_short(content):
-        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or remove it")
+    stored = np.frombuffer(_read_whole(path), np.uint8)
     cv2 = load_cv2()
-    stored = np.frombuffer(content, np.uint8)
     colour = cv2.IMREAD_ANYCOLOR if grayscale_stays else cv2.IMREAD_COLOR
     flags = colour | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     image = None
@@ -333,6 +343,14 @@ def _to_8_bits(image: NDArray[Any], white: float, path: Path) -> NDArray[np.uint
             )
     scaled = image * np.float32(255.0 / white)
     return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
+
+
+def _read_whole(path: Path) -> bytes:
+    """The bytes of a file that is not cut short."""
+    content = path.read_bytes()
+    if _is_cut_short(content):
+        raise DataError(f"image {path} is cut short: its end is missing; fetch it again or remove it")
+    return content
 
 
 def _is_cut_short(content: bytes) -> bool:

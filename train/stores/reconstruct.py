@@ -20,7 +20,7 @@ from torch import Tensor
 from common.colmap import load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
 from common.folders import claimed
-from common.images import NOT_COLMAPS, image_size, pictures_below, read_luma
+from common.images import NOT_COLMAPS, image_size, pictures_below, read_luma, usable
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, MissingFileError
 from kornia_hardnet8.files import atomic_dir, atomic_path, read_json, write_json
@@ -109,16 +109,10 @@ def _warn_of_large(paths: Sequence[Path], names: Sequence[str]) -> None:
 
 def _readable(paths: Sequence[Path]) -> list[Path]:
     """The pictures that both COLMAP and this program read; the others are named."""
-    readable = []
-    for path in paths:
-        try:
-            if path.suffix.lower() in NOT_COLMAPS:
-                raise DataError(f"image {path} is of a format that COLMAP does not read: make a JPEG of it")
-            image_size(path)
-            readable.append(path)
-        except DataError as error:
-            log.warning("left out: %s", error)
-    return readable
+    foreign = [path for path in paths if path.suffix.lower() in NOT_COLMAPS]
+    for path in foreign:
+        log.warning("left out: image %s is of a format that COLMAP does not read: make a JPEG of it", path)
+    return usable(path for path in paths if path not in foreign)
 
 
 def keep_largest(database: Path, max_keypoints: int) -> None:

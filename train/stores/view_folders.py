@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.images import folders_in, image_size, is_companion, is_picture, pictures_in, read_luma
+from common.images import folders_in, image_size, is_companion, is_picture, pictures_in, read_luma, usable
 from kornia_hardnet8.errors import DataError, MissingFileError, need
 from train.stores.writer import source_key
 
@@ -42,8 +42,8 @@ def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFo
     """Read the layout ``root/<camera>[_<anything>]/<images and homographies>``.
 
     Views and images are sorted by name. A view has no homography files or one for each image but the first: files
-    without an image's extension, sorted by name, of nine numbers. The mask of a view is ``masks/<camera>.png``,
-    non-zero where usable, and is brought to the size of the images.
+    without an image's extension, sorted by name, of nine numbers. In a view without them a damaged image is left out.
+    The mask of a view is ``masks/<camera>.png``, non-zero where usable, and is brought to the size of the images.
 
     Raises:
         MissingFileError: a folder or a mask is not there.
@@ -103,6 +103,7 @@ def read_homography(path: Path) -> np.ndarray | None:
 def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
     images = pictures_in(folder)
     others = sorted(p for p in folder.iterdir() if p.is_file() and not is_companion(p) and not is_picture(p))
+    images = images if others else usable(images)  # homographies go by the number of an image
     if len(images) < 2:
         raise DataError(f"view {folder} has {len(images)} image(s), at least 2 are needed")
     if others and len(others) != len(images) - 1:

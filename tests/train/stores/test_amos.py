@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -368,6 +369,16 @@ def test_bad_views_are_named(root, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "masks" / "0001.png"), np.ones((10, 100), np.uint8))
     with pytest.raises(DataError, match="another aspect"):
         list_views(root, tmp_path / "masks")
+
+
+def test_a_damaged_image_of_a_view_is_left_out(root, tmp_path: Path, caplog) -> None:
+    folder = Path(shutil.copytree(root / "0001_street", tmp_path / "views" / "0001_street"))
+    (folder / "zz.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "zy.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((9, 9), np.uint8))[1].tobytes()[:-20])
+    (again,) = list_views(tmp_path / "views")
+    assert [image.path.name for image in again.images] == ["a.jpg", "b.PNG", "c.png"]
+    assert [line.split(":")[0] for line in caplog.messages] == ["left out", "left out"]
+    assert "zz.png does not decode" in caplog.text and "zy.jpg is cut short" in caplog.text
 
 
 def test_bad_settings_and_empty_results(root, tmp_path: Path) -> None:

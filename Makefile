@@ -69,7 +69,7 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino,poselib,dask,dev]"
+	$(PIP) $(EDITABLE) ".[eval,train,onnx,openvino,poselib,dask,heic,dev]"
 	@touch $@
 
 $(DOCS)/.installed: setup.cfg constraints.txt

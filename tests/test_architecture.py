@@ -44,7 +44,7 @@ ABOVE_IN_EVAL: dict[str, set[str]] = {
 }
 PACKAGES = tuple(MAY_IMPORT)
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+DISTRIBUTION_OF = {"cv2": "opencv-python-headless", "PIL": "pillow", "pillow_heif": "pillow-heif"}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
@@ -192,7 +192,9 @@ def third_party(tree: ast.AST) -> set[str]:
 )
 def test_what_a_package_imports_is_what_its_extra_installs(package: str, extra: str | None) -> None:
     allowed = required(None) | (required(extra) if extra else set())
-    optional = {name for other in ("eval", "train", "dask", "onnx", "openvino", "poselib") for name in required(other)}
+    optional = {
+        name for other in ("eval", "train", "dask", "heic", "onnx", "openvino", "poselib") for name in required(other)
+    }
     for path in (ROOT / package).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         at_import = {name for node in on_import(tree) for name in third_party(node)}

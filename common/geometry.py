@@ -46,18 +46,6 @@ def relative_pose(R0: ArrayLike, t0: ArrayLike, R1: ArrayLike, t1: ArrayLike) ->
     return rotation, translation
 
 
-def rotation_from_quaternion(qvec: ArrayLike) -> Floats:
-    """Rotation matrix of a unit quaternion (w, x, y, z), the order of COLMAP's text files."""
-    w, x, y, z = np.asarray(qvec, dtype=np.float64).ravel()
-    return np.array(
-        [
-            [1 - 2 * y * y - 2 * z * z, 2 * x * y - 2 * w * z, 2 * z * x + 2 * w * y],
-            [2 * x * y + 2 * w * z, 1 - 2 * x * x - 2 * z * z, 2 * y * z - 2 * w * x],
-            [2 * z * x - 2 * w * y, 2 * y * z + 2 * w * x, 1 - 2 * x * x - 2 * y * y],
-        ]
-    )
-
-
 def skew_matrix(t: ArrayLike) -> Floats:
     """The matrix whose product with a vector is the cross product with ``t``, (3, 3)."""
     x, y, z = _vector(t)
@@ -79,17 +67,6 @@ def essential_from_pose(dR: ArrayLike, dt: ArrayLike) -> Floats:
     """E = [dt]x dR, (3, 3)."""
     result: Floats = skew_matrix(dt) @ _matrix(dR, "R")
     return result
-
-
-def symmetric_epipolar_squared(points0_n: ArrayLike, points1_n: ArrayLike, dR: ArrayLike, dt: ArrayLike) -> Floats:
-    """Squared distances to the true epipolar lines of both images, summed, (N,), in normalised coordinates.
-
-    NaN or infinite for a point on the epipole.
-
-    Source: IMW benchmark.
-    """
-    F = essential_from_pose(dR, dt)
-    return epipolar_squared(points0_n, points1_n, F)
 
 
 def epipolar_squared(points0: ArrayLike, points1: ArrayLike, F: ArrayLike) -> Floats:

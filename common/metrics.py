@@ -90,11 +90,6 @@ def max_error_deg(errors_rad: ArrayLike) -> Floats:
     return larger * 180.0 / np.pi
 
 
-def pose_error_deg(R_gt: ArrayLike, t_gt: ArrayLike, R: ArrayLike, t: ArrayLike) -> float:
-    """The larger of rotation and translation error in degrees, [0, 180]; see :func:`evaluate_R_t`."""
-    return float(max_error_deg([evaluate_R_t(R_gt, t_gt, R, t)])[0])
-
-
 # --- accuracy over thresholds ------------------------------------------------------------------------------------
 
 

@@ -54,18 +54,6 @@ def revisited_aps(
     return result
 
 
-def revisited_map(
-    descs: NDArray[np.generic],
-    labels: NDArray[np.int64],
-    image_ids: NDArray[np.int64],
-    distance: Distance = "euclidean",
-    mode: Mode = "fixed",
-) -> float | None:
-    """Mean of :func:`revisited_aps`; None without an image to judge."""
-    aps = revisited_aps(descs, labels, image_ids, distance, mode)
-    return float(np.mean(list(aps.values()))) if aps else None
-
-
 def distance_ratio_ap(positive: ArrayLike, negative: ArrayLike) -> float:
     """AP of pairs with distances to the positive and to the hardest negative, (M,) each; 0 / 0 scores 0."""
     near, far = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)

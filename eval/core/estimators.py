@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common.geometry import as_matches, as_points, epipolar_squared, sampson_distances
+from common.geometry import epipolar_squared, sampson_distances
 from kornia_hardnet8.errors import HardNet8Error, UsageError, closest, need
 
 Floats = NDArray[np.float64]
@@ -180,40 +180,6 @@ class Estimate(NamedTuple):
     """(N,) over the given points; all False without a matrix."""
     reason: str = ""
     """Why there is no matrix; empty on success."""
-
-
-def matched_points(
-    matches: ArrayLike, kpts0: ArrayLike, kpts1: ArrayLike, minimum: int = 8
-) -> tuple[Floats, Floats] | None:
-    """Coordinates (M, 2) of matches (M, 2), or None for a single match or fewer than ``minimum``.
-
-    Source: IMW benchmark.
-    """
-    pairs = as_matches(matches)
-    if len(pairs) < max(minimum, 2):
-        return None
-    return as_points(kpts0)[pairs[:, 0]], as_points(kpts1)[pairs[:, 1]]
-
-
-def affine_frames(kpts: ArrayLike, scales: ArrayLike, angles_deg: ArrayLike, shapes: ArrayLike | None = None) -> Floats:
-    """Frames x, y, a11, a12, a21, a22 of side factor 12 for degensac with affine shapes, (N, 6).
-
-    Args:
-        kpts: (N, >= 2) pixels.
-        scales: (N,).
-        angles_deg: (N,), as OpenCV gives them.
-        shapes: (N, 2, 2), multiplied from the right.
-
-    Source: IMW benchmark.
-    """
-    points = as_points(kpts)
-    angles = np.deg2rad(np.asarray(angles_deg, dtype=np.float64).ravel())
-    cos, sin = np.cos(angles), np.sin(angles)
-    rotations = np.stack([cos, sin, -sin, cos], axis=1).reshape(-1, 2, 2)
-    frames = 12.0 * np.asarray(scales, dtype=np.float64).reshape(-1, 1, 1) * rotations
-    if shapes is not None:
-        frames = frames @ np.asarray(shapes, dtype=np.float64)
-    return np.column_stack([points, frames.reshape(-1, 4)])
 
 
 def estimate_fundamental(

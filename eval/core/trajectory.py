@@ -7,7 +7,6 @@ reproduces it, else the alignment is the least-squares similarity.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -151,19 +150,6 @@ def trajectory_error(
     if not found.mean_inlier_error <= worst or found.num_inliers < MIN_INLIER_SHARE * len(x):
         return worst
     return found.mean_inlier_error
-
-
-def mean_trajectory_error(
-    bags: Iterable[tuple[ArrayLike, ArrayLike] | None], seed: int = 0, compat: bool = False
-) -> float:
-    """Mean ATE over bags (estimated, true centres); failed bags (None) and those below 3 cameras are left out.
-
-    NaN when none is left.
-    """
-    rng = np.random.RandomState(seed)
-    errors: Sequence[float | None] = [trajectory_error(*bag, rng, compat) for bag in bags if bag is not None]
-    values = [error for error in errors if error is not None]
-    return float(np.mean(values)) if values else math.nan
 
 
 def _points(values: ArrayLike) -> Floats:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import atomic_path
 
 Ints = NDArray[np.int64]
 
@@ -22,8 +21,8 @@ OFFICIAL_PAIRS = 1_000_000
 OFFICIAL_QUERIES = 10_000
 OFFICIAL_DISTRACTORS = 20_000
 _DRAWN_IMAGES = 5  # images 0 … 4: target 5 is never drawn for verification
-_VERIFICATION_HEADER = "s1,t1,idx1,s2,t2,idx2"
-_RETRIEVAL_HEADER = "s,idx"
+VERIFICATION_HEADER = "s1,t1,idx1,s2,t2,idx2"
+RETRIEVAL_HEADER = "s,idx"
 
 
 @dataclass(frozen=True)
@@ -182,26 +181,6 @@ def retrieval_paths(folder: Path, split: str) -> dict[str, Path]:
     return {field: folder / f"retr_{field}_split-{split}.csv" for field in ("queries", "distractors")}
 
 
-def write_verification(task: VerificationTask, folder: Path, split: str) -> None:
-    """Write the three files of a split in the official form."""
-    for field, path in verification_paths(folder, split).items():
-        pairs: PatchPairs = getattr(task, field)
-        names = pairs.names
-        columns = [getattr(pairs, f.name).tolist() for f in fields(pairs)[1:]]
-        rows = (
-            f"{names[s1]},{t1},{i1},{names[s2]},{t2},{i2}\n" for s1, t1, i1, s2, t2, i2 in zip(*columns, strict=True)
-        )
-        _write_rows(path, _VERIFICATION_HEADER, rows)
-
-
-def write_retrieval(task: RetrievalTask, folder: Path, split: str) -> None:
-    """Write the two files of a split in the official form."""
-    for field, path in retrieval_paths(folder, split).items():
-        patches: PatchList = getattr(task, field)
-        pairs = zip(patches.s.tolist(), patches.idx.tolist(), strict=True)
-        _write_rows(path, _RETRIEVAL_HEADER, (f"{patches.names[s]},{i}\n" for s, i in pairs))
-
-
 def read_verification(
     folder: Path, split: str, known: Sequence[str], counts: Mapping[str, int]
 ) -> tuple[VerificationTask, int]:
@@ -221,7 +200,7 @@ def read_verification(
     """
     tables = {}
     for field, path in verification_paths(folder, split).items():
-        columns = _read_columns(path, _VERIFICATION_HEADER)
+        columns = _read_columns(path, VERIFICATION_HEADER)
         s1, s2 = (_look_up(columns[c], known, path, split) for c in (0, 3))
         t1, i1, t2, i2 = (_whole_numbers(columns[c], path, c) for c in (1, 2, 4, 5))
         if len(t1) and (min(t1.min(), t2.min()) < 0 or max(t1.max(), t2.max()) > 5):
@@ -253,19 +232,13 @@ def read_retrieval(
     lists = []
     total = 0
     for field, path in retrieval_paths(folder, split).items():
-        columns = _read_columns(path, _RETRIEVAL_HEADER)
+        columns = _read_columns(path, RETRIEVAL_HEADER)
         s, idx = _look_up(columns[0], known, path, split), _whole_numbers(columns[1], path, 1)
         total = len(s) if field == "queries" else total
         there = n[s] >= 0
         _check_indices(path, tuple(known), [(s[there], idx[there])], n)
         lists.append(PatchList(tuple(known), s[there], idx[there]))
     return RetrievalTask(*lists), total
-
-
-def _write_rows(path: Path, header: str, rows: object) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(header + "\n")
-        file.writelines(rows)  # type: ignore[arg-type]
 
 
 def _read_columns(path: Path, header: str) -> list[tuple[str, ...]]:

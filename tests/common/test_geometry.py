@@ -18,13 +18,12 @@ from common.geometry import (
     normalize_keypoints,
     recover_pose,
     relative_pose,
-    rotation_from_quaternion,
     select_essential,
     skew_matrix,
-    symmetric_epipolar_squared,
     unnormalize_keypoints,
 )
 from common.metrics import FAILED_POSE, quaternion_from_matrix
+from tests.official import rotation_from_quaternion, symmetric_epipolar_squared
 
 K = np.array([[800.0, 0.0, 320.0], [0.0, 750.0, 240.0], [0.0, 0.0, 1.0]])
 finite = st.floats(-100, 100)

@@ -20,9 +20,9 @@ from common.metrics import (
     maa_per_pair,
     max_error_deg,
     mma,
-    pose_error_deg,
     quaternion_from_matrix,
 )
+from tests.official import pose_error_deg
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:

@@ -15,7 +15,8 @@ from common.brown import read_first_column, read_pairs
 from common.metrics import average_precision, average_precision_merged, fpr95, fpr_at_recall, precision_recall
 from eval.brown.amos import match_views
 from eval.brown.data import read_brown
-from eval.brown.revisited import distance_ratio_ap, revisited_aps, revisited_map
+from eval.brown.revisited import distance_ratio_ap, revisited_aps
+from tests.official import revisited_map
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 BROWN = {

@@ -44,6 +44,7 @@ from eval.hpatches.matching import headline as matching_headline
 from eval.hpatches.matching import level_means, score_matching
 from eval.hpatches.retrieval import POOL_SIZES, score_retrieval
 from eval.sequences.protocols import LocalFeatures, superpoint_homography, superpoint_repeatability
+from tests import official
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CASES = {
@@ -161,8 +162,8 @@ def check_taskgen(case, tmp_path):
     inputs, expected = case["inputs"], case["expected"]
     if "files" in expected:
         verification_task, retrieval_task = drawn(case["name"])
-        tasks.write_verification(verification_task, tmp_path, inputs["split_name"])
-        tasks.write_retrieval(retrieval_task, tmp_path, inputs["split_name"])
+        official.write_verification(verification_task, tmp_path, inputs["split_name"])
+        official.write_retrieval(retrieval_task, tmp_path, inputs["split_name"])
         for name, text in expected["files"].items():
             assert (tmp_path / name).read_text() == text
         assert len(expected["files"]) == len(list(tmp_path.iterdir())) == 5

@@ -11,15 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.geometry import (
-    eval_essential,
-    normalize_keypoints,
-    relative_pose,
-    rotation_from_quaternion,
-    skew_matrix,
-    symmetric_epipolar_squared,
-    unnormalize_keypoints,
-)
+from common.geometry import eval_essential, normalize_keypoints, relative_pose, skew_matrix, unnormalize_keypoints
 from common.metrics import (
     FAILED_POSE,
     accuracy_histogram,
@@ -30,7 +22,7 @@ from common.metrics import (
     max_error_deg,
     quaternion_from_matrix,
 )
-from eval.core.estimators import EstimatorSettings, affine_frames, matched_points
+from eval.core.estimators import EstimatorSettings
 from eval.core.matching import MatcherSettings, deduplicate_matches, official_match
 from eval.core.multiview_metrics import (
     BagCounts,
@@ -49,11 +41,18 @@ from eval.core.reprojection import (
     repeatability_curve,
     score_depth,
 )
-from eval.core.trajectory import Alignment, align, align_ransac, half_diagonal, mean_trajectory_error, spread
+from eval.core.trajectory import Alignment, align, align_ransac, half_diagonal, spread
 from eval.imw.build import covisibility
 from eval.imw.scene import read_keys
 from kornia_hardnet8.errors import UsageError
 from tests.eval.imw_vector_cases import CASES, ELSEWHERE, NOT_REPRODUCED, ROOT
+from tests.official import (
+    affine_frames,
+    matched_points,
+    mean_trajectory_error,
+    rotation_from_quaternion,
+    symmetric_epipolar_squared,
+)
 
 Case = dict[str, Any]
 TESTS: dict[str, Callable[..., None]] = {}

@@ -16,9 +16,9 @@ from eval.core.estimators import (
     UNCALIBRATED_METHODS,
     EstimatorSettings,
     estimate_fundamental,
-    matched_points,
 )
 from kornia_hardnet8.errors import MissingDependencyError, UsageError
+from tests.official import matched_points
 
 ROBUST = [m for m in UNCALIBRATED_METHODS if m not in ("8pt", "7pt")]
 

@@ -15,9 +15,9 @@ from eval.core.trajectory import (
     align_ransac,
     camera_centre,
     half_diagonal,
-    mean_trajectory_error,
     trajectory_error,
 )
+from tests.official import mean_trajectory_error
 
 
 def cameras(seed: int, n: int = 8):

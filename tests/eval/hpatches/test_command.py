@@ -18,6 +18,7 @@ from eval.cli import main
 from eval.core.results import read_results
 from eval.hpatches import tasks
 from rendered.planes import write_planes
+from tests import official
 
 ROOT = Path(__file__).parents[3]
 COUNTS = {"i_table": 14, "v_wall": 12, "v_boat": 13}
@@ -135,9 +136,9 @@ def test_task_files_are_used_when_present(strips, tmp_path):
     counts = {name: count_patches(strips / name) for name in COUNTS}
     test = ["i_table", "v_boat", "v_wall"]
     folder = tmp_path / "tasks"
-    tasks.write_verification(tasks.draw_verification(test, counts, 300), folder, "full")
+    official.write_verification(tasks.draw_verification(test, counts, 300), folder, "full")
     low = {name: np.zeros(n, bool) for name, n in counts.items()}
-    tasks.write_retrieval(tasks.draw_retrieval(test, counts, low, 13), folder, "full")
+    official.write_retrieval(tasks.draw_retrieval(test, counts, low, 13), folder, "full")
     common = ("--data", strips, "--desc", "rootsift", "--cache", tmp_path / "cache")
     assert run(*common, "--tasks", folder, "--out", tmp_path / "a") == 0
     assert run(*common, "--pairs", 300, "--out", tmp_path / "b") == 0
@@ -147,9 +148,9 @@ def test_task_files_are_used_when_present(strips, tmp_path):
 
 
 def test_rows_of_absent_sequences_are_left_out(strips, tmp_path):
-    official = [*official_test("full")[:5], "v_wall", "i_table"]
-    counts = {name: 12 for name in official}
-    tasks.write_verification(tasks.draw_verification(official, counts, 2000), tmp_path / "tasks", "full")
+    sequences = [*official_test("full")[:5], "v_wall", "i_table"]
+    counts = {name: 12 for name in sequences}
+    official.write_verification(tasks.draw_verification(sequences, counts, 2000), tmp_path / "tasks", "full")
     args = ("--data", strips, "--desc", "rootsift", "--tasks", tmp_path / "tasks", "--task", "verification")
     assert run(*args, "--out", tmp_path / "r") == 0
     protocol = read_results(tmp_path / "r" / "results.json")[0]["protocol"]["verification"]
@@ -297,7 +298,7 @@ def test_csv_folders_of_others_are_named_by_their_folder(strips, finished, tmp_p
 def test_task_files_of_another_split_or_set_are_refused(strips, tmp_path, capsys):
     counts = {name: count_patches(strips / name) for name in COUNTS}
     folder = tmp_path / "tasks"
-    tasks.write_verification(tasks.draw_verification(["i_table", "v_wall"], counts, 50), folder, "view")
+    official.write_verification(tasks.draw_verification(["i_table", "v_wall"], counts, 50), folder, "view")
     common = (
         "--data",
         strips,
@@ -312,7 +313,7 @@ def test_task_files_of_another_split_or_set_are_refused(strips, tmp_path, capsys
     )
     fails(capsys, 1, "names sequence 'i_table', which split view does not hold", *common, "--split", "view")
     large = {name: 99 for name in COUNTS}
-    tasks.write_verification(tasks.draw_verification(["v_boat", "v_wall"], large, 50), folder, "view")
+    official.write_verification(tasks.draw_verification(["v_boat", "v_wall"], large, 50), folder, "view")
     fails(capsys, 1, "task files of other strips?", *common, "--split", "view")
     path = folder / "verif_pos_split-view.csv"
     path.write_text(path.read_text().replace("s1,t1,idx1", "a,b,c"))

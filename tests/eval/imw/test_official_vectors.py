@@ -19,12 +19,7 @@ from eval.features.detect import DogSettings, select
 from eval.features.extract import detector_of, extract
 from eval.features.keypoints import Keypoints
 from eval.features.sift import root_normalise
-from eval.imw.official import (
-    descriptor_category,
-    geometry_folder,
-    keypoint_category,
-    matching_folder,
-)
+from eval.imw.official import keypoint_category
 from eval.imw.scene import open_scene, without_deprecated
 from eval.imw.submission.config import check_method, parse_config
 from eval.imw.submission.files import check_scene
@@ -32,6 +27,7 @@ from eval.imw.submission.findings import Findings
 from eval.imw.submission.validate import validate
 from kornia_hardnet8.errors import DataError
 from tests.eval.imw_vector_cases import CASES, NOT_REPRODUCED
+from tests.official import descriptor_category, geometry_folder, matching_folder
 
 Case = dict[str, Any]
 

@@ -27,8 +27,9 @@ from eval.core.trajectory import align, camera_centre
 from eval.features.detect import DogSettings, detect_dog
 from eval.reconstruct.describe import move_lafs
 from eval.reconstruct.photos import compose, enlarging
+from eval.reconstruct.pipeline import reconstruct
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
-from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[3]
 QUICK = ["--desc", "rootsift", "--keypoints", "600", "--cameras", "single"]
@@ -266,6 +267,15 @@ def test_colmap_says_nothing_itself(tmp_path: Path, capfd: pytest.CaptureFixture
     quiet.Database.open(tmp_path / "a.db").close()
     quiet.import_images(tmp_path / "a.db", tmp_path, quiet.CameraMode.AUTO, ["a.webp"])
     assert capfd.readouterr().err == ""
+
+
+def test_python_takes_plain_strings(yard, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    shutil.copy(yard.images / "bild 1.jpg", tmp_path / "images")
+    with pytest.raises(DataError, match="at least 2 readable photographs, got 1"):
+        reconstruct(str(tmp_path / "images"), "rootsift", str(tmp_path / "out"), pairs_file=str(tmp_path / "pairs.txt"))
+    with pytest.raises(UsageError, match="did you mean rootsift"):
+        reconstruct(str(tmp_path / "images"), "rootsfit", str(tmp_path / "out"))
 
 
 def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:

@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def patches_of_images(module: HardNet8, first: Path, second: Path, num_features: int) -> tuple[Tensor, Tensor]:
     """Patches (N, 1, S, S) at the DoG keypoints of two photographs of one scene."""
     feature = HardNet8Feature(num_features, "dog", module)
-    found = []
+    patches = []
     for path in (first, second):
         image = torch.from_numpy(read_gray(path)).float() / 255.0
         with torch.inference_mode():
             lafs, _, _ = feature.detect_and_describe(image[None])
-            found.append(extract_patches(image, lafs, module.patch_size))
+            patches.append(extract_patches(image, lafs, module.patch_size))
         if len(lafs) == 0:
             raise DataError(f"{path} has no keypoints")
-    return found[0], found[1]
+    return patches[0], patches[1]
 
 
 def patches_of_store(module: HardNet8, path: Path, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -124,13 +124,13 @@ def measure(module: HardNet8, first: Tensor, second: Tensor) -> list[dict[str, A
         with torch.inference_mode():
             here = prepared(first), prepared(second)
         reference = here if reference is None else reference
-        found, mutual = _neighbours(*here)
+        neighbours, mutual = _neighbours(*here)
         found32, mutual32 = _neighbours(*reference)
         rows.append(
             {
                 "name": precision,
-                "nearest": float((found == found32).float().mean()),
-                "mutual": float((mutual & (found == found32))[mutual32].float().mean()),
+                "nearest": float((neighbours == found32).float().mean()),
+                "mutual": float((mutual & (neighbours == found32))[mutual32].float().mean()),
                 "num_mutual": int(mutual32.sum()),
                 "max_difference": max(float((a - b).abs().max()) for a, b in zip(here, reference, strict=True)),
             }

@@ -141,8 +141,8 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
     (pair_task, list_task), drawn = _timed(lambda: tasks_of(descriptors, pairs, queries, distractors))
     table, verified = _timed(lambda: verification.score_verification(descriptors, pair_task))
     scores, matched = _timed(lambda: matching.score_matching(descriptors, descriptors.names))
-    found, retrieved = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
-    assert found is not None
+    mean_aps, retrieved = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
+    assert mean_aps is not None
     spent = {"draw": drawn, "verification": verified, "matching": matched, "retrieval": retrieved}
     return {
         "sequences": sequences,
@@ -158,7 +158,7 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
         "scores": {
             "verification/mAP": verification.headline(table),
             "matching/mAP": matching.headline(scores),
-            "retrieval/mAP": found.headline(),
+            "retrieval/mAP": mean_aps.headline(),
         },
     }
 
@@ -169,15 +169,15 @@ def _compare(sequences: int, patches: int) -> dict[str, Any]:
     pair_task, list_task = tasks_of(descriptors, 4 * total, max(10, total // 20), total)
     table, fast_v = _least(lambda: verification.score_verification(descriptors, pair_task))
     scores, fast_m = _least(lambda: matching.score_matching(descriptors, descriptors.names))
-    found, fast_r = _least(lambda: retrieval.score_retrieval(descriptors, list_task))
+    mean_aps, fast_r = _least(lambda: retrieval.score_retrieval(descriptors, list_task))
     verified, slow_v = _least(lambda: plain.verification(descriptors, pair_task))
     plain_matching, slow_m = _least(lambda: plain.matching(descriptors, descriptors.names))
     plain_retrieval, slow_r = _least(lambda: plain.retrieval(descriptors, list_task))
-    assert found is not None
+    assert mean_aps is not None
     cells = {f"{level}/{kind}": cell for level, row in table.items() for kind, cell in row.items()}
     differences = [abs(cell["imbalanced_ap"] - verified[name]) for name, cell in cells.items() if cell is not None]
     differences.append(abs(matching.headline(scores) - plain_matching))
-    differences.append(float(np.abs(found.ap - plain_retrieval).max()))
+    differences.append(float(np.abs(mean_aps.ap - plain_retrieval).max()))
     fast = {"verification": fast_v, "matching": fast_m, "retrieval": fast_r}
     slow = {"verification": slow_v, "matching": slow_m, "retrieval": slow_r}
     return {

@@ -89,7 +89,7 @@ def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]
         if executor is not None:  # start the workers, and let them import what they need
             list(executor.map(_warm, range(2 * available_cores())))
         start = time.perf_counter()
-        found = judge_pairs(scene, pairs, features, settings, cache, executor)
+        judged = judge_pairs(scene, pairs, features, settings, cache, executor)
         ours_s = time.perf_counter() - start
     clock, processor = time.perf_counter(), time.process_time()
     plain = [plain_pair(scene, pair, features, settings, matcher) for pair in pairs]
@@ -109,14 +109,14 @@ def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]
         "plain": {"pairs_s": len(pairs) / plain_s, "cpu_s_a_pair": plain_cpu_s / len(pairs)},
         "ratio": plain_s / ours_s,
         "cpu_ratio": plain_cpu_s / cpu_s,
-        **compare(found, plain),
+        **compare(judged, plain),
     }
 
 
-def compare(found: Sequence[StereoPair], plain: Sequence[PlainPair]) -> dict[str, Any]:
+def compare(judged: Sequence[StereoPair], plain: Sequence[PlainPair]) -> dict[str, Any]:
     """Pairs with other matches, and the largest difference of the pose errors that both have, degrees."""
     differing, largest = 0, 0.0
-    for ours, theirs in zip(found, plain, strict=True):
+    for ours, theirs in zip(judged, plain, strict=True):
         differing += not np.array_equal(ours.matches, theirs.matches)
         if np.isfinite(ours.error_deg) or np.isfinite(theirs.error_deg):
             largest = max(largest, abs(ours.error_deg - theirs.error_deg))

@@ -123,5 +123,7 @@ def plain_pair(
 def _one_way(queries: Features, database: Features, max_ratio: float) -> list[tuple[int, int]]:
     import cv2
 
-    found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries.descs.numpy(), database.descs.numpy(), k=2)
-    return [(best.queryIdx, best.trainIdx) for best, second in found if best.distance <= max_ratio * second.distance]
+    neighbours = cv2.BFMatcher(cv2.NORM_L2).knnMatch(queries.descs.numpy(), database.descs.numpy(), k=2)
+    return [
+        (best.queryIdx, best.trainIdx) for best, second in neighbours if best.distance <= max_ratio * second.distance
+    ]

@@ -129,16 +129,16 @@ def list_mosaics(folder: Path, count: int) -> list[Path]:
     Raises:
         DataError: they hold fewer or too many, or one is no multiple of 64 pixels wide and high.
     """
-    paths, found = sorted(folder.glob("patches*.bmp")), 0
+    paths, present = sorted(folder.glob("patches*.bmp")), 0
     for number, path in enumerate(paths):
         width, height = image_size(path)
         if width % SIDE or height % SIDE:
             raise DataError(f"{path} is {width} x {height} pixels, expected multiples of {SIDE}")
-        if found >= count:
+        if present >= count:
             raise DataError(f"{folder} holds {len(paths)} mosaics, {number} hold all {count} patches of info.txt")
-        found += (width // SIDE) * (height // SIDE)
-    if found < count:
-        raise DataError(f"{folder}: {len(paths)} mosaics hold {found} patches, info.txt lists {count}")
+        present += (width // SIDE) * (height // SIDE)
+    if present < count:
+        raise DataError(f"{folder}: {len(paths)} mosaics hold {present} patches, info.txt lists {count}")
     return paths
 
 

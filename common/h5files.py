@@ -139,6 +139,6 @@ def _chunks_are_honest(dataset: Any, size: int) -> bool:
 def _names(file: Any) -> list[str]:
     """The names of all datasets."""
     h5py = need("h5py", "eval")
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return found
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names

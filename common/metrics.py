@@ -208,11 +208,11 @@ def average_precision(scores: ArrayLike, is_match: ArrayLike, num_positives: int
 
     Source: HPatches benchmark, python flavour.
     """
-    order, found = _ranking(scores, is_match)
-    positives = int(found.sum()) if num_positives is None else num_positives
-    if positives < int(found.sum()):
-        raise ValueError(f"num_positives is {positives}, but the list holds {int(found.sum())} positives")
-    retrieved = found[order]
+    order, is_positive = _ranking(scores, is_match)
+    positives = int(is_positive.sum()) if num_positives is None else num_positives
+    if positives < int(is_positive.sum()):
+        raise ValueError(f"num_positives is {positives}, but the list holds {int(is_positive.sum())} positives")
+    retrieved = is_positive[order]
     if positives == 0 or retrieved.size == 0:
         return 0.0
     tp = np.concatenate([[0], np.cumsum(retrieved)])
@@ -226,11 +226,11 @@ def precision_recall(scores: ArrayLike, is_match: ArrayLike, num_positives: int 
     Returns:
         precision, recall, each (R + 1,) for R retrieved entries; they start at (1, 0). Recall is 0 without a positive.
     """
-    order, found = _ranking(scores, is_match)
-    positives = int(found.sum()) if num_positives is None else num_positives
-    if positives < int(found.sum()):
-        raise ValueError(f"num_positives is {positives}, but the list holds {int(found.sum())} positives")
-    tp = np.concatenate([[0], np.cumsum(found[order])])
+    order, is_positive = _ranking(scores, is_match)
+    positives = int(is_positive.sum()) if num_positives is None else num_positives
+    if positives < int(is_positive.sum()):
+        raise ValueError(f"num_positives is {positives}, but the list holds {int(is_positive.sum())} positives")
+    tp = np.concatenate([[0], np.cumsum(is_positive[order])])
     precision = np.concatenate([[1.0], tp[1:] / np.arange(1, tp.size)])
     return precision, tp / max(positives, 1)
 
@@ -261,13 +261,13 @@ def average_precision_merged(scores: ArrayLike, is_match: ArrayLike) -> float:
 
     Source: scikit-learn ``average_precision_score``.
     """
-    order, found = _ranking(scores, is_match)
-    if not found.any():
+    order, is_positive = _ranking(scores, is_match)
+    if not is_positive.any():
         return 0.0
     sorted_scores = np.asarray(scores, dtype=np.float64).ravel()[order]
     ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
-    tp = np.cumsum(found[order])[ends]
-    recall = tp / found.sum()
+    tp = np.cumsum(is_positive[order])[ends]
+    recall = tp / is_positive.sum()
     return float(np.sum(np.diff(recall, prepend=0.0) * tp / (ends + 1)))
 
 
@@ -276,11 +276,11 @@ def roc_auc(scores: ArrayLike, is_match: ArrayLike) -> float:
 
     Source: HPatches benchmark, python flavour.
     """
-    order, found = _ranking(scores, is_match)
-    positives, negatives = int(found.sum()), int((~found).sum())
+    order, is_positive = _ranking(scores, is_match)
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
     if positives == 0 or negatives == 0:
         return 0.0
-    tp = np.concatenate([[0], np.cumsum(found[order])])
+    tp = np.concatenate([[0], np.cumsum(is_positive[order])])
     fp = np.arange(tp.size) - tp
     return trapezoid(tp / positives, fp / negatives)
 
@@ -323,13 +323,13 @@ def fpr95(distances: ArrayLike, is_match: ArrayLike) -> float:
 def _ranking(scores: ArrayLike, is_match: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Indices of the retrieved entries, best first, and the labels as booleans."""
     values = np.asarray(scores, dtype=np.float64).ravel()
-    found = np.asarray(is_match).ravel().astype(bool)
-    if values.shape != found.shape:
-        raise ValueError(f"{values.size} scores but {found.size} labels")
+    is_positive = np.asarray(is_match).ravel().astype(bool)
+    if values.shape != is_positive.shape:
+        raise ValueError(f"{values.size} scores but {is_positive.size} labels")
     if np.isnan(values).any():
         raise ValueError("a score is NaN")
     order = np.argsort(-values, kind="stable")
-    return order[: int(np.sum(values > -np.inf))], found
+    return order[: int(np.sum(values > -np.inf))], is_positive
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------

@@ -265,9 +265,9 @@ def _checked(path: Path, arch: Any, features: dict[str, Any], projection: Any, m
         )
     for key, value in features.items():
         if not isinstance(value, Tensor) or value.shape != expected[key].shape:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise DataError(
-                f"{path} is not {spec.name}: features.{key} is {found}, expected {tuple(expected[key].shape)}"
+                f"{path} is not {spec.name}: features.{key} is {shape}, expected {tuple(expected[key].shape)}"
             )
     return Weights(
         spec.name,

@@ -204,10 +204,10 @@ def load_kornia_weights(module: nn.Module, name: str, weights_dir: Path | None) 
         )
     content = load_torch(path)
     try:
-        found = module.load_state_dict(content["state_dict"], strict=False)
+        keys = module.load_state_dict(content["state_dict"], strict=False)
     except Exception as error:  # torch raises many types for damaged files
         raise DataError(f"{path} is no weight file of {type(module).__name__}: {str(error)[:200]}") from None
-    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing or found.unexpected_keys:
-        wrong = (missing or found.unexpected_keys)[0]
+    missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or keys.unexpected_keys:
+        wrong = (missing or keys.unexpected_keys)[0]
         raise DataError(f"{path} is no weight file of {type(module).__name__}: {wrong} is missing or extra")

@@ -54,7 +54,7 @@ def detect(image: Tensor, num_features: int, mr_size: float, mask: Tensor | None
     doubled = F.interpolate(image[None, None], scale_factor=2.0, mode="bilinear", align_corners=True)[0, 0]
     level = blur(doubled, math.sqrt(SIGMA**2 - (2 * _CAMERA_SIGMA) ** 2))
     noise = _ROUNDING * float(image.abs().max())
-    found: list[tuple[Tensor, Tensor]] = []
+    octaves: list[tuple[Tensor, Tensor]] = []
     while True:
         octave = _octave(level)
         factors = ((width - 1) / (octave.shape[2] - 1), (height - 1) / (octave.shape[1] - 1))
@@ -67,13 +67,13 @@ def detect(image: Tensor, num_features: int, mr_size: float, mask: Tensor | None
             x, y = centres.round().long().unbind(1)
             keep &= mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] > 0
         frames = torch.cat([torch.diag_embed(sizes), centres[:, :, None]], dim=2)
-        found.append((frames[keep], responses[keep]))
+        octaves.append((frames[keep], responses[keep]))
         last = octave[LEVELS]
         if min(last.shape) // 2 <= _MIN_OCTAVE:
             break
         half = [side // 2 for side in last.shape]
         level = F.interpolate(last[None, None], half, mode="bilinear", align_corners=True)[0, 0]
-    lafs, strengths = (torch.cat(parts) for parts in zip(*found, strict=True))
+    lafs, strengths = (torch.cat(parts) for parts in zip(*octaves, strict=True))
     order = strengths.sort(descending=True, stable=True).indices[:num_features]
     return lafs[order], strengths[order]
 
@@ -163,7 +163,7 @@ def _candidates(octave: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Strict maxima and minima over level, row and column among differences: two lists (N, 3) of level, y, x."""
     _, height, width = octave.shape
     rows = max(1, _STRIP // width)
-    found: list[list[Tensor]] = [[], []]
+    candidates: list[list[Tensor]] = [[], []]
     for start in range(1, height - 1, rows):
         stop = min(start + rows, height - 1)
         strip = octave[:, start - 1 : stop + 1]
@@ -177,8 +177,8 @@ def _candidates(octave: Tensor, noise: float) -> tuple[Tensor, Tensor]:
             places = ((middle == best) & strong).nonzero()
             cubes = _cubes(differences, places + 1)
             good = (cubes == cubes[:, 13:14]).sum(dim=1) == 1  # none of the others is as high
-            found[sign].append(places[good] + places.new_tensor([1, start, 1]))
-    maxima, minima = (torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long) for parts in found)
+            candidates[sign].append(places[good] + places.new_tensor([1, start, 1]))
+    maxima, minima = (torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long) for parts in candidates)
     return maxima.to(octave.device), minima.to(octave.device)
 
 

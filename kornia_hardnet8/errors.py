@@ -51,8 +51,8 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     lowered = {n.lower(): n for n in names}
     dashes = name[: len(name) - len(name.lstrip("-"))]  # which all options share, so that they say nothing
     near = {n.removeprefix(dashes): lowered[n] for n in lowered}
-    found = difflib.get_close_matches(name.lower().removeprefix(dashes), list(near), n=count)
-    return f"; did you mean {', '.join(near[f] for f in found)}?" if found else ""
+    close = difflib.get_close_matches(name.lower().removeprefix(dashes), list(near), n=count)
+    return f"; did you mean {', '.join(near[f] for f in close)}?" if close else ""
 
 
 def choices(name: str, known: Iterable[str]) -> str:

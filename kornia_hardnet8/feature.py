@@ -145,13 +145,13 @@ class HardNet8Feature(nn.Module):
         count = len(images)
         if masks is not None and len(masks) != count:
             raise DataError(f"{count} images have {len(masks)} masks")
-        found = [self.detect_and_describe(images[i], None if masks is None else masks[i]) for i in range(count)]
-        if not found:
+        features = [self.detect_and_describe(images[i], None if masks is None else masks[i]) for i in range(count)]
+        if not features:
             reference = images if isinstance(images, Tensor) else torch.zeros(0)
             width = self.descriptor.output_dim
             return reference.new_zeros(0, 0, 2, 3), reference.new_zeros(0, 0), reference.new_zeros(0, 0, width)
-        most = max(len(responses) for _, responses, _ in found)
-        lafs, responses, descs = (torch.stack([_filled(part[k], most) for part in found]) for k in range(3))
+        most = max(len(responses) for _, responses, _ in features)
+        lafs, responses, descs = (torch.stack([_filled(part[k], most) for part in features]) for k in range(3))
         return lafs, responses, descs
 
     def detect_and_describe(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -258,8 +258,8 @@ def generated_ranges(convs: Sequence[FusedConv], patch_size: int) -> Ranges:
     parts = [F.avg_pool2d(noise, k, 1)[:, :, :patch_size, :patch_size] for k in (1, 3, 7, 15)]
     patches = torch.cat(parts)
     std, mean = torch.std_mean(patches, dim=(1, 2, 3), keepdim=True)
-    found = measure_ranges(convs, [(patches - mean) / std])
-    return Ranges(found.input * _HEADROOM, tuple(value * _HEADROOM for value in found.outputs))
+    ranges = measure_ranges(convs, [(patches - mean) / std])
+    return Ranges(ranges.input * _HEADROOM, tuple(value * _HEADROOM for value in ranges.outputs))
 
 
 def has_onednn() -> bool:

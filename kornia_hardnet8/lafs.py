@@ -152,8 +152,8 @@ def colmap_from_lafs(lafs: Tensor, mr_size: float = DEFAULT_MR_SIZE) -> NDArray[
     """
     frames = _single(lafs).to("cpu", torch.float64)
     rows = torch.cat([frames[:, :, 2] + 0.5, frames[:, :, :2].flatten(1) / mr_size], dim=1)
-    found: NDArray[np.float32] = rows.float().numpy()
-    return found
+    keypoints: NDArray[np.float32] = rows.float().numpy()
+    return keypoints
 
 
 def _single(lafs: Tensor) -> Tensor:

@@ -123,16 +123,16 @@ class ShadowMap:
         direction = f32(toward) / f32(np.linalg.norm(toward))
         side = np.cross(direction, [0.0, 1.0, 0.1])
         side /= np.linalg.norm(side)
-        found = cls(direction, f32(center + direction * 60), f32([side, np.cross(direction, side)]))
+        shadows = cls(direction, f32(center + direction * 60), f32([side, np.cross(direction, side)]))
         cell = 2 * SHADOW_REACH_M / SHADOW_CELLS
         offsets = (np.arange(SHADOW_CELLS, dtype=np.float32) + 0.5) * cell - SHADOW_REACH_M
-        origins = found.start + offsets[None, :, None] * found.frame[0] + offsets[:, None, None] * found.frame[1]
+        origins = shadows.start + offsets[None, :, None] * shadows.frame[0] + offsets[:, None, None] * shadows.frame[1]
 
         def place(points: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return found.position(points).astype(np.float64), np.ones(len(points))
+            return shadows.position(points).astype(np.float64), np.ones(len(points))
 
-        found.reach, _ = cast(solids, origins.astype(np.float32), -direction, place)
-        return found
+        shadows.reach, _ = cast(solids, origins.astype(np.float32), -direction, place)
+        return shadows
 
     def position(self, points: Array) -> Array:
         """Map cells (N, 2) of world points."""
@@ -177,11 +177,11 @@ def _remap(image: NDArray[np.uint8] | Array, at: Array) -> Array:
     padded[: len(at)] = at
     grid = padded.reshape(-1, width, 2)
     none: Any = None
-    found = [
+    parts = [
         cv2.remap(image, grid[k : k + 8192], none, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         for k in range(0, len(grid), 8192)
     ]
-    return np.concatenate(found).reshape(len(padded), -1)[: len(at)].astype(np.float32)
+    return np.concatenate(parts).reshape(len(padded), -1)[: len(at)].astype(np.float32)
 
 
 def radiance(

@@ -37,12 +37,12 @@ class Texture:
         """Mip levels, finest first: (H, W, 4) colour and glow as 8 bit, (H, W, 2) slope along u and v."""
         color = np.dstack([self.color, self.glow]).clip(0, 1)
         slope = np.stack([cv2.Sobel(self.relief, cv2.CV_32F, dx, 1 - dx, scale=self.density / 8) for dx in (1, 0)], -1)
-        found = []
+        pyramid = []
         while True:
-            found.append(((color * 255 + 0.5).astype(np.uint8), slope))
+            pyramid.append(((color * 255 + 0.5).astype(np.uint8), slope))
             height, width = slope.shape[:2]
             if min(height, width) < 8:
-                return found
+                return pyramid
             half = (width // 2, height // 2)
             color = cv2.resize(color, half, interpolation=cv2.INTER_AREA)
             slope = cv2.resize(slope, half, interpolation=cv2.INTER_AREA)

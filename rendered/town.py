@@ -153,7 +153,7 @@ def shots(rng: np.random.Generator) -> list[Shot]:
     skin = Painter(rng, 1, 1, 40).tint((0.7, 0.5, 0.4)).done()
     times = rng.permutation([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 1, 2])
     bearings = np.linspace(-62, 62, NUM_VIEWS) + rng.uniform(-5, 5, NUM_VIEWS)
-    found = []
+    photographs = []
     for k in range(NUM_VIEWS):
         angle = np.radians(bearings[k])
         distance = min(rng.uniform(9.5, 19), 9.6 / max(abs(np.sin(angle)), 0.1))
@@ -163,7 +163,7 @@ def shots(rng: np.random.Generator) -> list[Shot]:
         width, height = SIZES[k % len(SIZES)]
         focal = rng.uniform(0.85, 1.25) * max(width, height)
         dusk = times[k] == 4
-        found.append(
+        photographs.append(
             Shot(
                 _look(center, aim, rng.normal(0, 5), width, height, focal),
                 int(times[k]),
@@ -180,7 +180,7 @@ def shots(rng: np.random.Generator) -> list[Shot]:
                 _people(rng, center, cloth, skin),
             )
         )
-    return found
+    return photographs
 
 
 def _look(center: Array, aim: Array, roll_deg: float, width: int, height: int, focal: float) -> View:
@@ -197,17 +197,17 @@ def _look(center: Array, aim: Array, roll_deg: float, width: int, height: int, f
 
 def _people(rng: np.random.Generator, camera: Array, cloth: Sequence[Texture], skin: Texture) -> list[Solid]:
     """Three to nine passers-by, none nearer than 4 m to the camera."""
-    found: list[Solid] = []
+    solids: list[Solid] = []
     for _ in range(int(rng.integers(3, 10))):
         x, y = rng.uniform(-8, 8), rng.uniform(-4, 8)
         if np.hypot(x - camera[0], y - camera[1]) < 4:
             continue
         tall = rng.uniform(1.5, 1.85)
         coat, legs = (cloth[int(i)] for i in rng.integers(len(cloth), size=2))
-        found += [Column((x, y, 0), 0.16, 0.85, [legs], transient=True)]
-        found += [Column((x, y, 0.8), 0.24, tall - 1.1, [coat], transient=True)]
-        found += [Ball((x, y, tall - 0.14), 0.14, [skin], transient=True)]
-    return found
+        solids += [Column((x, y, 0), 0.16, 0.85, [legs], transient=True)]
+        solids += [Column((x, y, 0.8), 0.24, tall - 1.1, [coat], transient=True)]
+        solids += [Ball((x, y, tall - 0.14), 0.14, [skin], transient=True)]
+    return solids
 
 
 def _house(
@@ -216,16 +216,16 @@ def _house(
 ) -> list[Solid]:  # fmt: skip
     """A box with a plinth, a cornice and two roof slopes; the ridge runs east unless ``ridge_north``."""
     (x, y, z), (w, d, h) = base, size
-    found: list[Solid] = [Box(base, size, walls)]
-    found += [Box((x, y, z), (w + 0.3, d + 0.3, 0.6), [stone]), Box((x, y, z + h), (w + 0.7, d + 0.7, 0.35), [stone])]
+    solids: list[Solid] = [Box(base, size, walls)]
+    solids += [Box((x, y, z), (w + 0.3, d + 0.3, 0.6), [stone]), Box((x, y, z + h), (w + 0.7, d + 0.7, 0.35), [stone])]
     top = z + h + 0.35
     if ridge_north:
-        found += [Sheet((x + w / 2, y - d / 2, top + 0.02), (0, d, 0), (-w / 2, 0, 2.2), [roof])]
-        found += [Sheet((x - w / 2, y + d / 2, top + 0.02), (0, -d, 0), (w / 2, 0, 2.2), [roof])]
+        solids += [Sheet((x + w / 2, y - d / 2, top + 0.02), (0, d, 0), (-w / 2, 0, 2.2), [roof])]
+        solids += [Sheet((x - w / 2, y + d / 2, top + 0.02), (0, -d, 0), (w / 2, 0, 2.2), [roof])]
     else:
-        found += [Sheet((x + w / 2, y - d / 2, top + 0.02), (-w, 0, 0), (0, d / 2, 2.2), [roof])]
-        found += [Sheet((x - w / 2, y + d / 2, top + 0.02), (w, 0, 0), (0, -d / 2, 2.2), [roof])]
-    return found
+        solids += [Sheet((x + w / 2, y - d / 2, top + 0.02), (-w, 0, 0), (0, d / 2, 2.2), [roof])]
+        solids += [Sheet((x - w / 2, y + d / 2, top + 0.02), (w, 0, 0), (0, -d / 2, 2.2), [roof])]
+    return solids
 
 
 def _stall(
@@ -237,14 +237,14 @@ def _stall(
     def at(dx: float, dy: float, z: float) -> tuple[float, float, float]:
         return (x + c * dx - s * dy, y + s * dx + c * dy, z)
 
-    found: list[Solid] = [Box(at(0, 0, 0), (2.2, 0.9, 0.85), [counter], yaw=yaw, offset=(x + 9, 0))]
+    solids: list[Solid] = [Box(at(0, 0, 0), (2.2, 0.9, 0.85), [counter], yaw=yaw, offset=(x + 9, 0))]
     for dx in (-1.1, 1.1):
-        found += [Column(at(dx, -0.55, 0), 0.04, 2.05, [wood]), Column(at(dx, 0.55, 0), 0.04, 2.45, [wood])]
+        solids += [Column(at(dx, -0.55, 0), 0.04, 2.05, [wood]), Column(at(dx, 0.55, 0), 0.04, 2.45, [wood])]
     for dx in np.linspace(-0.9, 0.9, 5):
-        found += [Ball(at(dx, rng.uniform(-0.2, 0.2), 0.97), rng.uniform(0.1, 0.17), [counter], turn=dx)]
+        solids += [Ball(at(dx, rng.uniform(-0.2, 0.2), 0.97), rng.uniform(0.1, 0.17), [counter], turn=dx)]
     corner, right, low = np.array(at(-1.3, 0.65, 2.5)), at(1.3, 0.65, 2.5), at(-1.3, -0.75, 1.95)
-    found += [Sheet(tuple(corner), tuple(right - corner), tuple(low - corner), [awning])]
-    return found
+    solids += [Sheet(tuple(corner), tuple(right - corner), tuple(low - corner), [awning])]
+    return solids
 
 
 def _textures(rng: np.random.Generator) -> dict[str, Texture]:

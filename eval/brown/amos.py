@@ -54,8 +54,8 @@ def match_views(
 
     gaps = cdist(np.asarray(query_centres, np.float64), np.asarray(target_centres, np.float64))
     kept = gaps.min(axis=1) <= KEEP_WITHIN_PX
-    found = nearest(query, target, 1)
-    index, distance = found.idx[:, 0].numpy(), found.dists[:, 0].numpy().astype(np.float64)
+    neighbours = nearest(query, target, 1)
+    index, distance = neighbours.idx[:, 0].numpy(), neighbours.dists[:, 0].numpy().astype(np.float64)
     right = index == gaps.argmin(axis=1)
     if ratio is not None:
         full = torch.cdist(query.double(), target.double()).numpy()

@@ -66,13 +66,13 @@ def find_sets(root: str | Path) -> list[PatchSet]:
         raise MissingFileError(f"{root} is not a folder of patch sets")
     if (opened := _open(root)) is not None:
         return [opened]
-    found = [opened for folder in folders_in(root) if (opened := _open(folder)) is not None]
-    names = {s.name for s in found}
+    sets = [opened for folder in folders_in(root) if (opened := _open(folder)) is not None]
+    names = {s.name for s in sets}
     cached = [root / f"{subset}{detector}.pt" for subset in SUBSETS for detector in DETECTORS]
-    found += [read_cached(path) for path in cached if path.is_file() and path.stem not in names]
-    if not found:
+    sets += [read_cached(path) for path in cached if path.is_file() and path.stem not in names]
+    if not sets:
         raise DataError(f"{root} holds no patch set: no folder with info.txt and patches0000.bmp, no patch store")
-    return found
+    return sets
 
 
 def _open(folder: Path) -> PatchSet | None:
@@ -140,13 +140,13 @@ def combinations_table(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Mapp
     """
     rows: list[list[Any]] = []
     for name in dict.fromkeys(method["name"] for method, _ in runs if method.get("trained_on")):
-        found = {
+        rates = {
             (method["trained_on"], test): scores.get("FPR95")
             for method, per_scene in runs
             if method.get("name") == name
             for test, scores in per_scene.items()
         }
-        values = [found.get(pair) for pair in PAIRS]
+        values = [rates.get(pair) for pair in PAIRS]
         known = [value for value in values if value is not None]
         rows.append([name, *values, sum(known) / len(known) if len(known) == len(PAIRS) else None])
     return rows

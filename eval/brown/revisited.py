@@ -71,8 +71,8 @@ def _positive_pairs(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     ]
     if not pairs:
         return np.empty((0, 2), dtype=np.int64)
-    found = np.concatenate(pairs)
-    return found[np.lexsort((found[:, 1], found[:, 0]))]
+    rows = np.concatenate(pairs)
+    return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
 
 
 def _image_ap(

@@ -53,10 +53,10 @@ def find_sequences(root: str | Path) -> list[ImageSequence]:
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of sequences")
     folders = [root] if _homography_files(root) else folders_in(root)
-    found = [sequence for folder in folders if (sequence := _read_sequence(folder)) is not None]
-    if not found:
+    sequences = [sequence for folder in folders if (sequence := _read_sequence(folder)) is not None]
+    if not sequences:
         raise DataError(f"{root} holds no folder with images 1, 2, … and files H_1_2, H_1_3, …")
-    return found
+    return sequences
 
 
 def read_homography(path: str | Path) -> NDArray[np.float64]:
@@ -74,8 +74,8 @@ def read_homography(path: str | Path) -> NDArray[np.float64]:
 
 
 def _homography_files(folder: Path) -> list[tuple[int, Path]]:
-    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _HOMOGRAPHY_FILE.fullmatch(p.stem)) and p.is_file()]
-    return sorted(found)
+    numbered = [(int(m[1]), p) for p in folder.iterdir() if (m := _HOMOGRAPHY_FILE.fullmatch(p.stem)) and p.is_file()]
+    return sorted(numbered)
 
 
 def _read_sequence(folder: Path) -> ImageSequence | None:

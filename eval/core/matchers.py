@@ -89,11 +89,11 @@ def match_images(one: Features, two: Features, matcher: Matcher) -> Tensor:
     (descs0, rows0), (descs1, rows1) = (finite_rows(image.descs) for image in (one, two))
     if min(len(rows0), len(rows1)) < 2:
         return torch.zeros(0, 2, dtype=torch.long)
-    found = match(
+    kept = match(
         one._replace(descs=descs0, keypoints=one.keypoints[rows0.cpu().numpy()]),
         two._replace(descs=descs1, keypoints=two.keypoints[rows1.cpu().numpy()]),
     )
-    matches = torch.stack([rows0[found[:, 0]], rows1[found[:, 1]]], dim=1)
+    matches = torch.stack([rows0[kept[:, 0]], rows1[kept[:, 1]]], dim=1)
     return deduplicate_matches(matches, kpts[0], kpts[1])
 
 
@@ -136,8 +136,8 @@ def _adalam(one: Features, two: Features) -> Tensor:
     lafs0, lafs1 = (image.keypoints.lafs(_SIFT_MR_SIZE)[None].to(image.descs) for image in (one, two))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(_ADALAM_SEED)
-        _, found = KF.match_adalam(one.descs, two.descs, lafs0, lafs1, hw1=one.image_shape, hw2=two.image_shape)
-    return found
+        _, matches = KF.match_adalam(one.descs, two.descs, lafs0, lafs1, hw1=one.image_shape, hw2=two.image_shape)
+    return matches
 
 
 @torch.inference_mode()
@@ -146,8 +146,8 @@ def _lightglue(settings: LightGlueSettings, one: Features, two: Features) -> Ten
     if weights is None:
         raise UsageError(f"LightGlue was not trained on the descriptors of {one.method}")
     network = _lightglue_network(LIGHTGLUE[parse_token(one.method).name][0], weights).to(one.descs.device)
-    found = network({"image0": _lightglue_image(one), "image1": _lightglue_image(two)})
-    matches: Tensor = found["matches"][0]
+    output = network({"image0": _lightglue_image(one), "image1": _lightglue_image(two)})
+    matches: Tensor = output["matches"][0]
     return matches.clone()
 
 

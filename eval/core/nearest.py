@@ -176,16 +176,16 @@ def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rows, columns = values.shape
     groups = columns // _GROUP
     if groups < 3 * count or rows == 0:
-        found = values.topk(count, dim=1, largest=False)
-        return found.values, found.indices
+        smallest = values.topk(count, dim=1, largest=False)
+        return smallest.values, smallest.indices
     grouped = groups * _GROUP
     chosen = _group_minima(values[:, :grouped]).topk(count, dim=1, largest=False).indices
     starts = torch.arange(0, rows * columns, columns, device=values.device)[:, None] + chosen * _GROUP
     windows = values.as_strided((rows * columns - _GROUP + 1, _GROUP), (1, 1), values.storage_offset())
     inside = torch.cat([windows.index_select(0, starts.flatten()).view(rows, -1), values[:, grouped:]], dim=1)
     chosen = torch.cat([chosen, chosen.new_full((rows, 1), groups)], dim=1)
-    found = inside.topk(count, dim=1, largest=False)
-    return found.values, chosen.gather(1, found.indices // _GROUP) * _GROUP + found.indices % _GROUP
+    smallest = inside.topk(count, dim=1, largest=False)
+    return smallest.values, chosen.gather(1, smallest.indices // _GROUP) * _GROUP + smallest.indices % _GROUP
 
 
 def _group_minima(values: Tensor) -> Tensor:

@@ -76,12 +76,12 @@ def match_pairs(
     ]
     # one process uses a GPU best, and workers elsewhere may have none
     workers = executor if device is None or device.type == "cpu" else None
-    found = compute_all(cache, "matches", work, _match, workers, what, f"block of {BLOCK}")
+    results = compute_all(cache, "matches", work, _match, workers, what, f"block of {BLOCK}")
     return MatchedPairs(
         blocks,
-        [split_rows(arrays["matches"], arrays["counts"]) for arrays in found],
+        [split_rows(arrays["matches"], arrays["counts"]) for arrays in results],
         [cache.key("matches", configuration) for configuration in configurations],
-        sum(float(arrays["seconds"]) for arrays in found),
+        sum(float(arrays["seconds"]) for arrays in results),
     )
 
 
@@ -117,14 +117,14 @@ def _stored(cache: Cache, features: Features) -> Path:
 def _match(job: _MatchJob) -> Arrays:
     """Matches of a block of pairs, one below the other, with their counts."""
     start = time.perf_counter()
-    found = []
+    blocks = []
     for a, b in job.pairs:
         one, two = (job.images[k]._replace(descs=_descriptors(job.descriptors[k], job.device)) for k in (a, b))
         matches = match_images(one, two, job.matcher)
-        found.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
+        blocks.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
     return {
-        "matches": np.concatenate(found) if found else np.zeros((0, 2), np.int32),
-        "counts": np.array([len(matches) for matches in found], np.int64),
+        "matches": np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int32),
+        "counts": np.array([len(matches) for matches in blocks], np.int64),
         "seconds": np.array(time.perf_counter() - start),
     }
 

@@ -40,9 +40,9 @@ def depth_at(depth: ArrayLike, kpts: ArrayLike) -> Floats:
     limits = [-1, -1], values.shape[::-1]  # anything outside, infinite or NaN, is one place outside
     columns, rows = np.rint(np.clip(np.nan_to_num(points, nan=-1.0), *limits)).astype(np.int64).T
     inside = (rows >= 0) & (columns >= 0) & (rows < values.shape[0]) & (columns < values.shape[1])
-    found = np.zeros(len(points))
-    found[inside] = values[rows[inside], columns[inside]]
-    return np.where(np.isfinite(found), found, 0.0)
+    depths = np.zeros(len(points))
+    depths[inside] = values[rows[inside], columns[inside]]
+    return np.where(np.isfinite(depths), depths, 0.0)
 
 
 def project_with_depth(kpts_n: ArrayLike, depth: ArrayLike, R: ArrayLike, t: ArrayLike) -> tuple[Floats, Floats]:

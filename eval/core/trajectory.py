@@ -145,11 +145,11 @@ def trajectory_error(
     share = max(3.0 / len(x), _SAMPLE_SHARE)
     if num_iters is None:
         num_iters = 1 if share == 1.0 else int(math.log(_FAILURE_PROBABILITY) / math.log(1.0 - share**3))
-    found = align_ransac(x, y, num_iters, 0.5 * spread(y), rng, compat)
+    alignment = align_ransac(x, y, num_iters, 0.5 * spread(y), rng, compat)
     worst = half_diagonal(y)
-    if not found.mean_inlier_error <= worst or found.num_inliers < MIN_INLIER_SHARE * len(x):
+    if not alignment.mean_inlier_error <= worst or alignment.num_inliers < MIN_INLIER_SHARE * len(x):
         return worst
-    return found.mean_inlier_error
+    return alignment.mean_inlier_error
 
 
 def _points(values: ArrayLike) -> Floats:

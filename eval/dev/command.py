@@ -244,18 +244,18 @@ def _judge_poses(
     """Rows of all pose pairs, and the ratio that judges each half."""
     if not scenes:
         return [], {}
-    found = []
+    judged = []
     for scene in progress(scenes, what=f"{descriptor.name}: poses", unit="scene"):
-        found.append(judge_scene(scene, descriptor, settings, cache))
-        _add_time(timing, found[-1].seconds)
-    errors = np.concatenate([f.errors_deg for f in found], axis=2)
+        judged.append(judge_scene(scene, descriptor, settings, cache))
+        _add_time(timing, judged[-1].seconds)
+    errors = np.concatenate([f.errors_deg for f in judged], axis=2)
     chosen = choose_ratios(errors)
     kept = held_out(errors, chosen)  # (S, P)
     shares = {f"mAA@{degrees}": np.mean([maa_per_pair(e, degrees) for e in kept], axis=0) for degrees in MAA_DEGREES}
-    inliers = held_out(np.concatenate([f.num_inliers for f in found], axis=2), chosen).mean(axis=0)
+    inliers = held_out(np.concatenate([f.num_inliers for f in judged], axis=2), chosen).mean(axis=0)
     every_ratio = np.mean([[maa_per_pair(seed, 10) for seed in ratio] for ratio in errors], axis=(0, 1))
-    precision = np.concatenate([f.average_precision for f in found])
-    matches = held_out(np.concatenate([f.num_matches for f in found], axis=1), chosen)
+    precision = np.concatenate([f.average_precision for f in judged])
+    matches = held_out(np.concatenate([f.num_matches for f in judged], axis=1), chosen)
     names = [(scene.scene.name, f"{a}-{b}") for scene in scenes for a, b in scene.scene.pairs]
     rows = [
         {

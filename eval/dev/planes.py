@@ -71,14 +71,14 @@ def judge_sequence(
     prepared: PreparedSequence, descriptor: Method, settings: DevSettings, cache: Cache
 ) -> tuple[list[dict[str, Any]], float]:
     """Rows of the pairs (1, k) with ``MMA@1`` … ``MMA@10``, ``correct_nn``, ``HA@1|3|5``; and seconds."""
-    own = []
+    described = []
     if isinstance(descriptor, WholeFeature):
-        own = [own_features(path, descriptor, settings, cache) for path in prepared.paths]
+        described = [own_features(path, descriptor, settings, cache) for path in prepared.paths]
         identity = descriptor.identity(settings.detector.num)
     else:
         identity = descriptor.identity(settings.mr_size)
     configuration = {
-        "keypoints": [found.key for found in own] or prepared.keys,
+        "keypoints": [one.key for one in described] or prepared.keys,
         "homographies": [H.tolist() for H in prepared.homographies],
         "estimator": settings.homography.to_dict(),
         "seed": settings.seed,
@@ -86,9 +86,9 @@ def judge_sequence(
     }
 
     def make() -> dict[str, NDArray[Any]]:
-        start = time.perf_counter() - sum(found.seconds for found in own)
+        start = time.perf_counter() - sum(one.seconds for one in described)
         if isinstance(descriptor, WholeFeature):
-            features = [LocalFeatures(f.keypoints.xy, f.keypoints.response, f.descs) for f in own]
+            features = [LocalFeatures(f.keypoints.xy, f.keypoints.response, f.descs) for f in described]
         else:
             features = [
                 LocalFeatures(kpts.xy, kpts.response, descriptor.describe_image(image, kpts, settings.mr_size))
@@ -117,9 +117,11 @@ def prepare_camera(name: str, files: list[Any], settings: DevSettings, cache: Ca
         raise DataError(f"{files[0].parent}: pictures of one camera differ in size ({', '.join(sizes)})")
     pairs = choose_pairs(len(images), settings.webcam_pairs, settings.seed)
     detector = replace(settings.detector, num=EVERY_KEYPOINT)
-    found = [detect(image, detector, cache) for image in images]
-    places = {i: spread_places(found[i][0], settings.spacing_px, max(1, settings.detector.num // 2)) for i, _ in pairs}
-    return PreparedCamera(name, [path.name for path in files], images, pairs, places, [key for _, key in found])
+    detected = [detect(image, detector, cache) for image in images]
+    places = {
+        i: spread_places(detected[i][0], settings.spacing_px, max(1, settings.detector.num // 2)) for i, _ in pairs
+    }
+    return PreparedCamera(name, [path.name for path in files], images, pairs, places, [key for _, key in detected])
 
 
 def judge_camera(
@@ -136,14 +138,14 @@ def judge_camera(
 
     def make() -> dict[str, NDArray[Any]]:
         start = time.perf_counter()
-        own = {
+        descs = {
             i: descriptor.describe_image(prepared.images[i], places, settings.mr_size)
             for i, places in prepared.places.items()
         }
         rows = []
         for i, j in prepared.pairs:
             other = descriptor.describe_image(prepared.images[j], prepared.places[i], settings.mr_size)
-            scores = identity_matching(own[i].numpy(), other.numpy()) if len(other) else {"success": 0.0, "ap": 0.0}
+            scores = identity_matching(descs[i].numpy(), other.numpy()) if len(other) else {"success": 0.0, "ap": 0.0}
             rows.append((scores["success"], scores["ap"]))
         correct, ap = np.array(rows, np.float64).T
         return {"correct_nn": correct, "mAP": ap, "seconds": np.array(time.perf_counter() - start)}

@@ -72,12 +72,12 @@ def own_features(path: Path, feature: WholeFeature, settings: DevSettings, cache
 def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettings, cache: Cache) -> PoseErrors:
     """Matches and pose errors of every pair of a scene, from the cache where they are there."""
     pairs = prepared.scene.pairs
-    own: dict[str, Features] = {}
+    features: dict[str, Features] = {}
     if isinstance(descriptor, WholeFeature):
-        own = {n: own_features(prepared.scene.images[n], descriptor, settings, cache) for n in prepared.images}
+        features = {n: own_features(prepared.scene.images[n], descriptor, settings, cache) for n in prepared.images}
         prepared = prepared._replace(
-            keypoints={name: found.keypoints for name, found in own.items()},
-            keys={name: found.key for name, found in own.items()},
+            keypoints={name: image.keypoints for name, image in features.items()},
+            keys={name: image.key for name, image in features.items()},
         )
         identity = descriptor.identity(settings.detector.num)
     else:
@@ -87,7 +87,9 @@ def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettin
         "max_ratio": max(settings.ratios),
         **identity,
     }
-    matches_key, stored = cache.compute("dev-matches", matching, lambda: _match(prepared, descriptor, settings, own))
+    matches_key, stored = cache.compute(
+        "dev-matches", matching, lambda: _match(prepared, descriptor, settings, features)
+    )
     ends = np.cumsum(stored["counts"])[:-1]
     matches = [
         Matches(torch.from_numpy(ratios), torch.from_numpy(rows).long())
@@ -109,7 +111,7 @@ def judge_scene(prepared: PreparedScene, descriptor: Method, settings: DevSettin
         "match": float(stored["match_s"]),
         "geometry": float(scored["seconds"]),
     }
-    quality = [ranking_quality(prepared, pair, found) for pair, found in zip(pairs, matches, strict=True)]
+    quality = [ranking_quality(prepared, pair, matched) for pair, matched in zip(pairs, matches, strict=True)]
     return PoseErrors(scored["errors_deg"], counts, scored["num_inliers"], np.array(quality), seconds)
 
 
@@ -149,11 +151,11 @@ def held_out(values: NDArray[Any], chosen: tuple[int, int]) -> NDArray[Any]:
 
 
 def _match(
-    prepared: PreparedScene, descriptor: Method, settings: DevSettings, own: Mapping[str, Features]
+    prepared: PreparedScene, descriptor: Method, settings: DevSettings, features: Mapping[str, Features]
 ) -> dict[str, NDArray[Any]]:
     start = time.perf_counter()
     if isinstance(descriptor, WholeFeature):
-        descs, describe_s = {name: f.descs for name, f in own.items()}, sum(f.seconds for f in own.values())
+        descs, describe_s = {name: f.descs for name, f in features.items()}, sum(f.seconds for f in features.values())
     else:
         descs = {
             name: descriptor.describe_image(image, prepared.keypoints[name], settings.mr_size)
@@ -161,11 +163,11 @@ def _match(
         }
         describe_s = time.perf_counter() - start
     described = time.perf_counter()
-    found = [mutual_nn(descs[a], descs[b], max(settings.ratios)) for a, b in prepared.scene.pairs]
+    matches = [mutual_nn(descs[a], descs[b], max(settings.ratios)) for a, b in prepared.scene.pairs]
     return {
-        "matches": torch.cat([m.matches for m in found]).cpu().numpy().astype(np.int32),
-        "ratios": torch.cat([m.ratios for m in found]).cpu().numpy(),
-        "counts": np.array([len(m.ratios) for m in found], np.int64),
+        "matches": torch.cat([m.matches for m in matches]).cpu().numpy().astype(np.int32),
+        "ratios": torch.cat([m.ratios for m in matches]).cpu().numpy(),
+        "counts": np.array([len(m.ratios) for m in matches], np.int64),
         "describe_s": np.array(describe_s),
         "match_s": np.array(time.perf_counter() - described),
     }
@@ -175,12 +177,12 @@ def _estimate(prepared: PreparedScene, matches: Sequence[Matches], settings: Dev
     start = time.perf_counter()
     shape = (len(settings.ratios), settings.ransac_seeds, len(matches))
     errors, inliers = np.full(shape, np.inf), np.zeros(shape, np.int64)
-    for k, ((first, second), found) in enumerate(zip(prepared.scene.pairs, matches, strict=True)):
+    for k, ((first, second), matched) in enumerate(zip(prepared.scene.pairs, matches, strict=True)):
         one, two = prepared.cameras[first], prepared.cameras[second]
         dR, dt = relative_pose(one.R, one.t, two.R, two.t)
         points = prepared.keypoints[first].xy, prepared.keypoints[second].xy
         for r, ratio in enumerate(settings.ratios):
-            rows = found.below(ratio).matches
+            rows = matched.below(ratio).matches
             for s in range(settings.ransac_seeds):
                 score = score_pair(*points, rows, one.K, two.K, dR, dt, settings.estimator, settings.seed + s)
                 errors[r, s, k], inliers[r, s, k] = score.error_deg, score.inliers.sum()

@@ -45,10 +45,10 @@ class _Aliked(WholeFeature):
             return Keypoints.from_points(np.zeros((0, 2)), np.zeros(0)), torch.zeros(0, self.dim)
         self.module.to(self.device)
         self.module.dkd.top_k = num
-        (found,) = self.module(rgb_tensor(image).to(self.device))
-        order = torch.sort(found.keypoint_scores, descending=True, stable=True).indices
-        order = order[found.keypoint_scores[order] > self.threshold][:num].cpu()
+        (output,) = self.module(rgb_tensor(image).to(self.device))
+        order = torch.sort(output.keypoint_scores, descending=True, stable=True).indices
+        order = order[output.keypoint_scores[order] > self.threshold][:num].cpu()
         xy, scores, descs = (
-            t.float().cpu()[order] for t in (found.keypoints, found.keypoint_scores, found.descriptors)
+            t.float().cpu()[order] for t in (output.keypoints, output.keypoint_scores, output.descriptors)
         )
         return Keypoints.from_points(xy.numpy(), scores.numpy()), descs

@@ -40,9 +40,9 @@ class _Disk(WholeFeature):
     def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
         """See :meth:`WholeFeature.detect_and_describe`."""
         self.module.to(self.device)
-        (found,) = self.module(rgb_tensor(image).to(self.device), n=num, pad_if_not_divisible=True)
-        order = torch.sort(found.detection_scores, descending=True, stable=True).indices.cpu()
+        (output,) = self.module(rgb_tensor(image).to(self.device), n=num, pad_if_not_divisible=True)
+        order = torch.sort(output.detection_scores, descending=True, stable=True).indices.cpu()
         xy, scores, descs = (
-            t.float().cpu()[order] for t in (found.keypoints, found.detection_scores, found.descriptors)
+            t.float().cpu()[order] for t in (output.keypoints, output.detection_scores, output.descriptors)
         )
         return Keypoints.from_points(xy.numpy(), scores.numpy()), descs

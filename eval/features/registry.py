@@ -76,7 +76,7 @@ def tokens_help(whole: bool = True) -> str:
     from kornia_hardnet8.checkpoints import bundled_names
 
     built_in = {name: entry for name, entry in BUILT_IN.items() if whole or not entry.whole}
-    own = sorted({*names(), "kornia-hardnet8"} - set(bundled_names()))
+    networks = sorted({*names(), "kornia-hardnet8"} - set(bundled_names()))
     published = sorted(name for name, entry in built_in.items() if entry.weights_file is not None)
     parts = {
         "What --desc takes, name[@weights][:option=value,…], ready as it stands": [
@@ -85,7 +85,7 @@ def tokens_help(whole: bool = True) -> str:
             "sift",
         ],
         f"With a published file of weights behind @, or in the folder that {WEIGHTS_VARIABLE} names": published,
-        "With weights of your own behind @": own,
+        "With weights of your own behind @": networks,
         "What eval imw-import wrote": ["imported@FILE.h5"] if "imported" in built_in else [],
         "Of installed packages": [point.name for point in _plugins()],
     }

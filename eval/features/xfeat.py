@@ -38,9 +38,9 @@ class _XFeat(WholeFeature):
     def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
         """See :meth:`WholeFeature.detect_and_describe`."""
         self.module.to(self.device)
-        (found,) = self.module.detectAndCompute(rgb_tensor(image).to(self.device), top_k=num)
+        (output,) = self.module.detectAndCompute(rgb_tensor(image).to(self.device), top_k=num)
         size = torch.tensor([image.shape[1], image.shape[0]])
         ratio = size / (size // _STEP * _STEP).clamp(min=_STEP)
         # kornia scales the pixels of the resized image about the centre of the first pixel, not about its corner
-        xy = found["keypoints"].float().cpu() + 0.5 * (ratio - 1.0)
-        return Keypoints.from_points(xy.numpy(), found["scores"].cpu().numpy()), found["descriptors"].clone().cpu()
+        xy = output["keypoints"].float().cpu() + 0.5 * (ratio - 1.0)
+        return Keypoints.from_points(xy.numpy(), output["scores"].cpu().numpy()), output["descriptors"].clone().cpu()

@@ -143,9 +143,9 @@ def judge(
         DataError: numbers of patches differ from those of the strips.
     """
     for name in data.split.test:
-        found = int(descriptors.counts[descriptors.index[name]])
-        if found != data.counts[name]:
-            raise DataError(f"{name}: {found} descriptors for {data.counts[name]} patches")
+        count = int(descriptors.counts[descriptors.index[name]])
+        if count != data.counts[name]:
+            raise DataError(f"{name}: {count} descriptors for {data.counts[name]} patches")
     result = TaskScores({}, {name: {} for name in data.split.test})
     if verification_pairs is not None:
         _verification(result, descriptors, verification_pairs, metric)
@@ -188,24 +188,24 @@ def _verification(result: TaskScores, descriptors: DescriptorSet, task: tasks.Ve
 
 
 def _matching(result: TaskScores, descriptors: DescriptorSet, data: PatchData, metric: str, seed: int) -> None:
-    found = matching.score_matching(
+    scores = matching.score_matching(
         descriptors, data.split.test, metric, lambda names: progress(names, what="matching", unit="sequence")
     )
     classes = {
-        title: {n: row for n, row in found.items() if n.startswith(prefix)} for prefix, title in _CLASSES.items()
+        title: {n: row for n, row in scores.items() if n.startswith(prefix)} for prefix, title in _CLASSES.items()
     }
     for name, key in (("mAP", "ap"), ("mAP_vl", "ap_vl"), ("success", "success")):
-        by_sequence = {n: float(np.mean([row[level][key] for level in LEVELS])) for n, row in found.items()}
+        by_sequence = {n: float(np.mean([row[level][key] for level in LEVELS])) for n, row in scores.items()}
         for n, value in by_sequence.items():
             result.per_scene[n][f"matching/{name}"] = value
-        value = matching.headline(found, key)
-        article = matching.article_headline(found, key) if name == "mAP_vl" else None
+        value = matching.headline(scores, key)
+        article = matching.article_headline(scores, key) if name == "mAP_vl" else None
         if article is not None:  # illumination and viewpoint with equal weight
             value = article
-        interval = bootstrap_ci(list(by_sequence.values()), seed) if len(found) > 1 else None
-        result.scores[f"matching/{name}"] = Score(value, interval, len(found))
-        for level, mean in matching.level_means(found, key).items():
-            result.scores[f"matching/{LEVEL_NAMES[level]}/{name}"] = Score(mean, None, len(found))
+        interval = bootstrap_ci(list(by_sequence.values()), seed) if len(scores) > 1 else None
+        result.scores[f"matching/{name}"] = Score(value, interval, len(scores))
+        for level, mean in matching.level_means(scores, key).items():
+            result.scores[f"matching/{LEVEL_NAMES[level]}/{name}"] = Score(mean, None, len(scores))
             for title, part in classes.items():
                 if part:
                     mean_of_class = matching.level_means(part, key)[level]
@@ -217,25 +217,25 @@ def _matching(result: TaskScores, descriptors: DescriptorSet, data: PatchData, m
 def _retrieval(
     result: TaskScores, descriptors: DescriptorSet, task: tasks.RetrievalTask, metric: str, seed: int
 ) -> None:
-    found = retrieval.score_retrieval(
+    scores = retrieval.score_retrieval(
         descriptors, task, metric, lambda blocks: progress(blocks, what="retrieval", unit="block")
     )
-    if found is None:
+    if scores is None:
         for name in ("mAP", "mAP_vl", "mAP_tie_neutral"):
             result.null(f"retrieval/{name}", "no distractor of another sequence: one sequence, or no usable patch")
         return
-    queries = found.ap.shape[1]
+    queries = scores.ap.shape[1]
     for name, key in (("mAP", "ap"), ("mAP_vl", "ap_vl"), ("mAP_tie_neutral", "ap_tie_neutral")):
-        per_query = getattr(found, key)[:, :, -1].mean(axis=0)
-        result.scores[f"retrieval/{name}"] = Score(found.headline(key), bootstrap_ci(per_query, seed), queries)
-        for level, row in found.table(key).items():
+        per_query = getattr(scores, key)[:, :, -1].mean(axis=0)
+        result.scores[f"retrieval/{name}"] = Score(scores.headline(key), bootstrap_ci(per_query, seed), queries)
+        for level, row in scores.table(key).items():
             for size, value in row.items():
                 result.scores[f"retrieval/{LEVEL_NAMES.get(level, level)}/{name}@{size}"] = Score(value, None, queries)
         for s in np.unique(task.queries.s):
             of_sequence = per_query[task.queries.s == s]
             result.per_scene[task.queries.names[s]][f"retrieval/{name}"] = float(of_sequence.mean())
-    if found.tie_share > TIES_WORTH_A_WARNING:
+    if scores.tie_share > TIES_WORTH_A_WARNING:
         result.warnings.append(
-            f"retrieval: {found.tie_share:.0%} of the distractors are exactly as far as a true view; ties count for "
+            f"retrieval: {scores.tie_share:.0%} of the distractors are exactly as far as a true view; ties count for "
             "the descriptor (see mAP_tie_neutral)"
         )

@@ -168,8 +168,8 @@ def detect_frames(image: Gray, detector: str, num: int, mr_size: float) -> Float
     tensor = torch.from_numpy(image)[None, None].float() / 255.0
     with torch.inference_mode():
         if detector == "dog":
-            found = detect_dog(image, DogSettings(num=num, contrast=0.01, edge=10.0, upright=True))
-            lafs = found.lafs(mr_size)[None]
+            keypoints = detect_dog(image, DogSettings(num=num, contrast=0.01, edge=10.0, upright=True))
+            lafs = keypoints.lafs(mr_size)[None]
         elif detector == "harris":
             corners = torch.from_numpy(harris_corners(image, num)).float()
             scale = (mr_size * corners[None, :, 2])[:, :, None, None]
@@ -193,7 +193,7 @@ def harris_corners(image: Gray, num: int) -> Floats:
     Source: Harris and Stephens 1988, scale-normalised as by Mikolajczyk and Schmid 2004.
     """
     gray = image.astype(np.float32) / 255.0
-    found = [np.empty((0, 4))]
+    strongest = [np.empty((0, 4))]
     for sigma in (1.6 * 2.0 ** (k / 2.0) for k in range(9)):
         if 8.0 * sigma > min(image.shape):
             break
@@ -203,8 +203,8 @@ def harris_corners(image: Gray, num: int) -> Floats:
         xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), sigma) for product in (dx * dx, dy * dy, dx * dy))
         corner = xx * yy - xy * xy - 0.04 * (xx + yy) ** 2
         y, x = np.nonzero((corner > 1e-7) & (corner == cv2.dilate(corner, np.ones((3, 3), np.uint8))))
-        found.append(np.column_stack([x, y, np.full(len(x), sigma), corner[y, x]]))
-    corners = np.concatenate(found)
+        strongest.append(np.column_stack([x, y, np.full(len(x), sigma), corner[y, x]]))
+    corners = np.concatenate(strongest)
     order = np.argsort(-corners[:, 3], kind="stable")[:num]
     result: Floats = corners[order, :3]
     return result

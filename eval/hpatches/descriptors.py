@@ -235,11 +235,11 @@ def find_delimiter(line: str, path: Path) -> str | None:
     Raises:
         DataError: several candidates, a decimal comma among them.
     """
-    found = sorted(set(_NUMBER.sub("", line).replace(" ", "")) - {"\n", "\r"})
-    if len(found) > 1:
-        marks = " and ".join(map(repr, found[:4]))
+    delimiters = sorted(set(_NUMBER.sub("", line).replace(" ", "")) - {"\n", "\r"})
+    if len(delimiters) > 1:
+        marks = " and ".join(map(repr, delimiters[:4]))
         raise DataError(f"{path}: the first line holds {marks}: expected numbers and one delimiter between them")
-    return found[0] if found else None
+    return delimiters[0] if delimiters else None
 
 
 def write_csv_set(descriptors: DescriptorSet, root: str | Path) -> None:

@@ -245,9 +245,9 @@ def _read_columns(path: Path, header: str) -> list[tuple[str, ...]]:
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
     with open(path, encoding="utf-8", errors="replace") as file:
-        found = file.readline().strip()
-        if found != header:
-            raise DataError(f"{path}: the first line is {found[:60]!r}, expected {header!r}")
+        head = file.readline().strip()
+        if head != header:
+            raise DataError(f"{path}: the first line is {head[:60]!r}, expected {header!r}")
         width = header.count(",") + 1
         rows = [line.rstrip("\n").split(",") for line in file if line.strip()]
     for number, row in enumerate(rows, 2):

@@ -107,8 +107,8 @@ def precision_from_counts(false_positives: NDArray[np.int64]) -> tuple[Floats, F
         both (..., K).
     """
     num = false_positives.shape[-2]
-    found = np.arange(1, num + 1)[:, None]
-    at = found / (found + false_positives)
-    before = (found - 1) / np.maximum(found - 1 + false_positives, 1)
+    rank = np.arange(1, num + 1)[:, None]
+    at = rank / (rank + false_positives)
+    before = (rank - 1) / np.maximum(rank - 1 + false_positives, 1)
     before[..., :1, :] = false_positives[..., :1, :] == 0  # the curve starts at precision 1
     return ((at + before) / 2.0).mean(axis=-2), at.mean(axis=-2)

@@ -316,10 +316,10 @@ def connected_bags(
         neighbours[b].add(a)
     order = {name: index for index, name in enumerate(names)}
     rng = np.random.default_rng([seed, size])
-    found: dict[tuple[str, ...], None] = {}
+    bags: dict[tuple[str, ...], None] = {}
     wanted = min(count, math.comb(len(names), size))
     for _ in range(_DRAWS_PER_BAG * count):
-        if len(found) >= wanted:
+        if len(bags) >= wanted:
             break
         bag = {names[int(rng.integers(len(names)))]}
         while len(bag) < size:
@@ -328,8 +328,8 @@ def connected_bags(
                 break
             bag.add(border[int(rng.integers(len(border)))])
         if len(bag) == size:
-            found.setdefault(tuple(sorted(bag, key=order.__getitem__)))
-    return [list(bag) for bag in found]
+            bags.setdefault(tuple(sorted(bag, key=order.__getitem__)))
+    return [list(bag) for bag in bags]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

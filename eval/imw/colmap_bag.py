@@ -207,7 +207,7 @@ def main(job: Path, result: Path, folder: Path | None = None) -> None:
     with np.load(job, allow_pickle=False) as loaded:
         arrays = {name: loaded[name] for name in loaded.files}
     with tempfile.TemporaryDirectory(dir=result.parent) as models:
-        found = reconstruct(
+        outcome = reconstruct(
             Path(str(arrays["image_dir"])),
             arrays["files"].tolist(),
             np.split(arrays["keypoints"], np.cumsum(arrays["num_keypoints"])[:-1]),
@@ -216,8 +216,8 @@ def main(job: Path, result: Path, folder: Path | None = None) -> None:
             int(arrays["seed"]),
             Path(models),
         )
-    found["seconds"] = np.array(time.perf_counter() - start)
-    np.savez(result, **found)  # type: ignore[arg-type]  # none of the names is that of an argument
+    outcome["seconds"] = np.array(time.perf_counter() - start)
+    np.savez(result, **outcome)  # type: ignore[arg-type]  # none of the names is that of an argument
 
 
 def _result(

@@ -61,7 +61,7 @@ def judge_depth(
 ) -> tuple[dict[Pair, PairDepth], float]:
     """Judge all matched pairs whose images both have a depth map; returns what was found and the seconds spent."""
     maps, work, kept = scene.depth_maps, [], []
-    for block, found, key in zip(matched.blocks, matched.matches, matched.keys, strict=True):
+    for block, matches, key in zip(matched.blocks, matched.matches, matched.keys, strict=True):
         rows = [row for row, pair in enumerate(block) if pair[0] in maps and pair[1] in maps]
         if not rows:
             continue
@@ -75,7 +75,7 @@ def judge_depth(
         }
         job = _DepthJob(
             pairs,
-            [found[row] for row in rows],
+            [matches[row] for row in rows],
             {name: keypoints[name].xy for name in names},
             {name: scene.cameras[name] for name in names},
             {name: maps[name].resolve() for name in names},
@@ -96,16 +96,16 @@ def _judge(job: _DepthJob) -> Arrays:
     start = time.perf_counter()
     maps = {name: read_depth(path) for name, path in job.depth_maps.items()}
     ours, official, distances = [], [], []
-    for (first, second), found in zip(job.pairs, job.matches, strict=True):
+    for (first, second), rows in zip(job.pairs, job.matches, strict=True):
         one, two = job.cameras[first], job.cameras[second]
         dR, dt = relative_pose(one.R, one.t, two.R, two.t)
         arguments = job.keypoints[first], job.keypoints[second], maps[first], maps[second], one.K, two.K, dR, dt
         scores = score_depth(*arguments)
         ours.append(scores.repeatability)
         official.append(score_depth(*arguments, compat=True).repeatability)
-        has_depth = scores.has_depth0[found[:, 0]] & scores.has_depth1[found[:, 1]]
-        every = np.full(len(found), _NO_DEPTH)
-        every[has_depth] = matching_distances(found, job.keypoints[first], scores)
+        has_depth = scores.has_depth0[rows[:, 0]] & scores.has_depth1[rows[:, 1]]
+        every = np.full(len(rows), _NO_DEPTH)
+        every[has_depth] = matching_distances(rows, job.keypoints[first], scores)
         distances.append(every)
     return {
         "repeatability": np.array(ours),

@@ -54,7 +54,7 @@ def import_submission(path: Path, scenes: Sequence[Scene]) -> ImportedScenes:
         DataError: a scene whose files are not there or not sound; the first fault is told.
         MissingFileError: no such file.
     """
-    digests, found = scene_digests(scenes), ImportedScenes({}, {})
+    digests, imported = scene_digests(scenes), ImportedScenes({}, {})
     with open_submission(path) as root:
         for scene in scenes:
             folder = _scene_folder(root, scene, len(scenes) == 1)
@@ -65,8 +65,8 @@ def import_submission(path: Path, scenes: Sequence[Scene]) -> ImportedScenes:
             if findings.errors:
                 more = f" (and {len(findings.errors) - 1} more)" if len(findings.errors) > 1 else ""
                 raise DataError(f"{path}: {findings.errors[0].where}: {findings.errors[0].message}{more}")
-            (_add_pairs if pairwise else _add_scene)(found, folder, scene.name, names, digests)
-    return found
+            (_add_pairs if pairwise else _add_scene)(imported, folder, scene.name, names, digests)
+    return imported
 
 
 def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -> ImportedScenes:
@@ -79,7 +79,7 @@ def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -
     Raises:
         DataError: an image of the scenes that the file lacks, arrays that do not fit, a pair that is missing.
     """
-    digests, found = scene_digests(scenes), ImportedScenes({}, {})
+    digests, imported = scene_digests(scenes), ImportedScenes({}, {})
     groups = _image_groups(features)
     used = {key: _find_group(groups, *key, features) for key in digests}
     half = False
@@ -90,16 +90,16 @@ def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             values = {name.rpartition("/")[2]: np.asarray(array, np.float32) for name, array in arrays.items()}
         descs = values["descriptors"].T if "descriptors" in values else None
-        _add_image(found, digests[key], f"{features} [{group}]", values["keypoints"], descs, values.get("scores"))
+        _add_image(imported, digests[key], f"{features} [{group}]", values["keypoints"], descs, values.get("scores"))
     if half:
         log.warning("warning: %s holds keypoints in half precision: 1500.3 px became 1500", features)
     if matches is not None:
         named = {group: digests[key] for key, group in used.items()}
-        pairs = _hloc_matches(matches, named, found)
+        pairs = _hloc_matches(matches, named, imported)
         _check_all_pairs(pairs, scenes, digests, matches)
         for task in MATCH_TASKS:
-            found.matches[task] = pairs
-    return found
+            imported.matches[task] = pairs
+    return imported
 
 
 def _scene_folder(root: Path, scene: Scene, single: bool) -> Path:
@@ -113,7 +113,7 @@ def _scene_folder(root: Path, scene: Scene, single: bool) -> Path:
 
 
 def _add_scene(
-    found: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
+    imported: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
 ) -> None:
     keypoints, _ = read_h5(folder / "keypoints.h5", names)
     columns: dict[str, dict[str, NDArray[Any]]] = {}
@@ -129,7 +129,7 @@ def _add_scene(
     for name in names:
         values = {column: np.asarray(arrays[name], np.float32) for column, arrays in columns.items()}
         _add_image(
-            found,
+            imported,
             digests[scene, name],
             f"{folder}: {name}",
             keypoints[name],
@@ -140,13 +140,13 @@ def _add_scene(
         )
     for task in MATCH_TASKS:
         if (stored := _stored_matches(folder, task)) is not None:
-            pairs = found.matches.setdefault(task, {})
+            pairs = imported.matches.setdefault(task, {})
             for (one, two), rows in stored.items():
                 pairs[digests[scene, one], digests[scene, two]] = rows
 
 
 def _add_pairs(
-    found: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
+    imported: ImportedScenes, folder: Path, scene: str, names: list[str], digests: Mapping[tuple[str, str], str]
 ) -> None:
     """Keypoints of pairs: an image has those of all its pairs, every place once, and its matches are those of stereo.
 
@@ -164,8 +164,8 @@ def _add_pairs(
         unique, rows = np.unique(np.concatenate(stacked), axis=0, return_inverse=True)
         ends = np.cumsum([len(points) for points in stacked])
         places |= zip([(name, other) for other in others], np.split(rows.ravel(), ends[:-1]), strict=True)
-        _add_image(found, digests[scene, name], f"{folder}: {name}", unique, None, None)
-    pairs = found.matches.setdefault("stereo", {})
+        _add_image(imported, digests[scene, name], f"{folder}: {name}", unique, None, None)
+    pairs = imported.matches.setdefault("stereo", {})
     for (one, two), indices in matches.items():
         ends_of = places[one, two][indices[:, 0]], places[two, one][indices[:, 1]]
         pairs[digests[scene, one], digests[scene, two]] = np.column_stack(ends_of)
@@ -181,7 +181,7 @@ def _stored_matches(folder: Path, task: str) -> Pairs | None:
 
 
 def _add_image(
-    found: ImportedScenes,
+    imported: ImportedScenes,
     digest: str,
     where: str,
     xy: NDArray[Any],
@@ -208,23 +208,23 @@ def _add_image(
         keypoints.angle[:] = angles.ravel()
     descs = None if descs is None else np.ascontiguousarray(descs, np.float32)
     image = ImportedImage(keypoints, descs, scores is not None)
-    if digest in found.images and not np.array_equal(found.images[digest].keypoints.xy, image.keypoints.xy):
+    if digest in imported.images and not np.array_equal(imported.images[digest].keypoints.xy, image.keypoints.xy):
         raise DataError(f"{where}: two scenes hold this image with different keypoints: import them one by one")
-    found.images[digest] = image
+    imported.images[digest] = image
 
 
 def _image_groups(path: Path) -> dict[str, set[str]]:
     """Groups of an hloc file that hold keypoints, with the names of their arrays."""
-    found: dict[str, set[str]] = {}
+    groups: dict[str, set[str]] = {}
 
     def visit(name: str, arrays: set[str]) -> None:
         if "keypoints" in arrays:
-            found[name] = arrays
+            groups[name] = arrays
 
     _walk(path, visit)
-    if not found:
+    if not groups:
         raise DataError(f"{path} holds no <image>/keypoints, as hloc's features.h5 does")
-    return found
+    return groups
 
 
 def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
@@ -264,7 +264,7 @@ def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _hloc_matches(path: Path, digests: Mapping[str, str], found: ImportedScenes) -> Pairs:
+def _hloc_matches(path: Path, digests: Mapping[str, str], imported: ImportedScenes) -> Pairs:
     """``<name 0>/<name 1>/matches0`` (names with ``/`` as ``-``), or ``<name 0>_<name 1>`` of older versions."""
     by_name = {re.sub("/", "-", group): digest for group, digest in digests.items()}
     groups: list[str] = []
@@ -276,7 +276,7 @@ def _hloc_matches(path: Path, digests: Mapping[str, str], found: ImportedScenes)
             continue
         one, two = (by_name[name] for name in names)
         targets = np.asarray(read_h5(path, (f"{group}/matches0",))[0][f"{group}/matches0"]).ravel().astype(np.int64)
-        counts = len(found.images[one].keypoints), len(found.images[two].keypoints)
+        counts = len(imported.images[one].keypoints), len(imported.images[two].keypoints)
         if len(targets) != counts[0] or (len(targets) and not -1 <= targets.min() <= targets.max() < counts[1]):
             raise DataError(
                 f"{path} [{group}]: matches0 {targets.shape} does not fit {counts[0]} and {counts[1]} keypoints"
@@ -332,13 +332,13 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--matches goes with --features; a submission has matches of its own")
     scenes = find_scenes(args.data)
     if args.submission is not None:
-        found = import_submission(args.submission, scenes)
+        imported = import_submission(args.submission, scenes)
     else:
-        found = import_hloc(args.features, args.matches, scenes)
-    write_imported(args.out, found.images, found.matches)
-    most = max(len(image.keypoints) for image in found.images.values())
-    pairs = max((len(pairs) for pairs in found.matches.values()), default=0)
-    print(f"{args.out}: {len(found.images)} images with at most {most} keypoints, matches of {pairs} pairs")
-    flags = " --matcher imported" if found.matches else ""
-    flags += " --task stereo" if list(found.matches) == ["stereo"] else ""
+        imported = import_hloc(args.features, args.matches, scenes)
+    write_imported(args.out, imported.images, imported.matches)
+    most = max(len(image.keypoints) for image in imported.images.values())
+    pairs = max((len(pairs) for pairs in imported.matches.values()), default=0)
+    print(f"{args.out}: {len(imported.images)} images with at most {most} keypoints, matches of {pairs} pairs")
+    flags = " --matcher imported" if imported.matches else ""
+    flags += " --task stereo" if list(imported.matches) == ["stereo"] else ""
     print(f"score it: python -m eval imw --data {args.data} --desc imported@{args.out} --keypoints {most}{flags}")

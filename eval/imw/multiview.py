@@ -183,11 +183,11 @@ def run_multiview(
         }
         work.append((configuration, job))
     results = compute_all(cache, "bags", work, reconstruct_bag, executor, f"{label}: COLMAP", "bag", _is_repeatable)
-    found = []
+    judged = []
     for (name, images), arrays in zip(bags, results, strict=True):
         num_matches = float(np.mean([len(matches[pair]) for pair in all_pairs(images)]))
-        found.append(_judge(scene, name, images, num_matches, arrays, settings.ate_iters))
-    return MultiviewScene(scene, found, {"match": matched.seconds, "colmap": sum(bag.seconds for bag in found)})
+        judged.append(_judge(scene, name, images, num_matches, arrays, settings.ate_iters))
+    return MultiviewScene(scene, judged, {"match": matched.seconds, "colmap": sum(bag.seconds for bag in judged)})
 
 
 def bag_pairs(scene: Scene, images: Sequence[str]) -> list[Pair]:
@@ -200,8 +200,8 @@ def bag_pairs(scene: Scene, images: Sequence[str]) -> list[Pair]:
     assert scene.visibility is not None
     order = list(scene.images)
     places = [order.index(name) for name in images]
-    found = covisible_pairs(scene.visibility, scene.visibility_threshold, places)
-    chosen = {(max(images[i], images[j]), min(images[i], images[j])) for i, j in found}
+    pairs = covisible_pairs(scene.visibility, scene.visibility_threshold, places)
+    chosen = {(max(images[i], images[j]), min(images[i], images[j])) for i, j in pairs}
     return sorted(chosen, reverse=True)
 
 
@@ -218,7 +218,7 @@ def reconstruct_bag(job: _BagJob) -> Arrays:
             num_keypoints=np.array([len(points) for points in job.keypoints]),
             pairs=np.array(job.pairs, np.int64).reshape(-1, 2),
             matches=np.concatenate([*job.matches, np.zeros((0, 2), np.int32)]),
-            num_matches=np.array([len(found) for found in job.matches]),
+            num_matches=np.array([len(rows) for rows in job.matches]),
             seed=np.array(job.seed),
         )
         status = _run_process(given, result, log, job.time_limit_s)
@@ -301,9 +301,9 @@ def _judge(
     poses = {image: (arrays["R"][k], arrays["t"][k]) for k, image in enumerate(images) if arrays["registered"][k]}
     true = {image: (scene.cameras[image].R, scene.cameras[image].t) for image in images}
     errors = bag_pose_errors(images, poses, true)
-    found, expected = (np.array([camera_centre(*p[image]) for image in registered]) for p in (poses, true))
+    centres, expected = (np.array([camera_centre(*p[image]) for image in registered]) for p in (poses, true))
     official, corrected = (
-        trajectory_error(found, expected, np.random.RandomState(0), compat, ate_iters) for compat in (True, False)
+        trajectory_error(centres, expected, np.random.RandomState(0), compat, ate_iters) for compat in (True, False)
     )
     return Bag(
         name=name,
@@ -349,36 +349,36 @@ def multiview_scores(scenes: Sequence[MultiviewScene], seed: int = 0) -> dict[st
     original. ``ATE`` is the original's, ``ATE_corrected`` with an alignment that is a similarity. ``n`` counts bags.
     Then mAA for each bag size.
     """
-    groups = [list(found.by_size().values()) for found in scenes]
+    groups = [list(result.by_size().values()) for result in scenes]
     scores = {f"multiview/{name}": _score(name, groups, seed) for name in _VALUES}
-    for size in sorted({size for found in scenes for size in found.by_size()}):
-        of_size = [[found.by_size()[size]] for found in scenes if size in found.by_size()]
+    for size in sorted({size for result in scenes for size in result.by_size()}):
+        of_size = [[result.by_size()[size]] for result in scenes if size in result.by_size()]
         scores |= {f"multiview/{size}bag/mAA@{k}": _score(f"mAA@{k}", of_size, seed) for k in MAA_DEGREES}
     return scores
 
 
-def multiview_scene(found: MultiviewScene, seed: int = 0) -> dict[str, Any]:
+def multiview_scene(result: MultiviewScene, seed: int = 0) -> dict[str, Any]:
     """What is reported of one scene: its scores, the same for each bag size, and the failed bags by reason."""
-    failed = [bag.status for bag in found.bags if bag.status != OK]
+    failed = [bag.status for bag in result.bags if bag.status != OK]
     return {
-        **multiview_scores([found], seed),
+        **multiview_scores([result], seed),
         "multiview/by_bag_size": {
             str(size): {
                 **{name: _score(name, [[bags]], seed) for name in _VALUES},
                 "official": {**bag_statistics([bag.counts for bag in bags])},
             }
-            for size, bags in found.by_size().items()
+            for size, bags in result.by_size().items()
         },
         "failed_bags": {status: failed.count(status) for status in sorted(set(failed))},
     }
 
 
-def multiview_bags(found: MultiviewScene) -> list[dict[str, Any]]:
+def multiview_bags(result: MultiviewScene) -> list[dict[str, Any]]:
     """One dictionary a bag, called ``pair`` as in every results file; ``errors_deg`` in the order of its pairs."""
     return [
         {
             "task": "multiview",
-            "scene": found.scene.name,
+            "scene": result.scene.name,
             "group": f"{bag.size}bag",
             "pair": bag.name,
             "images": bag.images,
@@ -389,7 +389,7 @@ def multiview_bags(found: MultiviewScene) -> list[dict[str, Any]]:
             "errors_deg": max_error_deg(bag.errors),
             "seconds": bag.seconds,
         }
-        for bag in found.bags
+        for bag in result.bags
     ]
 
 

@@ -56,7 +56,7 @@ def pack(
         keypoints: mean keypoints of an image, by scene.
     """
     scenes: dict[str, dict[str, Scene]] = {}
-    for scene in [found.scene for found in stereo] + [found.scene for found in multiview]:
+    for scene in [result.scene for result in stereo] + [result.scene for result in multiview]:
         scenes.setdefault(scene.dataset, {})[scene.name] = scene
     kind, size, num_bytes = descriptor
     packed: dict[str, Any] = {
@@ -99,15 +99,15 @@ def pack(
     return packed
 
 
-def pack_stereo(found: StereoScene, run: int, avg_num_keypoints: float) -> Values:
+def pack_stereo(result: StereoScene, run: int, avg_num_keypoints: float) -> Values:
     """Metrics of one run on one scene.
 
     Names with ``_th_T`` are about the pairs of co-visibility T; without, about those of the old criterion, which needs
     visibility files. A list without pairs gives zeros.
     """
-    judged = {pair_key(pair.pair): pair for pair in found.runs[run]}
-    lists = {f"_th_{t}": [pair_key(pair) for pair in found.scene.pairs(t)] for t in found.scene.thresholds}
-    old = _old_list(found.scene)
+    judged = {pair_key(pair.pair): pair for pair in result.runs[run]}
+    lists = {f"_th_{t}": [pair_key(pair) for pair in result.scene.pairs(t)] for t in result.scene.thresholds}
+    old = _old_list(result.scene)
     if old is not None:
         lists = {"": [key for key in judged if key in old], **lists}
     counts = {
@@ -123,19 +123,19 @@ def pack_stereo(found: StereoScene, run: int, avg_num_keypoints: float) -> Value
         values[f"qt_01_10{suffix}"] = histogram.tolist()
         values[f"qt_auc_05{suffix}"] = maa_from_histogram(histogram, 5)
         values[f"qt_auc_10{suffix}"] = maa_from_histogram(histogram, 10)
-        if found.depth:
-            values |= {f"{name}{suffix}": curve for name, curve in _depth_values(found, pairs).items()}
-    of_run = len(found.pairs) or 1
-    values["match_cost"] = found.seconds["match"] / of_run
+        if result.depth:
+            values |= {f"{name}{suffix}": curve for name, curve in _depth_values(result, pairs).items()}
+    of_run = len(result.pairs) or 1
+    values["match_cost"] = result.seconds["match"] / of_run
     values["filter_cost"] = 0.0
-    values["geom_cost"] = found.seconds["geometry"] / of_run / len(found.runs)
+    values["geom_cost"] = result.seconds["geometry"] / of_run / len(result.runs)
     return values
 
 
-def pack_multiview(found: MultiviewScene, avg_num_keypoints: float) -> dict[str, Values]:
+def pack_multiview(result: MultiviewScene, avg_num_keypoints: float) -> dict[str, Values]:
     """Metrics of one scene by ``<size>bag``, and their average ``bag_avg``."""
-    input_matches = float(np.mean([bag.num_matches for bag in found.bags])) if found.bags else 0.0
-    sizes = {str(size): _bag_values(bags, avg_num_keypoints, input_matches) for size, bags in found.by_size().items()}
+    input_matches = float(np.mean([bag.num_matches for bag in result.bags])) if result.bags else 0.0
+    sizes = {str(size): _bag_values(bags, avg_num_keypoints, input_matches) for size, bags in result.by_size().items()}
     return {"bag_avg": average_bags(sizes), **{f"{size}bag": values for size, values in sizes.items()}}
 
 
@@ -146,12 +146,12 @@ def num_matches(pairs: Mapping[str, Sequence[str]], counts: Mapping[str, Mapping
         pairs: keys of the pairs by threshold; no pair gives 0.
         counts: by stage and key.
     """
-    found: dict[str, float] = {f"num_matches_{stage}": 0 for stage in STAGES}
+    means: dict[str, float] = {f"num_matches_{stage}": 0 for stage in STAGES}
     for threshold, keys in pairs.items():
         for stage in STAGES:
             values = [counts[stage][key] for key in keys]
-            found[f"num_matches_{stage}_th_{threshold}"] = float(np.mean(values)) if values else 0.0
-    return found
+            means[f"num_matches_{stage}_th_{threshold}"] = float(np.mean(values)) if values else 0.0
+    return means
 
 
 def descriptor_properties(descs: NDArray[Any]) -> tuple[str, int, int]:
@@ -194,12 +194,12 @@ def _complete(table: list[list[Any]], compat: bool) -> NDArray[np.float64]:
 def average_multiview(scenes: Mapping[str, Sequence[Mapping[str, Values]]]) -> dict[str, dict[str, dict[str, Values]]]:
     """The same for each bag size; trajectory errors that are NaN are left out."""
     sizes = list(dict.fromkeys(size for runs in scenes.values() for run in runs for size in run))
-    found: dict[str, dict[str, dict[str, Values]]] = {}
+    means: dict[str, dict[str, dict[str, Values]]] = {}
     for size in sizes:
         of_size = {scene: [run[size] for run in runs if size in run] for scene, runs in scenes.items()}
         for scene, values in average_stereo({scene: runs for scene, runs in of_size.items() if runs}).items():
-            found.setdefault(scene, {})[size] = values
-    return found
+            means.setdefault(scene, {})[size] = values
+    return means
 
 
 def average_bags(sizes: Mapping[str, Values]) -> Values:
@@ -210,7 +210,7 @@ def average_bags(sizes: Mapping[str, Values]) -> Values:
     Raises:
         DataError: a metric that is not one of the benchmark.
     """
-    found: Values = {}
+    means: Values = {}
     names = list(dict.fromkeys(name for values in sizes.values() for name in values))
     for name in names:
         if name not in _BAG_METRICS:
@@ -219,15 +219,15 @@ def average_bags(sizes: Mapping[str, Values]) -> Values:
         if name == "num_in_bag":
             continue
         if name == "avg_num_cameras":
-            found["ratio_registered_cameras"] = float(
+            means["ratio_registered_cameras"] = float(
                 np.mean([value / int(size) for size, value in zip(sizes, values, strict=True)])
             )
         elif name == "avg_ate":
             finite = [value for value in values if np.isfinite(value)]
-            found[name] = float(np.mean(finite)) if finite else math.nan
+            means[name] = float(np.mean(finite)) if finite else math.nan
         else:
-            found[name] = np.mean(values, axis=0).tolist()
-    return found
+            means[name] = np.mean(values, axis=0).tolist()
+    return means
 
 
 def _bag_values(bags: Sequence[Bag], avg_num_keypoints: float, input_matches: float) -> Values:
@@ -244,9 +244,9 @@ def _bag_values(bags: Sequence[Bag], avg_num_keypoints: float, input_matches: fl
     }
 
 
-def _depth_values(found: StereoScene, pairs: Sequence[StereoPair]) -> Values:
+def _depth_values(result: StereoScene, pairs: Sequence[StereoPair]) -> Values:
     """Repeatability as the original counts it, and matching scores; the filter stage keeps every match."""
-    curves = depth_curves(found, pairs, official=True)
+    curves = depth_curves(result, pairs, official=True)
     zeros = np.zeros(10)
     score, final, repeatability = (curves.get(k) for k in ("matching_score_pre", "matching_score", "repeatability"))
     values = {

@@ -19,22 +19,22 @@ from eval.imw.scene import Camera, pair_key
 from eval.imw.stereo import StereoScene, headline_pairs
 
 
-def draw_pairs(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene], count: int) -> list[Path]:
+def draw_pairs(folder: Path, descriptors: Sequence[str], results: Sequence[StereoScene], count: int) -> list[Path]:
     """Draw the ``count`` best, median and worst pairs of one scene for every method; returns the pictures.
 
     The pairs are ranked by the pose errors of the first method, so that all are seen on the same ones. Above are the
     inliers of the estimate, below what it rejected, coloured by their true epipolar error.
     """
     pictures = []
-    for pair, rank in ranked_pairs(found[0], count).items():
-        for name, scene in zip(descriptors, found, strict=True):
+    for pair, rank in ranked_pairs(results[0], count).items():
+        for name, scene in zip(descriptors, results, strict=True):
             pictures.append(_draw(folder / _file(scene.scene.name, rank, pair_key(pair), name), name, scene, pair))
     return pictures
 
 
-def ranked_pairs(found: StereoScene, count: int) -> dict[Pair, str]:
+def ranked_pairs(result: StereoScene, count: int) -> dict[Pair, str]:
     """The ``count`` best, median and worst pairs by pose error, each once, with its rank (``best`` …)."""
-    ranked = [judged.pair for judged in sorted(headline_pairs(found), key=lambda judged: judged.error_deg)]
+    ranked = [judged.pair for judged in sorted(headline_pairs(result), key=lambda judged: judged.error_deg)]
     if count < 1:
         return {}
     start = max(0, (len(ranked) - count) // 2)
@@ -49,22 +49,22 @@ def ranked_pairs(found: StereoScene, count: int) -> dict[Pair, str]:
     return chosen
 
 
-def draw_accuracy(folder: Path, descriptors: Sequence[str], found: Sequence[StereoScene]) -> Path:
+def draw_accuracy(folder: Path, descriptors: Sequence[str], results: Sequence[StereoScene]) -> Path:
     """Draw the share of pairs of one scene below each pose error for every method; returns the picture."""
     errors = {
-        name: [p.error_deg for p in headline_pairs(scene)] for name, scene in zip(descriptors, found, strict=True)
+        name: [p.error_deg for p in headline_pairs(scene)] for name, scene in zip(descriptors, results, strict=True)
     }
-    name = found[0].scene.name
+    name = results[0].scene.name
     return draw_accuracy_curves(folder / _file(name, "accuracy"), errors, title=f"{name}, stereo")
 
 
-def draw_bags(folder: Path, descriptor: str, found: MultiviewScene) -> list[Path]:
+def draw_bags(folder: Path, descriptor: str, result: MultiviewScene) -> list[Path]:
     """Draw every reconstructed bag of three cameras and more from above against the truth; returns the pictures."""
     pictures = []
-    for bag in found.bags:
+    for bag in result.bags:
         if len(bag.poses) < MIN_CAMERAS:
             continue
-        true = {name: (found.scene.cameras[name].R, found.scene.cameras[name].t) for name in bag.images}
+        true = {name: (result.scene.cameras[name].R, result.scene.cameras[name].t) for name in bag.images}
         names = list(bag.poses)
         centres = [np.array([camera_centre(*poses[name]) for name in names]) for poses in (bag.poses, true)]
         fitted = align(centres[0], centres[1])
@@ -76,9 +76,9 @@ def draw_bags(folder: Path, descriptor: str, found: MultiviewScene) -> list[Path
             Cameras("reconstructed, aligned", moved, VERMILION),
         ]
         title = (
-            f"{found.scene.name}, {bag.name}, {descriptor}: centres off by {100 * share:.1f} % of their spread (RMS)"
+            f"{result.scene.name}, {bag.name}, {descriptor}: centres off by {100 * share:.1f} % of their spread (RMS)"
         )
-        file = folder / _file(found.scene.name, bag.name, descriptor)
+        file = folder / _file(result.scene.name, bag.name, descriptor)
         pictures.append(draw_cameras(file, cameras, title=title))
     return pictures
 
@@ -101,10 +101,10 @@ def true_errors_px(
     return errors
 
 
-def _draw(path: Path, descriptor: str, found: StereoScene, pair: Pair) -> Path:
-    judged = next(p for p in found.pairs if p.pair == pair)
-    scene, (first, second) = found.scene, pair
-    kpts0, kpts1 = found.keypoints[first].xy, found.keypoints[second].xy
+def _draw(path: Path, descriptor: str, result: StereoScene, pair: Pair) -> Path:
+    judged = next(p for p in result.pairs if p.pair == pair)
+    scene, (first, second) = result.scene, pair
+    kpts0, kpts1 = result.keypoints[first].xy, result.keypoints[second].xy
     rows = judged.matches
     errors = true_errors_px(kpts0[rows[:, 0]], kpts1[rows[:, 1]], scene.cameras[first], scene.cameras[second])
     image0, image1 = (np.ascontiguousarray(read_bgr(scene.images[name])[..., ::-1]) for name in pair)

@@ -89,13 +89,13 @@ class Scene:
         path = self.root / "new-vis-pairs" / f"keys-th-{threshold}.npy"
         if not path.is_file():
             raise MissingFileError(f"scene {self.name}: the list of pairs {path} is not there")
-        found = [self._split(key, path) for key in read_keys(path)]
-        return [pair for pair in found if self.dropped.isdisjoint(pair)]
+        pairs = [self._split(key, path) for key in read_keys(path)]
+        return [pair for pair in pairs if self.dropped.isdisjoint(pair)]
 
     @cached_property
     def bags(self) -> dict[int, dict[str, list[str]]]:
         """Image names of every bag of the multiview task, by size and name (``5bag_000``); {} without ``sub_set``."""
-        found: dict[int, dict[str, list[str]]] = {}
+        by_size: dict[int, dict[str, list[str]]] = {}
         for path in sorted((self.root / "sub_set").glob("*bag_*.txt")):
             matched = re.fullmatch(r"(\d+)bag_\d+", path.stem)
             if matched is None:
@@ -108,8 +108,8 @@ class Scene:
             if len(names) != size or len(set(names)) != size or size < 2:
                 raise DataError(f"{path}: expected {size} different images, got {len(names)}: {', '.join(names[:5])} …")
             if self.dropped.isdisjoint(names):
-                found.setdefault(size, {})[path.stem] = names
-        return dict(sorted(found.items()))
+                by_size.setdefault(size, {})[path.stem] = names
+        return dict(sorted(by_size.items()))
 
     @cached_property
     def visibility(self) -> NDArray[np.float32] | None:
@@ -267,9 +267,9 @@ def find_scenes(path: Path) -> list[Scene]:
     if not path.is_dir():
         raise MissingFileError(f"folder {path} is not there")
     for folders in ([path], sorted(path.glob("*")), sorted(path.glob("*/*"))):
-        found = [folder for folder in folders if _scene_root(folder) is not None]
-        if found:
-            scenes = [open_scene(folder) for folder in found]
+        roots = [folder for folder in folders if _scene_root(folder) is not None]
+        if roots:
+            scenes = [open_scene(folder) for folder in roots]
             twice = [name for name, count in Counter(scene.name for scene in scenes).items() if count > 1]
             if twice:
                 raise DataError(f"{path} holds several scenes called {twice[0]!r}: choose a folder below it")

@@ -194,7 +194,7 @@ def _judge(
 ) -> tuple[list[StereoPair], float]:
     """One run of the estimator over all pairs, and what it took."""
     cameras, work = scene.cameras, []
-    for block, found, key in zip(matched.blocks, matched.matches, matched.keys, strict=True):
+    for block, of_block, key in zip(matched.blocks, matched.matches, matched.keys, strict=True):
         names = {name for pair in block for name in pair}
         configuration = {
             "matches": key,
@@ -204,13 +204,13 @@ def _judge(
         }
         keypoints = {name: features[name].keypoints.xy for name in names}
         chosen = {name: cameras[name] for name in names}
-        work.append((configuration, _GeometryJob(block, found, keypoints, chosen, settings.estimator, seed)))
+        work.append((configuration, _GeometryJob(block, of_block, keypoints, chosen, settings.estimator, seed)))
     scored = compute_all(cache, "geometry", work, _geometry, executor, f"{label}: geometry", f"block of {BLOCK}")
     judged, seconds = [], 0.0
-    for block, found, arrays in zip(matched.blocks, matched.matches, scored, strict=True):
-        inliers = split_rows(arrays["inliers"], np.array([len(m) for m in found]))
+    for block, of_block, arrays in zip(matched.blocks, matched.matches, scored, strict=True):
+        inliers = split_rows(arrays["inliers"], np.array([len(m) for m in of_block]))
         rows = zip(
-            block, arrays["error_deg"], arrays["errors"], found, inliers, arrays["reasons"].tolist(), strict=True
+            block, arrays["error_deg"], arrays["errors"], of_block, inliers, arrays["reasons"].tolist(), strict=True
         )
         judged += [
             StereoPair(pair, float(error), float(q), float(t), matches, good, reason.decode())
@@ -224,11 +224,11 @@ def _geometry(job: _GeometryJob) -> Arrays:
     """Pose errors and inliers of a block of pairs."""
     start = time.perf_counter()
     scores = []
-    for (first, second), found in zip(job.pairs, job.matches, strict=True):
+    for (first, second), rows in zip(job.pairs, job.matches, strict=True):
         one, two = job.cameras[first], job.cameras[second]
         dR, dt = relative_pose(one.R, one.t, two.R, two.t)
         kpts0, kpts1 = job.keypoints[first], job.keypoints[second]
-        scores.append(score_pair(kpts0, kpts1, found, one.K, two.K, dR, dt, job.estimator, job.seed))
+        scores.append(score_pair(kpts0, kpts1, rows, one.K, two.K, dR, dt, job.estimator, job.seed))
     return {
         "error_deg": np.array([s.error_deg for s in scores]),
         "errors": np.array([(s.err_q, s.err_t) for s in scores]),
@@ -248,25 +248,25 @@ def stereo_scores(scenes: Sequence[StereoScene], seed: int = 0) -> dict[str, Sco
 
     Every number of a pair is the mean over the runs.
     """
-    rows = [[row for row in stereo_pairs(found) if row["covisibility"] >= float(HEADLINE)] for found in scenes]
+    rows = [[row for row in stereo_pairs(result) if row["covisibility"] >= float(HEADLINE)] for result in scenes]
 
     def mean(name: str) -> Score:
         return mean_over_scenes([[row[name] for row in of_scene if name in row] for of_scene in rows], seed)
 
     names = [f"mAA@{degrees}" for degrees in MAA_DEGREES] + ["num_matches", "num_inliers"]
-    if any(found.depth for found in scenes):
+    if any(result.depth for result in scenes):
         names += [f"{kind}@{DEPTH_PX}" for kind in ("repeatability", "matching_score_pre", "matching_score")]
-    counts = [[len(keypoints) for keypoints in found.keypoints.values()] for found in scenes]
+    counts = [[len(keypoints) for keypoints in result.keypoints.values()] for result in scenes]
     return {f"stereo/{name}": mean(name) for name in names} | {
         "stereo/num_keypoints": mean_over_scenes(counts, seed),
     }
 
 
-def stereo_scene(found: StereoScene, seed: int = 0) -> dict[str, Any]:
+def stereo_scene(result: StereoScene, seed: int = 0) -> dict[str, Any]:
     """What is reported of one scene: its scores, the accuracy curve, mAA by co-visibility threshold."""
     by_threshold = {}
-    for threshold in found.scene.thresholds:
-        runs = [_errors(pairs) for pairs in runs_at(found, threshold)]
+    for threshold in result.scene.thresholds:
+        runs = [_errors(pairs) for pairs in runs_at(result, threshold)]
         by_threshold[threshold] = {
             "n": len(runs[0]),
             **{
@@ -274,33 +274,33 @@ def stereo_scene(found: StereoScene, seed: int = 0) -> dict[str, Any]:
                 for degrees in MAA_DEGREES
             },
         }
-    headline = [_errors(pairs) for pairs in runs_at(found, HEADLINE)]
+    headline = [_errors(pairs) for pairs in runs_at(result, HEADLINE)]
     return {
-        **stereo_scores([found], seed),
+        **stereo_scores([result], seed),
         "stereo/accuracy_1_to_10_deg": np.mean([accuracy_curve(errors) for errors in headline], axis=0),
         "stereo/by_covisibility": by_threshold,
-        **_depth_curves(found),
-        **_runs(found),
-        "failed_pairs": sum(not np.isfinite(pair.error_deg) for pair in found.pairs),
+        **_depth_curves(result),
+        **_runs(result),
+        "failed_pairs": sum(not np.isfinite(pair.error_deg) for pair in result.pairs),
     }
 
 
-def stereo_pairs(found: StereoScene) -> list[dict[str, Any]]:
+def stereo_pairs(result: StereoScene) -> list[dict[str, Any]]:
     """One dictionary a pair; ``covisibility`` is the highest threshold whose list holds it, errors are degrees.
 
     With several runs the errors are those of the first, ``errors_deg`` lists all, and ``mAA@k`` and the counts of
     inliers are means.
     """
     reached: dict[Pair, str] = {}
-    for threshold in sorted(found.scene.thresholds, key=THRESHOLDS.index):
-        reached |= dict.fromkeys(found.scene.pairs(threshold), threshold)
+    for threshold in sorted(result.scene.thresholds, key=THRESHOLDS.index):
+        reached |= dict.fromkeys(result.scene.pairs(threshold), threshold)
     rows = []
-    for runs in zip(*found.runs, strict=True):
+    for runs in zip(*result.runs, strict=True):
         judged, errors = runs[0], [run.error_deg for run in runs]
         rows.append(
             {
                 "task": "stereo",
-                "scene": found.scene.name,
+                "scene": result.scene.name,
                 "pair": f"{judged.pair[0]}-{judged.pair[1]}",
                 "covisibility": float(reached[judged.pair]),
                 "error_deg": judged.error_deg,
@@ -310,36 +310,36 @@ def stereo_pairs(found: StereoScene) -> list[dict[str, Any]]:
                 **{f"mAA@{degrees}": float(maa_per_pair(errors, degrees).mean()) for degrees in MAA_DEGREES},
                 "num_matches": len(judged.matches),
                 "num_inliers": _number(np.mean([run.inliers.sum() for run in runs])),
-                **_depth_row(found, runs),
+                **_depth_row(result, runs),
                 **({"failure": judged.reason} if judged.reason else {}),
             }
         )
     return rows
 
 
-def headline_pairs(found: StereoScene) -> list[StereoPair]:
+def headline_pairs(result: StereoScene) -> list[StereoPair]:
     """The pairs that the headline numbers are about, in the first run."""
-    return runs_at(found, HEADLINE)[0]
+    return runs_at(result, HEADLINE)[0]
 
 
-def runs_at(found: StereoScene, threshold: str) -> list[list[StereoPair]]:
+def runs_at(result: StereoScene, threshold: str) -> list[list[StereoPair]]:
     """The judged pairs of the list of a co-visibility threshold, run by run."""
-    listed = set(found.scene.pairs(threshold))
-    return [[judged for judged in run if judged.pair in listed] for run in found.runs]
+    listed = set(result.scene.pairs(threshold))
+    return [[judged for judged in run if judged.pair in listed] for run in result.runs]
 
 
-def depth_curves(found: StereoScene, pairs: Sequence[StereoPair], official: bool = False) -> dict[str, Any]:
+def depth_curves(result: StereoScene, pairs: Sequence[StereoPair], official: bool = False) -> dict[str, Any]:
     """Repeatability and matching scores (before and after the estimator) at 1 … 10 px, means over pairs.
 
     The denominators are those of the original: pairs without repeatability are left out, pairs without a match that
     has depth count as 0 in the matching scores. Empty without depth maps.
 
     Args:
-        found: the task on one scene.
+        result: the task on one scene.
         pairs: of one run.
         official: repeatability as the original counts visible keypoints.
     """
-    judged = [(pair, found.depth[pair.pair]) for pair in pairs if pair.pair in found.depth]
+    judged = [(pair, result.depth[pair.pair]) for pair in pairs if pair.pair in result.depth]
     if not judged:
         return {}
     curves = [depth.repeatability_official if official else depth.repeatability for _, depth in judged]
@@ -350,14 +350,14 @@ def depth_curves(found: StereoScene, pairs: Sequence[StereoPair], official: bool
     }
 
 
-def _depth_curves(found: StereoScene) -> dict[str, NDArray[np.float64]]:
-    runs = [depth_curves(found, pairs) for pairs in runs_at(found, HEADLINE)]
+def _depth_curves(result: StereoScene) -> dict[str, NDArray[np.float64]]:
+    runs = [depth_curves(result, pairs) for pairs in runs_at(result, HEADLINE)]
     return {f"stereo/{name}_1_to_10_px": np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
 
 
-def _depth_row(found: StereoScene, runs: Sequence[StereoPair]) -> Mapping[str, float]:
+def _depth_row(result: StereoScene, runs: Sequence[StereoPair]) -> Mapping[str, float]:
     """Repeatability and matching score of one pair at :data:`DEPTH_PX`."""
-    depth = found.depth.get(runs[0].pair)
+    depth = result.depth.get(runs[0].pair)
     if depth is None:
         return {}
     after = [_share(depth.chosen(run.inliers)) for run in runs]
@@ -372,11 +372,11 @@ def _share(distances: NDArray[np.float64]) -> float:
     return float(matching_score([distances], [DEPTH_PX])[0])
 
 
-def _runs(found: StereoScene) -> dict[str, Any]:
+def _runs(result: StereoScene) -> dict[str, Any]:
     """MAA of every run, where there are several."""
-    if len(found.runs) < 2:
+    if len(result.runs) < 2:
         return {}
-    runs = [_errors(pairs) for pairs in runs_at(found, HEADLINE)]
+    runs = [_errors(pairs) for pairs in runs_at(result, HEADLINE)]
     return {f"stereo/mAA@{degrees}_runs": [maa(errors, degrees) for errors in runs] for degrees in MAA_DEGREES}
 
 

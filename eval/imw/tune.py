@@ -122,8 +122,8 @@ def _score(
     features: Mapping[str, Features],
     device: torch.device | None,
 ) -> float:
-    found = run_stereo(scene, method, settings, cache, executor, features, device)
-    return stereo_scores([found])[METRIC].value or 0.0
+    result = run_stereo(scene, method, settings, cache, executor, features, device)
+    return stereo_scores([result])[METRIC].value or 0.0
 
 
 def _ratio(settings: StereoSettings) -> float | None:

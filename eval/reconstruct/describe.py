@@ -73,7 +73,7 @@ def describe_photos(
     Raises:
         DataError: fewer than two are left.
     """
-    found, unreadable = [], []
+    described, unreadable = [], []
     for photo in progress(photos, what=f"describe ({method.name})", unit="image"):
         try:
             if photo.orientation in MIRRORED:
@@ -86,12 +86,12 @@ def describe_photos(
             log.warning("left out: %s", error)
             unreadable.append(photo.name)
             continue
-        found.append(
+        described.append(
             describe_photo(photo, stored, method, settings.detector, settings.max_side_px, settings.mr_size, cache)
         )
-    if len(found) < 2:
-        raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(found)}")
-    return found, unreadable
+    if len(described) < 2:
+        raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(described)}")
+    return described, unreadable
 
 
 def move_lafs(lafs: Tensor, affine: NDArray[np.float64]) -> Tensor:

@@ -48,7 +48,7 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
     def work() -> None:
         scratch = Path(tempfile.mkdtemp(prefix="kornia-hardnet8-"))
         try:
-            found = pycolmap.incremental_mapping(
+            by_index = pycolmap.incremental_mapping(
                 database,
                 images,
                 scratch,
@@ -57,7 +57,7 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
                 next_image_callback=lambda: events.put(True),
                 cancellation_token=token,
             )
-            outcome.append(found)
+            outcome.append(by_index)
         except Exception as error:
             outcome.append(error)
         finally:

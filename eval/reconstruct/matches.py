@@ -81,8 +81,8 @@ def match_and_verify(
         device: where descriptors are compared.
     """
     features = {name: item.features for name, item in described.items()}
-    found = match_pairs(pairs, features, settings.matcher, cache, executor, device=device)
-    blocks = list(zip(found.blocks, found.matches, found.keys, strict=True))
+    matched = match_pairs(pairs, features, settings.matcher, cache, executor, device=device)
+    blocks = list(zip(matched.blocks, matched.matches, matched.keys, strict=True))
     for block, matches, key in progress(blocks, what="verify", unit=f"block of {BLOCK} pairs"):
         about = {
             "matches": key,
@@ -95,7 +95,7 @@ def match_and_verify(
             "verified", about, partial(_verify, block, matches, described, cameras, settings.mr_size, settings.seed)
         )
         inliers = split_rows(verified["inliers"], verified["counts"])
-        seconds = (found.seconds / len(pairs), float(verified["seconds"]) / len(block))
+        seconds = (matched.seconds / len(pairs), float(verified["seconds"]) / len(block))
         for row, pair in enumerate(block):
             matrices = {n: verified[n][row] for n in _MATRICES if np.isfinite(verified[n][row]).all()}
             yield Verified(pair, matches[row], int(verified["configs"][row]), matrices, inliers[row], *seconds)
@@ -116,10 +116,10 @@ def _verify(
     names = {name for pair in block for name in pair}
     points = {name: colmap_from_lafs(described[name].lafs, mr_size)[:, :2].astype(np.float64) for name in names}
 
-    def one(pair: Pair, found: NDArray[np.int64]) -> Any:
-        if len(found) < options.min_num_inliers:
+    def one(pair: Pair, matched: NDArray[np.int64]) -> Any:
+        if len(matched) < options.min_num_inliers:
             return pycolmap.TwoViewGeometry()
-        (a, b), rows = pair, np.ascontiguousarray(found, np.uint32)
+        (a, b), rows = pair, np.ascontiguousarray(matched, np.uint32)
         found_geometry = pycolmap.estimate_two_view_geometry(
             cameras[a], points[a], cameras[b], points[b], rows, options
         )

@@ -34,7 +34,7 @@ def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ())
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from None
     order = {name: index for index, name in enumerate([*names, *unreadable])}
-    found: dict[Pair, None] = {}
+    pairs: dict[Pair, None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -42,10 +42,10 @@ def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ())
         if first == second:
             raise DataError(f"{path}, line {number}: {first!r} is paired with itself")
         if first in names and second in names:
-            found[(first, second) if order[first] < order[second] else (second, first)] = None
-    if not found:
+            pairs[(first, second) if order[first] < order[second] else (second, first)] = None
+    if not pairs:
         raise DataError(f"{path} holds no pair of images that can be read")
-    return sorted(found, key=lambda pair: (order[pair[0]], order[pair[1]]))
+    return sorted(pairs, key=lambda pair: (order[pair[0]], order[pair[1]]))
 
 
 def _split(line: str, known: dict[str, int], where: str) -> Pair:

@@ -114,11 +114,11 @@ def _reconstruct(
         assumed = [] if settings.camera.params else [n for n in names if not cameras[n].has_prior_focal_length]
         _tell_of_assumed(assumed, settings.camera)
         with pycolmap.Database.open(temporary) as opened:
-            for found in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
-                a, b = found.pair
-                write_pair(opened, (ids[a], ids[b]), found.matches, found.geometry())
-                counts.append(len(found.inliers) if found.is_verified else 0)
-                clock.add({"match": found.match_s, "verify": found.verify_s})
+            for pair in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
+                a, b = pair.pair
+                write_pair(opened, (ids[a], ids[b]), pair.matches, pair.geometry())
+                counts.append(len(pair.inliers) if pair.is_verified else 0)
+                clock.add({"match": pair.match_s, "verify": pair.verify_s})
     clock.start()
     models = map_incrementally(database, images, settings, len(names))
     clock.note("map")

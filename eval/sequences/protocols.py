@@ -130,8 +130,7 @@ def glue_factory_pair(
 
     Source: glue-factory, HPatches evaluation.
     """
-    found = mutual_nn(features0.descs, features1.descs)
-    matches = found.matches.numpy()
+    matches = mutual_nn(features0.descs, features1.descs).matches.numpy()
     points0 = features0.xy[matches[:, 0]].astype(np.float64) + 0.5
     points1 = features1.xy[matches[:, 1]].astype(np.float64) + 0.5
     errors = symmetric_errors(points0, points1, H_0to1)

@@ -178,11 +178,11 @@ def _check_task_schema(check: _Checker, entry: Any, path: str, task: str) -> Non
     if not isinstance(entry, dict):
         check.error(path, "expected a dictionary", "value")
         return
-    own = "geom" if task == "stereo" else "colmap"
-    check.keys(entry, path, ["use_custom_matches", "custom_matches_name", "matcher", "outlier_filter", own])
+    part = "geom" if task == "stereo" else "colmap"
+    check.keys(entry, path, ["use_custom_matches", "custom_matches_name", "matcher", "outlier_filter", part])
     check.value(entry, path, "use_custom_matches", _is_bool, "true or false")
     check.value(entry, path, "custom_matches_name", _pattern(r"[a-z0-9\-.]*"), "a text of a-z 0-9 - . alone")
-    if own == "colmap":
+    if part == "colmap":
         check.value(entry, path, "colmap", lambda v: v == {} and isinstance(v, dict), "the empty dictionary")
     outlier = check.dictionary(entry, path, "outlier_filter")
     if outlier is not None:
@@ -192,7 +192,7 @@ def _check_task_schema(check: _Checker, entry: Any, path: str, task: str) -> Non
     matcher = check.dictionary(entry, path, "matcher")
     if matcher is not None:
         _check_matcher(check, matcher, f"{path}.matcher")
-    geom = check.dictionary(entry, path, "geom") if own == "geom" else None
+    geom = check.dictionary(entry, path, "geom") if part == "geom" else None
     if geom is not None:
         _check_geom(check, geom, f"{path}.geom")
 

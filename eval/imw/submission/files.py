@@ -67,30 +67,30 @@ def check_scene(
     Returns:
         What the checks against the configuration need.
     """
-    found = SceneFiles()
+    scene_files = SceneFiles()
     files = sorted(path.name for path in folder.iterdir())
-    found.match_files = [name for name in files if name.startswith("match")]
-    found.has_descriptors = "descriptors.h5" in files
-    found.has_scores = "scores.h5" in files
+    scene_files.match_files = [name for name in files if name.startswith("match")]
+    scene_files.has_descriptors = "descriptors.h5" in files
+    scene_files.has_scores = "scores.h5" in files
     for name in files:
-        if name not in ("keypoints.h5", "descriptors.h5", *SIDE_FILES) and name not in found.match_files:
+        if name not in ("keypoints.h5", "descriptors.h5", *SIDE_FILES) and name not in scene_files.match_files:
             findings.add(f"{where}/{name}", "unknown file, nobody reads it", "unknown_file", "warning")
     if "keypoints.h5" not in files:
         findings.add(f"{where}/keypoints.h5", "is missing", "keypoints_missing", official=True)
     else:
-        _check_keypoints(folder / "keypoints.h5", where, names, findings, found, sizes, pairwise)
+        _check_keypoints(folder / "keypoints.h5", where, names, findings, scene_files, sizes, pairwise)
     if "descriptors.h5" in files:
-        _check_descriptors(folder / "descriptors.h5", where, names, findings, found, to_hand_in)
-    elif not found.match_files:
+        _check_descriptors(folder / "descriptors.h5", where, names, findings, scene_files, to_hand_in)
+    elif not scene_files.match_files:
         message = "neither descriptors nor a file of matches"
         findings.add(f"{where}/descriptors.h5", message, "descriptors_missing", official=True)
     for name in SIDE_FILES:
         if name in files:
-            _check_side_file(folder / name, where, names, findings, found)
-    _check_match_file_names(where, findings, found.match_files)
-    for name in found.match_files:
-        _check_matches(folder / name, where, names, findings, found)
-    return found
+            _check_side_file(folder / name, where, names, findings, scene_files)
+    _check_match_file_names(where, findings, scene_files.match_files)
+    for name in scene_files.match_files:
+        _check_matches(folder / name, where, names, findings, scene_files)
+    return scene_files
 
 
 @contextmanager
@@ -164,8 +164,8 @@ def _read(entries: Entries, key: str, stored: Any) -> NDArray[Any] | None:
     return values
 
 
-def _check_keys(where: str, found: Mapping[str, Any], expected: list[str], findings: Findings, kind: str) -> None:
-    missing, extra = sorted(set(expected) - found.keys()), sorted(found.keys() - set(expected))
+def _check_keys(where: str, keys: Mapping[str, Any], expected: list[str], findings: Findings, kind: str) -> None:
+    missing, extra = sorted(set(expected) - keys.keys()), sorted(keys.keys() - set(expected))
     if missing or extra:
         parts = [f"{len(missing)} of {len(expected)} are missing: {missing[0]} …"] if missing else []
         parts += [f"{len(extra)} are unknown: {extra[0]} …"] if extra else []
@@ -177,7 +177,7 @@ def _check_keypoints(
     scene: str,
     names: list[str],
     findings: Findings,
-    found: SceneFiles,
+    scene_files: SceneFiles,
     sizes: Mapping[str, tuple[int, int]] | None,
     pairwise: bool,
 ) -> None:
@@ -196,7 +196,7 @@ def _check_keypoints(
                 message = f"expected (N, 2) x y, got {stored.shape}"
                 wrong.add(key, message, "keypoints_shape", official=position == 0)
                 continue
-            found.counts[key] = stored.shape[0]
+            scene_files.counts[key] = stored.shape[0]
             if stored.shape[0] > MAX_KEYPOINTS:
                 message = f"{stored.shape[0]} keypoints, at most {MAX_KEYPOINTS} are taken"
                 wrong.add(key, message, "keypoints_too_many", official=True)
@@ -222,7 +222,7 @@ def _check_positions(wrong: Entries, key: str, xy: NDArray[Any], size: tuple[int
 
 
 def _check_descriptors(
-    path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles, to_hand_in: bool
+    path: Path, scene: str, names: list[str], findings: Findings, scene_files: SceneFiles, to_hand_in: bool
 ) -> None:
     low, high = DESCRIPTOR_WIDTHS if to_hand_in else (1, _WIDEST_DESCRIPTOR)
     types = (np.float32, np.uint8) if to_hand_in else (np.float64, np.float32, np.float16, np.uint8)
@@ -232,14 +232,14 @@ def _check_descriptors(
         _check_keys(where, entries, names, findings, "descriptors_keys")
         wrong = Entries(findings, where, len(entries))
         first = next(iter(entries.values()))
-        found.descriptor_dtype = first.dtype
+        scene_files.descriptor_dtype = first.dtype
         for position, (key, stored) in enumerate(entries.items()):
             if len(stored.shape) != 2 or not low <= stored.shape[1] <= high:
                 message = f"expected (N, {low} to {high}), got {stored.shape}"
                 wrong.add(key, message, "descriptors_shape", official=position == 0)
                 continue
             size = stored.shape[1] * stored.dtype.itemsize
-            if to_hand_in and not found.match_files and size > MAX_DESCRIPTOR_BYTES:
+            if to_hand_in and not scene_files.match_files and size > MAX_DESCRIPTOR_BYTES:
                 message = f"{size} bytes a descriptor, at most {MAX_DESCRIPTOR_BYTES} without matches of your own"
                 wrong.add(key, message, "descriptors_need_matches", official=position == 0)
             if stored.dtype not in types:
@@ -247,12 +247,12 @@ def _check_descriptors(
             if (stored.shape[1], stored.dtype) != (first.shape[1], first.dtype) and len(first.shape) == 2:
                 message = f"{stored.shape[1]} x {stored.dtype}, the first entry {first.shape[1]} x {first.dtype}"
                 wrong.add(key, message, "descriptors_unequal")
-            _check_count(wrong, key, stored.shape[0], found)
+            _check_count(wrong, key, stored.shape[0], scene_files)
             _read(wrong, key, stored)
         wrong.close()
 
 
-def _check_side_file(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
+def _check_side_file(path: Path, scene: str, names: list[str], findings: Findings, scene_files: SceneFiles) -> None:
     """Scores, scales, angles, affine shapes: the official validator never opens them."""
     where = f"{scene}/{path.name}"
     with open_entries(path, where, findings, "side_damaged") as entries:
@@ -269,14 +269,14 @@ def _check_side_file(path: Path, scene: str, names: list[str], findings: Finding
                 expected = "(N, 2, 2)" if path.name == "affine.h5" else "(N,) or (N, 1)"
                 wrong.add(key, f"expected {expected}, got {stored.shape}", "side_shape")
                 continue
-            _check_count(wrong, key, stored.shape[0], found)
+            _check_count(wrong, key, stored.shape[0], scene_files)
             _read(wrong, key, stored)
         wrong.close()
 
 
-def _check_count(wrong: Entries, key: str, count: int, found: SceneFiles) -> None:
-    if key in found.counts and count != found.counts[key]:
-        wrong.add(key, f"{count} rows, but {found.counts[key]} keypoints", "unequal_counts")
+def _check_count(wrong: Entries, key: str, count: int, scene_files: SceneFiles) -> None:
+    if key in scene_files.counts and count != scene_files.counts[key]:
+        wrong.add(key, f"{count} rows, but {scene_files.counts[key]} keypoints", "unequal_counts")
 
 
 def _check_match_file_names(where: str, findings: Findings, files: list[str]) -> None:
@@ -303,7 +303,7 @@ def _check_match_file_names(where: str, findings: Findings, files: list[str]) ->
             findings.add(where, f"both {' and '.join(stereo)}: one is read", "matches_stereo_twice", "warning")
 
 
-def _check_matches(path: Path, scene: str, names: list[str], findings: Findings, found: SceneFiles) -> None:
+def _check_matches(path: Path, scene: str, names: list[str], findings: Findings, scene_files: SceneFiles) -> None:
     expected = {f"{max(a, b)}-{min(a, b)}" for position, a in enumerate(names) for b in names[:position]}
     with _open_filled(path, scene, findings, "matches") as (where, entries):
         if not entries:
@@ -328,14 +328,14 @@ def _check_matches(path: Path, scene: str, names: list[str], findings: Findings,
                 continue
             values = _read(wrong, key, stored)
             if values is not None and values.size:
-                _check_indices(wrong, key, values, found)
+                _check_indices(wrong, key, values, scene_files)
         wrong.close()
 
 
-def _check_indices(wrong: Entries, key: str, matches: NDArray[Any], found: SceneFiles) -> None:
+def _check_indices(wrong: Entries, key: str, matches: NDArray[Any], scene_files: SceneFiles) -> None:
     for row, name in enumerate(key.split("-")[:2]):
         pairwise = f"{name}-{key.split('-')[1 - row]}" if key.count("-") == 1 else name
-        count = found.counts.get(name, found.counts.get(pairwise))
+        count = scene_files.counts.get(name, scene_files.counts.get(pairwise))
         low, high = int(matches[row].min()), int(matches[row].max())
         if low < 0 or (count is not None and high >= count):
             message = f"row {row} has indices {low} … {high}, but {name} has {count} keypoints"

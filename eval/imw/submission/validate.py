@@ -44,7 +44,7 @@ def validate(path: Path, data: Path, official: bool = False, max_total_bytes: in
         pairwise = config_is_sound and any(m["config_common"].get("pairwise_keypoints", False) for m in methods)
         if official:
             scenes = _test_scenes(scenes, findings)
-        found = {}
+        by_scene = {}
         for dataset in dict.fromkeys(scene.dataset for scene in scenes):
             if not (folder / dataset).is_dir():
                 message = "the folder of this dataset is missing (ignore this if it is intended)"
@@ -53,14 +53,14 @@ def validate(path: Path, data: Path, official: bool = False, max_total_bytes: in
             place = folder / scene.dataset / scene.name
             if place.is_dir():
                 sizes = {name: image_size(path) for name, path in scene.images.items()}
-                found[scene.where] = check_scene(place, scene.where, list(scene.images), findings, sizes, pairwise)
+                by_scene[scene.where] = check_scene(place, scene.where, list(scene.images), findings, sizes, pairwise)
             elif (folder / scene.dataset).is_dir():
                 findings.add(scene.where, "the folder of this scene is missing", "scene_missing", official=True)
-        findings.checked = list(found)
+        findings.checked = list(by_scene)
         _find_unknown(folder, scenes, findings)
         for number, method in enumerate(methods if config_is_sound else []):
             where = CONFIG_FILE if len(methods) == 1 else f"{CONFIG_FILE} method {number}"
-            check_agreement(method, found, findings, where)
+            check_agreement(method, by_scene, findings, where)
     return findings
 
 
@@ -147,15 +147,15 @@ def check_agreement(
 def _check_task(
     entry: Mapping[str, Any], path: str, scene_name: str, scene: SceneFiles, task: str, findings: Findings, where: str
 ) -> None:
-    own = [name for name in scene.match_files if name == "matches.h5" or task in name]
+    match_files = [name for name in scene.match_files if name == "matches.h5" or task in name]
     if entry["use_custom_matches"]:
-        if not own:
+        if not match_files:
             message = f"{path} says custom matches, but there is no file of {task} matches"
             findings.add(f"{scene_name}", message, "custom_without_files")
         return
-    if own:
-        message = f"{path} says use_custom_matches false: {own[0]} is not read"
-        findings.add(f"{scene_name}/{own[0]}", message, "matches_unused", "warning")
+    if match_files:
+        message = f"{path} says use_custom_matches false: {match_files[0]} is not read"
+        findings.add(f"{scene_name}/{match_files[0]}", message, "matches_unused", "warning")
     if not scene.has_descriptors and scene.match_files:
         findings.add(f"{scene_name}/descriptors.h5", f"is missing, but {path} asks to match", "descriptors_unmatched")
     dtype = scene.descriptor_dtype

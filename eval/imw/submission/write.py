@@ -118,7 +118,7 @@ def write_submission(
         root = Path(temporary)
         for scene in scenes:
             features = _describe(scene, method, settings, cache)
-            counts += [len(found.keypoints) for found in features.values()]
+            counts += [len(image.keypoints) for image in features.values()]
             folder = root / scene.dataset / scene.name
             if settings.pairwise:
                 _write_pairs(folder, scene, features, settings, cache, executor)
@@ -160,18 +160,18 @@ def write_features(folder: Path, features: Mapping[str, Features], whole: bool) 
     Keypoints are float64 pixels, descriptors float32, scales OpenCV's ``size``, angles degrees as OpenCV's.
     """
     columns: dict[str, Arrays] = {"keypoints": {}, "descriptors": {}, "scores": {}}
-    for name, found in features.items():
-        descs = found.descs.numpy().astype(np.float32)
-        if not (np.isfinite(descs).all() and np.isfinite(found.keypoints.xy).all()):
+    for name, image in features.items():
+        descs = image.descs.numpy().astype(np.float32)
+        if not (np.isfinite(descs).all() and np.isfinite(image.keypoints.xy).all()):
             raise DataError(f"image {name}: a keypoint or descriptor is not finite")
-        columns["keypoints"][name] = found.keypoints.xy.astype(np.float64)
+        columns["keypoints"][name] = image.keypoints.xy.astype(np.float64)
         columns["descriptors"][name] = descs
-        columns["scores"][name] = found.keypoints.response.astype(np.float32)
+        columns["scores"][name] = image.keypoints.response.astype(np.float32)
         if not whole:
-            columns.setdefault("scales", {})[name] = found.keypoints.size.astype(np.float32)
-            columns.setdefault("angles", {})[name] = found.keypoints.angle.astype(np.float32)
-        if found.keypoints.shape is not None:
-            columns.setdefault("affine", {})[name] = found.keypoints.shape.astype(np.float32)
+            columns.setdefault("scales", {})[name] = image.keypoints.size.astype(np.float32)
+            columns.setdefault("angles", {})[name] = image.keypoints.angle.astype(np.float32)
+        if image.keypoints.shape is not None:
+            columns.setdefault("affine", {})[name] = image.keypoints.shape.astype(np.float32)
     for file, arrays in columns.items():
         write_h5(folder / f"{file}.h5", arrays)
 
@@ -252,7 +252,7 @@ def official_matcher(matcher: Matcher) -> dict[str, Any]:
     if matcher.filter == "fginn_ratio_pairwise":
         filtering["fginn_radius"] = matcher.fginn_radius
     enabled = matcher.symmetric != "none"
-    found: dict[str, Any] = {
+    official: dict[str, Any] = {
         "method": "nn",
         "distance": matcher.distance.upper() if matcher.distance != "hamming" else "Hamming",
         "flann": False,
@@ -261,8 +261,8 @@ def official_matcher(matcher: Matcher) -> dict[str, Any]:
         "symmetric": {"enabled": enabled, **({"reduce": matcher.symmetric} if enabled else {})},
     }
     if matcher.max_distance is not None:
-        found["descriptor_distance_filter"] = {"threshold": matcher.max_distance}
-    return found
+        official["descriptor_distance_filter"] = {"threshold": matcher.max_distance}
+    return official
 
 
 def official_geom(estimator: EstimatorSettings) -> dict[str, Any]:
@@ -376,9 +376,9 @@ def _verified(
         ]
         configuration = {"matches": key, "estimator": settings.estimator.to_dict(), "seed": settings.seed}
         work.append((configuration, _VerifyJob(points, settings.estimator, settings.seed)))
-    found = compute_all(cache, "verified", work, _inliers, executor, f"{scene.where}: verify", "block")
+    inliers = compute_all(cache, "verified", work, _inliers, executor, f"{scene.where}: verify", "block")
     verified: dict[Pair, NDArray[np.int32]] = {}
-    for block, matches, arrays in zip(matched.blocks, matched.matches, found, strict=True):
+    for block, matches, arrays in zip(matched.blocks, matched.matches, inliers, strict=True):
         masks = np.split(arrays["inliers"].astype(bool), np.cumsum([len(rows) for rows in matches])[:-1])
         verified |= {pair: rows[mask] for pair, rows, mask in zip(block, matches, masks, strict=True)}
     return verified

@@ -10,7 +10,7 @@
 #    (4000, 3200, 3650 steps), and fixed cameras weighed 0.7 up to step 2863 and 3 after it. Here it is one run with
 #    their mean weight, 1.1.
 #  * matchability learnt from matches of RootSIFT in all models but of h8E512 in 19 of them alone; here of both in all.
-#    Its loss, network, steps and seed are those of the released file.
+#    Network, loss, steps and seed are those of the released file, the limits of the labels nearly.
 # STEPS, TUPLES, PATCHES and FIT_STEPS make it shorter, for a try.
 set -euo pipefail
 [ $# -eq 2 ] || { echo "usage: docs/make_weights.sh DATA OUT" >&2; exit 2; }

@@ -81,7 +81,7 @@ class ModelImage:
 
 
 @dataclass(frozen=True)
-class Model:
+class SparseModel:
     """A model: its images by name, its points by id, (n,) and (n, 3)."""
 
     images: list[ModelImage]
@@ -109,7 +109,7 @@ def is_model(folder: Path) -> bool:
     return any(all((folder / f"{name}{suffix}").is_file() for name in FILES) for suffix in (".bin", ".txt"))
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path) -> SparseModel:
     """Read a model.
 
     Raises:
@@ -127,7 +127,7 @@ def read_model(folder: Path) -> Model:
     return _model(tables)
 
 
-def open_model(folder: Path, images: Path) -> Model:
+def open_model(folder: Path, images: Path) -> SparseModel:
     """Read a model whose images are there, of the sizes of their cameras.
 
     Raises:
@@ -420,7 +420,7 @@ def _focal_lengths(kind: str, params: Floats) -> Floats:
     return params[list(camera.focal_length_idxs())]
 
 
-def _model(tables: _Tables) -> Model:
+def _model(tables: _Tables) -> SparseModel:
     pycolmap = load_pycolmap()
     cameras = {
         number: pycolmap.Camera(camera_id=number, model=kind, width=width, height=height, params=params)
@@ -433,4 +433,4 @@ def _model(tables: _Tables) -> Model:
         camera = cameras[image.camera_id]
         images.append(ModelImage(image.name, camera, rotation, image.translation, image.xy, image.point_ids))
     order = np.argsort(tables.point_ids)
-    return Model(images, tables.point_ids[order], tables.xyz[order])
+    return SparseModel(images, tables.point_ids[order], tables.xyz[order])

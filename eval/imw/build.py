@@ -36,7 +36,7 @@ _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
-class View:
+class SceneImage:
     """One registered image of a model, undistorted.
 
     Attributes:
@@ -104,7 +104,7 @@ def build_scene(
 
 
 def write_scene(
-    views: Sequence[View],
+    views: Sequence[SceneImage],
     out: Path,
     bags: Mapping[int, int] | None = None,
     seed: int = 0,
@@ -161,7 +161,7 @@ def _write_bags(
     return made
 
 
-def read_model(images: Path, model: Path) -> list[View]:
+def read_model(images: Path, model: Path) -> list[SceneImage]:
     """The registered images of a COLMAP model, sorted by their name in the scene."""
     registered = open_model(model, images).images
     names = scene_names([image.name for image in registered])
@@ -205,7 +205,7 @@ def covisibility(
     return float(min(shares))
 
 
-def covisibilities(views: Sequence[View]) -> dict[tuple[str, str], float]:
+def covisibilities(views: Sequence[SceneImage]) -> dict[tuple[str, str], float]:
     """Co-visibility of every pair of views, larger name first, sorted as the names are."""
     by_name = {view.name: view for view in views}
     result = {}
@@ -233,7 +233,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _view(name: str, source: Path, image: ModelImage) -> View:
+def _view(name: str, source: Path, image: ModelImage) -> SceneImage:
     """One registered image; observations are moved to where the undistorted image shows them."""
     camera, seen = image.camera, image.point_ids >= 0
     ids, xy = image.point_ids[seen], image.xy[seen]
@@ -252,10 +252,10 @@ def _view(name: str, source: Path, image: ModelImage) -> View:
         raise DataError(f"image {source}: COLMAP cannot undistort its {camera.model_name} camera")
     K[:2, 2] -= 0.5  # COLMAP's origin is the corner of the first pixel, ours its centre
     points = {point: (x, y) for point, (x, y) in zip(ids.tolist(), xy.tolist(), strict=True)}
-    return View(name, source, (camera.width, camera.height), Camera(K, image.R, image.t), points, distorted)
+    return SceneImage(name, source, (camera.width, camera.height), Camera(K, image.R, image.t), points, distorted)
 
 
-def _write_image(view: View, folder: Path) -> str:
+def _write_image(view: SceneImage, folder: Path) -> str:
     """Copy or undistort one image; returns its file name."""
     image = read_bgr(view.source)
     suffix = _KEPT_SUFFIXES.get(view.source.suffix.lower())
@@ -281,7 +281,7 @@ def _undistort(image: NDArray[np.uint8], camera: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(undistorted.to_array())
 
 
-def _write_visibility(views: Sequence[View], folder: Path) -> None:
+def _write_visibility(views: Sequence[SceneImage], folder: Path) -> None:
     """One file an image: common points with each other image, on the side of the larger name alone, itself -1."""
     for row, view in enumerate(views):
         counts = [len(view.points.keys() & other.points.keys()) for other in views[:row]]

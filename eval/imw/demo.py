@@ -42,7 +42,7 @@ def build(folder: Path, seed: int = 0) -> Path:
             file = Path(photographs) / f"view_{number:02d}.jpg"
             file.write_bytes(shot.jpeg)
             camera = Camera(shot.view.K, shot.view.R, shot.view.t)
-            views.append(imw.View(file.stem, file, (shot.view.width, shot.view.height), camera, points))
+            views.append(imw.SceneImage(file.stem, file, (shot.view.width, shot.view.height), camera, points))
             depths[file.stem] = shot.depth
         imw.write_scene(views, temporary / "scene", BAGS, seed, depths)
         (temporary / "scene" / "set_100").rename(temporary / "set_100")

@@ -35,7 +35,7 @@ from eval.core.viz import draw_matches
 from eval.features import Method, tokens_help
 from eval.features.detect import DogSettings
 from eval.match.page import Matched, write_match_page
-from eval.match.photos import PhotoFeatures, PhotoMatch, RelativePose, describe_photo, match_photos
+from eval.match.photos import PhotoFeatures, PhotoMatch, RelativePose, match_photos, photo_features
 from eval.pages.render import command_line
 from eval.reconstruct.photo_cameras import PhotoCamera, photo_camera
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     geometry = _geometry_from(args)
     (method,) = methods_from(args)
     matcher = any_matcher_from(args.matcher, args.ratio, "match", [method])
-    one, two = (describe_photo(path, method, detector, args.max_side, args.mr_size) for path in args.images)
+    one, two = (photo_features(path, method, detector, args.max_side, args.mr_size) for path in args.images)
     cameras = _cameras(args, geometry, (one, two))
     pair = match_photos(one, two, matcher, geometry, args.seed or 0, method.device, cameras)
     if isinstance(geometry, HomographySettings):

@@ -76,7 +76,7 @@ class PhotoMatch(NamedTuple):
     """Of calibrated photographs."""
 
 
-def describe_photo(
+def photo_features(
     path: Path, method: Method, detector: DogSettings, max_side_px: int, mr_size: float = DEFAULT_MR_SIZE
 ) -> PhotoFeatures:
     """Features of a photograph, turned as EXIF says and reduced to ``max_side_px``."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.colmap import load_pycolmap
-from eval.reconstruct.describe import Described
+from eval.reconstruct.describe import DescribedPhoto
 from eval.reconstruct.settings import CameraSettings
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import colmap_from_lafs
@@ -19,7 +19,7 @@ _MODES = {"auto": "AUTO", "single": "SINGLE", "per-folder": "PER_FOLDER", "per-i
 
 
 def make_database(
-    path: Path, folder: Path, described: Sequence[Described], settings: CameraSettings, mr_size: float
+    path: Path, folder: Path, described: Sequence[DescribedPhoto], settings: CameraSettings, mr_size: float
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Write a new database with cameras, images and keypoints.
 
@@ -75,11 +75,11 @@ def write_pair(database: Any, ids: tuple[int, int], matches: NDArray[Any], geome
     database.write_two_view_geometry(*ids, geometry)
 
 
-def _check_sizes(described: Sequence[Described], mode: str) -> None:
+def _check_sizes(described: Sequence[DescribedPhoto], mode: str) -> None:
     """Images that share a camera by the user's word must have one size."""
     if mode not in ("single", "per-folder"):
         return
-    first: dict[str, Described] = {}
+    first: dict[str, DescribedPhoto] = {}
     for item in described:
         group = "" if mode == "single" else item.photo.name.rpartition("/")[0]
         other = first.setdefault(group, item)

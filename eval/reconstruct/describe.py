@@ -24,7 +24,7 @@ from kornia_hardnet8.errors import DataError
 log = logging.getLogger(__name__)
 
 
-class Described(NamedTuple):
+class DescribedPhoto(NamedTuple):
     """One photograph and its features."""
 
     photo: Photo
@@ -44,7 +44,7 @@ def describe_photo(
     max_side_px: int,
     mr_size: float,
     cache: Cache,
-) -> Described:
+) -> DescribedPhoto:
     """Features of one photograph, found in it as it is to be seen (EXIF) and of at most ``max_side_px``.
 
     Args:
@@ -60,12 +60,12 @@ def describe_photo(
     reduced, scale = reduce_image(turn_upright(stored, photo.orientation), max_side_px)
     features = extract(reduced, method, detector, cache, mr_size)
     to_stored = compose(stored_from_upright(photo.orientation, size), enlarging(scale))
-    return Described(photo, size, move_lafs(features.keypoints.lafs(mr_size), to_stored), features)
+    return DescribedPhoto(photo, size, move_lafs(features.keypoints.lafs(mr_size), to_stored), features)
 
 
 def describe_photos(
     photos: Sequence[Photo], method: Method, settings: ReconstructSettings, cache: Cache
-) -> tuple[list[Described], list[str]]:
+) -> tuple[list[DescribedPhoto], list[str]]:
     """Features of all photographs that can be used, and the names of those that cannot.
 
     These do not decode, or EXIF calls them mirrored: no camera shows their pixels so.

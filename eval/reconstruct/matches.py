@@ -17,7 +17,7 @@ from common.colmap import load_pycolmap
 from common.machine import available_cores
 from common.shell import progress
 from eval.core.pairs import BLOCK, match_pairs, split_rows
-from eval.reconstruct.describe import Described
+from eval.reconstruct.describe import DescribedPhoto
 from eval.reconstruct.pairs import Pair
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.lafs import colmap_from_lafs
@@ -59,7 +59,7 @@ class Verified(NamedTuple):
 
 def match_and_verify(
     pairs: Sequence[Pair],
-    described: Mapping[str, Described],
+    described: Mapping[str, DescribedPhoto],
     cameras: Mapping[str, Any],
     settings: ReconstructSettings,
     cache: Cache,
@@ -104,7 +104,7 @@ def match_and_verify(
 def _verify(
     block: Sequence[Pair],
     matches: Sequence[NDArray[Any]],
-    described: Mapping[str, Described],
+    described: Mapping[str, DescribedPhoto],
     cameras: Mapping[str, Any],
     mr_size: float,
     seed: int,

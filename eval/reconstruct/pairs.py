@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.core.pairs import Pair
 from kornia_hardnet8.errors import DataError, MissingFileError, closest
-
-Pair = tuple[str, str]
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:

@@ -24,7 +24,7 @@ from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE, lafs_from_opencv, lafs_from_similarity
 from kornia_hardnet8.matchability import cut_upright
 from kornia_hardnet8.patches import extract_patches
-from train.stores.densify import MIN_COMMON, View, epipolar_px, open_views
+from train.stores.densify import MIN_COMMON, PosedImage, epipolar_px, open_views
 
 log = logging.getLogger(__name__)
 MAX_IMAGES, MAX_PAIRS = 8, 28  # of a model
@@ -103,7 +103,7 @@ def label_model(
     return [_labels(views[k], detected[k], right[k], seen[k]) for k in detected if seen[k].any()]
 
 
-def choose_pairs(views: Sequence[View], rng: np.random.Generator) -> list[tuple[int, int]]:
+def choose_pairs(views: Sequence[PosedImage], rng: np.random.Generator) -> list[tuple[int, int]]:
     """At most ``MAX_PAIRS`` pairs among at most ``MAX_IMAGES`` views that see enough points together."""
     count = len(views)
     common = np.zeros((count, count), np.int64)
@@ -121,7 +121,7 @@ def choose_pairs(views: Sequence[View], rng: np.random.Generator) -> list[tuple[
     return [pairs[k] for k in np.sort(rng.permutation(len(pairs))[:MAX_PAIRS])]
 
 
-def right_matches(views: Sequence[View], detected: Sequence[_Detected]) -> np.ndarray:
+def right_matches(views: Sequence[PosedImage], detected: Sequence[_Detected]) -> np.ndarray:
     """Rows (M, 2) of the keypoints of two views that match each other, and are right by the geometry."""
     rows = _mutual(detected[0].descs, detected[1].descs)
     points = [d.xy[rows[:, k]] for k, d in enumerate(detected)]
@@ -153,7 +153,7 @@ def _ratio(similarity: torch.Tensor) -> torch.Tensor:
     return first / second
 
 
-def _meeting(views: Sequence[View], points: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+def _meeting(views: Sequence[PosedImage], points: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     """Depths (n,) in both views where the rays of matches come nearest, and the angle (n,) between them in degrees."""
     rays = [view.rays(xy) for view, xy in zip(views, points, strict=True)]
     rotation = views[1].rotation @ views[0].rotation.T
@@ -166,7 +166,7 @@ def _meeting(views: Sequence[View], points: Sequence[np.ndarray]) -> tuple[list[
     return depths, np.degrees(np.arccos(np.clip(pq / np.sqrt(pp * qq), -1.0, 1.0)))
 
 
-def _in_sight(view: View, other: View, detected: _Detected) -> np.ndarray:
+def _in_sight(view: PosedImage, other: PosedImage, detected: _Detected) -> np.ndarray:
     """Whether the other view has the places of keypoints (N,) in its frame, at the depth of the points near them."""
     world = (view.rays(detected.xy) * detected.depths[:, 1:2] - view.translation) @ view.rotation
     pixels = other.project(world)
@@ -174,7 +174,7 @@ def _in_sight(view: View, other: View, detected: _Detected) -> np.ndarray:
     return np.asarray(((pixels > 0) & (pixels < [width - 1, height - 1])).all(axis=1))  # NaN: behind the camera
 
 
-def _detect(view: View, contrast: float, edge: float, descriptor: HardNet8 | None = None) -> _Detected:
+def _detect(view: PosedImage, contrast: float, edge: float, descriptor: HardNet8 | None = None) -> _Detected:
     cv2 = load_cv2()
     image = read_gray(view.path)
     if image.shape != view.size[::-1]:
@@ -194,7 +194,7 @@ def _detect(view: View, contrast: float, edge: float, descriptor: HardNet8 | Non
     return _Detected(rows[:, :2], rows[:, 2], descs, _depths_near(view, rows[:, :2]))
 
 
-def _depths_near(view: View, xy: np.ndarray) -> np.ndarray:
+def _depths_near(view: PosedImage, xy: np.ndarray) -> np.ndarray:
     """Smallest, median and largest depth (N, 3) of the model's points nearest to pixels (N, 2)."""
     depths = (view.points @ view.rotation.T + view.translation)[:, 2]
     front = depths > 1e-9
@@ -206,7 +206,7 @@ def _depths_near(view: View, xy: np.ndarray) -> np.ndarray:
     return np.column_stack([values.min(axis=1), np.median(values, axis=1), values.max(axis=1)])
 
 
-def _labels(view: View, detected: _Detected, right: np.ndarray, seen: np.ndarray) -> Labels:
+def _labels(view: PosedImage, detected: _Detected, right: np.ndarray, seen: np.ndarray) -> Labels:
     keep = seen > 0
     xy, sigma = (torch.from_numpy(a[keep].astype(np.float32)) for a in (detected.xy, detected.sigma))
     frames = lafs_from_similarity(xy, sigma, torch.zeros_like(sigma))

@@ -21,7 +21,7 @@ from common.shell import progress
 from kornia_hardnet8.errors import DataError
 from train.stores.colmap_model import Observations
 from train.stores.frames import cut, detect_sift, similarity_frames
-from train.stores.linking import Keypoints, group_links, mutual_links
+from train.stores.linking import Detections, group_links, mutual_links
 
 CONTRAST = 0.005
 MAX_KEYPOINTS = 4000  # of an image, the strongest
@@ -34,7 +34,7 @@ _THUMB = 16  # side of the patches that are correlated
 
 
 @dataclass(frozen=True)
-class View:
+class PosedImage:
     """One registered image.
 
     Attributes:
@@ -71,7 +71,7 @@ class View:
         return pixels
 
 
-def open_views(images: Path, model: Path) -> list[View]:
+def open_views(images: Path, model: Path) -> list[PosedImage]:
     """The registered images of a model, by name.
 
     Raises:
@@ -86,7 +86,9 @@ def open_views(images: Path, model: Path) -> list[View]:
         ids, first = ids[ids >= 0], first[ids >= 0]
         at = np.searchsorted(reconstruction.point_ids, ids)
         path = images / image.name
-        views.append(View(path, image.camera, image.R, image.t, ids, image.xy[first] - 0.5, reconstruction.xyz[at]))
+        views.append(
+            PosedImage(path, image.camera, image.R, image.t, ids, image.xy[first] - 0.5, reconstruction.xyz[at])
+        )
     return views
 
 
@@ -127,7 +129,7 @@ def densify(images: Path, model: Path, num_workers: int = 0) -> list[Observation
     return result
 
 
-def carry_by_depth(keypoints: Keypoints, view: View, other: View) -> Keypoints:
+def carry_by_depth(keypoints: Detections, view: PosedImage, other: PosedImage) -> Detections:
     """The keypoints of one image as another one sees them; NaN where the model does not say.
 
     Between points that both images see the surface is taken as plane (linear inverse depth in each triangle of
@@ -136,7 +138,7 @@ def carry_by_depth(keypoints: Keypoints, view: View, other: View) -> Keypoints:
     """
     from scipy.spatial import Delaunay, QhullError
 
-    out = Keypoints(*(np.full_like(a, np.nan) for a in (keypoints.xy, keypoints.sigma, keypoints.angle)))
+    out = Detections(*(np.full_like(a, np.nan) for a in (keypoints.xy, keypoints.sigma, keypoints.angle)))
     _, here, _ = np.intersect1d(view.ids, other.ids, assume_unique=True, return_indices=True)
     corners = view.xy[here]
     depth = (view.points[here] @ view.rotation.T + view.translation)[:, 2]
@@ -177,7 +179,7 @@ def carry_by_depth(keypoints: Keypoints, view: View, other: View) -> Keypoints:
     return out
 
 
-def epipolar_px(view: View, other: View, xy: np.ndarray, other_xy: np.ndarray) -> np.ndarray:
+def epipolar_px(view: PosedImage, other: PosedImage, xy: np.ndarray, other_xy: np.ndarray) -> np.ndarray:
     """Larger distance (n,) of points to the epipolar line of their partner, in pixels of the mean focal length."""
     rotation = other.rotation @ view.rotation.T
     t = other.translation - rotation @ view.translation
@@ -195,13 +197,13 @@ def epipolar_px(view: View, other: View, xy: np.ndarray, other_xy: np.ndarray) -
     return result
 
 
-def _detect(view: View) -> tuple[Keypoints, np.ndarray]:
+def _detect(view: PosedImage) -> tuple[Detections, np.ndarray]:
     """Keypoints, and their standardised small patches (n, 256)."""
     image = read_luma(view.path)
     if image.shape != view.size[::-1]:
         width, height = view.size
         raise DataError(f"{view.path} is {image.shape[1]} x {image.shape[0]} pixels, the model says {width} x {height}")
-    keypoints = Keypoints(*detect_sift(image, CONTRAST, MAX_KEYPOINTS))
+    keypoints = Detections(*detect_sift(image, CONTRAST, MAX_KEYPOINTS))
     frames = similarity_frames(keypoints.xy, keypoints.sigma, keypoints.angle, 12.0)
     thumbs = cut(image, frames, _THUMB, 1.0).reshape(len(frames), -1).astype(np.float32)
     thumbs -= thumbs.mean(axis=1, keepdims=True)
@@ -209,7 +211,9 @@ def _detect(view: View) -> tuple[Keypoints, np.ndarray]:
     return keypoints, thumbs
 
 
-def _link(job: tuple[View, View, tuple[Keypoints, np.ndarray], tuple[Keypoints, np.ndarray]]) -> np.ndarray:
+def _link(
+    job: tuple[PosedImage, PosedImage, tuple[Detections, np.ndarray], tuple[Detections, np.ndarray]],
+) -> np.ndarray:
     """Pairs (m, 2) of rows of the keypoints of two images that show the same."""
     view, other, (keypoints, thumbs), (others, other_thumbs) = job
     links = mutual_links(carry_by_depth(keypoints, view, other), others)

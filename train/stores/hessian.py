@@ -50,7 +50,7 @@ def window(base: float, sigma: float) -> int:
     return side + (side % 2 == 0)
 
 
-def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def gaussian_blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Correlate a float32 image (H, W) with a 1-D kernel along columns, then rows, mirrored about its outer pixels.
 
     Sums are of float64, as products with a band matrix (a long kernel takes a quarter of the time of a plain loop);
@@ -121,7 +121,7 @@ def local_maxima(
     image = np.asarray(image, dtype=np.float32)
     xy, scale, response = [], [], []
     for sigma in default_sigmas() if sigmas is None else sigmas:
-        level = hessian_response(blur(image, gauss_kernel(sigma)), sigma)
+        level = hessian_response(gaussian_blur(image, gauss_kernel(sigma)), sigma)
         keep = (level == window_maximum(level, window(base, sigma))) & (level >= np.float32(floor))
         if mask is not None:
             keep &= mask

@@ -16,25 +16,25 @@ RADIUS_PER_SIGMA = 0.7  # of the coarser keypoint
 
 
 @dataclass(frozen=True)
-class Keypoints:
-    """Keypoints of one view: xy (n, 2) pixels, sigma (n,) pixels, angle (n,) radians from x towards y."""
+class Detections:
+    """Detections of one view: xy (n, 2) pixels, sigma (n,) pixels, angle (n,) radians from x towards y."""
 
     xy: np.ndarray
     sigma: np.ndarray
     angle: np.ndarray
 
-    def take(self, keep: np.ndarray) -> Keypoints:
+    def take(self, keep: np.ndarray) -> Detections:
         """The rows that ``keep`` selects."""
-        return Keypoints(self.xy[keep], self.sigma[keep], self.angle[keep])
+        return Detections(self.xy[keep], self.sigma[keep], self.angle[keep])
 
 
-def carry(keypoints: Keypoints, homography: np.ndarray) -> Keypoints:
+def carry(keypoints: Detections, homography: np.ndarray) -> Detections:
     """The keypoints as ``homography`` maps them: scale by the local change of area, direction by the local map."""
     local = jacobians(homography, keypoints.xy)
     direction = np.stack([np.cos(keypoints.angle), np.sin(keypoints.angle)], axis=1)
     turned = np.einsum("nij,nj->ni", local, direction)
     area = np.abs(local[:, 0, 0] * local[:, 1, 1] - local[:, 0, 1] * local[:, 1, 0])
-    return Keypoints(
+    return Detections(
         transfer(homography, keypoints.xy), keypoints.sigma * np.sqrt(area), np.arctan2(turned[:, 1], turned[:, 0])
     )
 
@@ -45,7 +45,7 @@ def turn_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
-def mutual_links(carried: Keypoints, there: Keypoints) -> np.ndarray:
+def mutual_links(carried: Detections, there: Detections) -> np.ndarray:
     """Pairs (m, 2) of rows of two sets of keypoints of one view that are each other's nearest compatible one.
 
     Compatible: within max(1.5 pixels, 0.7 sigma of the coarser one), scales within a factor 1.5, directions within
@@ -76,7 +76,7 @@ def mutual_links(carried: Keypoints, there: Keypoints) -> np.ndarray:
     return np.stack([usable[rows[both]], columns[both]], axis=1)
 
 
-def group(keypoints: list[Keypoints], homographies: list[np.ndarray]) -> list[np.ndarray]:
+def group(keypoints: list[Detections], homographies: list[np.ndarray]) -> list[np.ndarray]:
     """Groups of keypoints of several views of a plane that show the same thing, see :func:`group_links`.
 
     ``homographies[k]`` maps the plane to view k.

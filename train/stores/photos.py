@@ -22,7 +22,7 @@ from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.flags import add_cut, add_output, how_built, number_crop
 from train.stores.frames import MIN_INSIDE, Cut, cut, detect_sift, inside_share, similarity_frames
-from train.stores.linking import Keypoints, carry, group, turn_between
+from train.stores.linking import Detections, carry, group, turn_between
 from train.stores.views import random_homography, render_view
 from train.stores.writer import Built, create_store, source_hashes, source_key
 
@@ -167,7 +167,7 @@ def photo_patches(item: tuple[Path, tuple[int, ...]], settings: PhotoSettings) -
     views, keypoints = [], []
     for _ in range(settings.num_views):
         view = render_view(photo, random_homography(width, height, rng), rng)
-        detected = Keypoints(*detect_sift(view.image, CONTRAST, MAX_KEYPOINTS))
+        detected = Detections(*detect_sift(view.image, CONTRAST, MAX_KEYPOINTS))
         frames = similarity_frames(detected.xy, detected.sigma, detected.angle, settings.mr_size)
         inside = inside_share(frames, width, height) >= MIN_INSIDE
         inside &= inside_share(frames, width, height, np.linalg.inv(view.homography)) >= MIN_INSIDE
@@ -197,7 +197,7 @@ def _nothing(patch_size: int, problem: str) -> PhotoPatches:
 
 def select(
     groups: list[np.ndarray],
-    keypoints: list[Keypoints],
+    keypoints: list[Detections],
     homographies: list[np.ndarray],
     max_labels: int,
     rng: np.random.Generator,

@@ -14,7 +14,7 @@ from common.jobs import worker_map
 from common.shell import progress
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.frames import MIN_INSIDE, Cut, cut, detect_sift, inside_share, similarity_frames
-from train.stores.linking import Keypoints, group
+from train.stores.linking import Detections, group
 from train.stores.photos import CONTRAST, MAX_KEYPOINTS, select
 from train.stores.view_folders import ViewImage, list_views, read_view_image, view_key
 from train.stores.writer import Built, create_store, source_hashes
@@ -96,8 +96,8 @@ def build_redetected(
 
 
 def _seen_again(
-    keypoints: list[Keypoints], max_sets: int, rng: np.random.Generator
-) -> tuple[int, list[tuple[Keypoints, np.ndarray]]]:
+    keypoints: list[Detections], max_sets: int, rng: np.random.Generator
+) -> tuple[int, list[tuple[Detections, np.ndarray]]]:
     """How many labels the keypoints of a view's images give; of each image the keypoints that have one, and theirs."""
     same = [np.eye(3)] * len(keypoints)
     enough = min(MIN_IMAGES, len(keypoints))
@@ -109,10 +109,10 @@ def _seen_again(
     return len(groups), [(k.take(rows[m, 1]), labels[m]) for k, m in zip(keypoints, of_image, strict=True)]
 
 
-def _detect(image: ViewImage, mask: np.ndarray | None, mr_size: float) -> Keypoints:
+def _detect(image: ViewImage, mask: np.ndarray | None, mr_size: float) -> Detections:
     pixels = read_view_image(image)
     height, width = pixels.shape
-    detected = Keypoints(*detect_sift(pixels, CONTRAST, MAX_KEYPOINTS))
+    detected = Detections(*detect_sift(pixels, CONTRAST, MAX_KEYPOINTS))
     frames = similarity_frames(detected.xy, detected.sigma, detected.angle, mr_size)
     keep = inside_share(frames, width, height) >= MIN_INSIDE
     if image.homography is not None:

@@ -14,7 +14,7 @@ _MAX_OVERSAMPLING = 4
 
 
 @dataclass(frozen=True)
-class View:
+class RenderedView:
     """A rendered view: ``image`` uint8 (H, W); ``homography`` (3, 3) maps photo pixels to view pixels."""
 
     image: np.ndarray
@@ -49,9 +49,9 @@ def random_homography(width: int, height: int, rng: np.random.Generator) -> np.n
     return homography / (homography[2] @ [*target, 1.0])
 
 
-def render_view(photo: np.ndarray, homography: np.ndarray, rng: np.random.Generator) -> View:
+def render_view(photo: np.ndarray, homography: np.ndarray, rng: np.random.Generator) -> RenderedView:
     """Warp ``photo`` (H, W, 3) by ``homography`` and change light, sharpness and noise; outside it is mirrored."""
-    return View(photometric(warp(gray_mix(photo, rng), homography), rng), homography)
+    return RenderedView(photometric(warp(gray_mix(photo, rng), homography), rng), homography)
 
 
 def gray_mix(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -27,9 +27,9 @@ from train.stores.amos import (
 )
 from train.stores.frames import cut, similarity_frames
 from train.stores.hessian import (
-    blur,
     default_sigmas,
     gauss_kernel,
+    gaussian_blur,
     hessian_response,
     local_maxima,
     window,
@@ -126,7 +126,7 @@ def test_blur_and_maxima_of_windows_are_those_of_plain_loops(shape: tuple[int, i
     for sigma in default_sigmas()[:4]:  # the longest kernel reaches beyond the image
         kernel = gauss_kernel(sigma)
         expected = correlate1d(correlate1d(image, kernel, axis=0, mode="mirror"), kernel, axis=1, mode="mirror")
-        np.testing.assert_allclose(blur(image, kernel), expected, rtol=3e-7)
+        np.testing.assert_allclose(gaussian_blur(image, kernel), expected, rtol=3e-7)
     for side in (1, 3, 61, 109, 629):
         expected = maximum_filter(image, side, mode="constant", cval=-np.inf)
         np.testing.assert_array_equal(window_maximum(image, side), expected)

@@ -14,7 +14,7 @@ from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.colmap import ColmapSettings
 from train.stores.densify import carry_by_depth, densify, epipolar_px, open_views
-from train.stores.linking import Keypoints, carry, turn_between
+from train.stores.linking import Detections, carry, turn_between
 
 REPOSITORY = Path(__file__).parents[3]
 FOCAL, WIDTH, HEIGHT = 320.0, 320, 240
@@ -73,7 +73,7 @@ def _transfer(H: np.ndarray, xy: np.ndarray) -> np.ndarray:
 def test_keypoints_are_carried_as_the_plane_carries_them(model: Path) -> None:
     view, other, _ = open_views(model / "images", model / "sparse")
     rng = np.random.default_rng(0)
-    keypoints = Keypoints(rng.uniform(60, 180, (50, 2)), rng.uniform(1, 4, 50), rng.uniform(-3, 3, 50))
+    keypoints = Detections(rng.uniform(60, 180, (50, 2)), rng.uniform(1, 4, 50), rng.uniform(-3, 3, 50))
     between = HOMOGRAPHIES[1] @ np.linalg.inv(HOMOGRAPHIES[0])
     true, found = carry(keypoints, between), carry_by_depth(keypoints, view, other)
     np.testing.assert_allclose(found.xy, true.xy, atol=1e-3)
@@ -86,7 +86,7 @@ def test_keypoints_are_carried_as_the_plane_carries_them(model: Path) -> None:
 
 def test_where_no_points_are_nothing_is_known(model: Path) -> None:
     view, other, _ = open_views(model / "images", model / "sparse")
-    corner = Keypoints(np.array([[1.0, 1.0]]), np.ones(1), np.zeros(1))
+    corner = Detections(np.array([[1.0, 1.0]]), np.ones(1), np.zeros(1))
     assert np.isnan(carry_by_depth(corner, view, other).xy).all()
 
 

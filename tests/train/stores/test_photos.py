@@ -12,7 +12,7 @@ import pytest
 from common.images import read_bgr
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
-from train.stores.linking import Keypoints, carry, group, mutual_links, turn_between
+from train.stores.linking import Detections, carry, group, mutual_links, turn_between
 from train.stores.photos import PhotoSettings, build_photos, select
 from train.stores.views import jacobians, photometric, random_homography, render_view, transfer, warp
 
@@ -114,9 +114,9 @@ def test_photometric_change_keeps_places(textures) -> None:
 # --- links
 
 
-def _keypoints(rows: list[tuple[float, float, float, float]]) -> Keypoints:
+def _keypoints(rows: list[tuple[float, float, float, float]]) -> Detections:
     table = np.array(rows, dtype=float).reshape(-1, 4)
-    return Keypoints(table[:, :2], table[:, 2], np.deg2rad(table[:, 3]))
+    return Detections(table[:, :2], table[:, 2], np.deg2rad(table[:, 3]))
 
 
 def test_carry_by_a_similarity() -> None:

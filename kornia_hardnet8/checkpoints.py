@@ -18,13 +18,13 @@ from torch import Tensor
 from kornia_hardnet8.arch import ARCHS, Arch, empty_features, get_arch
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest
 from kornia_hardnet8.files import atomic_path, sha256_file, write_bytes
+from kornia_hardnet8.models import BUNDLED_DIR, MODELS
 from kornia_hardnet8.projection import Projection
 from kornia_hardnet8.torch_files import projection_of_pca, read_torch_file, state_dict_of
 
 FORMAT = "kornia-hardnet8/1"
 CHECKPOINT_FORMAT = "kornia-hardnet8/checkpoint/1"
 _DIGEST = "sha256"  # metadata of a .safetensors: of all the rest
-BUNDLED_DIR = Path(__file__).parent / "weights"
 # The network beside them that chooses keypoints.
 MATCHABILITY = "matchability"
 
@@ -191,8 +191,6 @@ def read_safetensors(path: Path, format: str, sha256: str | None = None) -> tupl
 
 
 def _read_safetensors(path: Path) -> Weights:
-    from kornia_hardnet8.models import MODELS  # which imports this module
-
     stated = next((model.sha256 for model in MODELS.values() if model.path == path), None)
     tensors, metadata = read_safetensors(path, FORMAT, stated)
     arch = metadata.pop("arch", None)

@@ -14,8 +14,9 @@ import torch
 from kornia.core.check import KORNIA_CHECK_SHAPE
 from torch import Tensor, nn
 
-from kornia_hardnet8.checkpoints import BUNDLED_DIR, MATCHABILITY, read_safetensors, write_safetensors
+from kornia_hardnet8.checkpoints import MATCHABILITY, read_safetensors, write_safetensors
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.models import BUNDLED_DIR
 from kornia_hardnet8.patches import extract_patches
 
 FORMAT = "kornia-hardnet8/matchability/1"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kornia_hardnet8.checkpoints import BUNDLED_DIR
+BUNDLED_DIR = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import get_args
 import torch
 
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8.checkpoints import BUNDLED_DIR, MATCHABILITY, load_weights, save_kornia, save_weights
+from kornia_hardnet8.checkpoints import MATCHABILITY, load_weights, save_kornia, save_weights
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.export import SUFFIXES, ExportPrecision, export
 from kornia_hardnet8.files import atomic_path, sha256_file
 from kornia_hardnet8.matchability import MR_SIZES, PATCH_SIZE, Matchability
+from kornia_hardnet8.models import BUNDLED_DIR
 
 MAX_BYTES = 19_000_000  # of a bundled file: what a wheel should hold
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

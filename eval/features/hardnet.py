@@ -13,8 +13,9 @@ from eval.features.tokens import Token, flag, one_of, positive
 from eval.features.weights import load_strictly, read_weights
 from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8.arch import ALIASES, ARCHS
-from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names
+from kornia_hardnet8.checkpoints import bundled_names
 from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.models import BUNDLED_DIR
 
 _UNTRAINED_SEED = 0
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")

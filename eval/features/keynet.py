@@ -18,9 +18,9 @@ from eval.features.detect import affine_weights
 from eval.features.keypoints import Keypoints
 from eval.features.tokens import Token, flag, one_of
 from eval.features.weights import weights_sha256
-from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.detectors import load_kornia_weights
 from kornia_hardnet8.feature import HardNet8Feature
+from kornia_hardnet8.models import BUNDLED_DIR
 
 
 def keynet(token: Token, weights: Path | None) -> WholeFeature:

@@ -11,11 +11,11 @@ import torch
 import kornia_hardnet8.checkpoints
 import kornia_hardnet8.models
 from kornia_hardnet8 import HardNet8
-from kornia_hardnet8.checkpoints import BUNDLED_DIR, bundled_names, load_weights
+from kornia_hardnet8.checkpoints import bundled_names, load_weights
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.matchability import BUNDLED, MR_SIZES, PATCH_SIZE, Matchability
-from kornia_hardnet8.models import MODELS, Model
+from kornia_hardnet8.models import BUNDLED_DIR, MODELS, Model
 
 ROOT = Path(__file__).resolve().parents[2]
 

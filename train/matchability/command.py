@@ -20,10 +20,10 @@ from common.folders import fingerprint
 from common.jobs import ordered_map
 from common.shell import positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8, prepare_for_inference
-from kornia_hardnet8.checkpoints import BUNDLED_DIR
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.matchability import Matchability, save_matchability
+from kornia_hardnet8.models import BUNDLED_DIR
 from train.matchability.labels import LIMITS, THRESHOLDS, Labels, label_model
 
 _PARTS = ("images", "sparse")

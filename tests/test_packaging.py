@@ -96,7 +96,7 @@ def test_metadata_of_the_wheel(wheel: Path) -> None:
         assert {Path(name).name for name in archive.namelist()} >= {"LICENSE", "LICENSE-WEIGHTS"}
     required = {line.split(";")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert {line.split("<")[0].split(">")[0] for line in required} == {"torch", "kornia", "numpy", "safetensors"}
-    extras = {"all", "dask", "dev", "docs", "eval", "h5", "onnx", "opencv", "openvino", "poselib", "train"}
+    extras = {"all", "dask", "dev", "docs", "eval", "h5", "heic", "onnx", "opencv", "openvino", "poselib", "train"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"

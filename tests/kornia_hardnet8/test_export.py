@@ -230,10 +230,10 @@ def test_networks_without_an_8_bit_form_and_with_hooks(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(seven: HardNet8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r"kornia-hardnet8\[onnx\]"):
+    with pytest.raises(ImportError, match=r"pip install .onnx\b"):
         export(seven, tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ImportError, match=r"kornia-hardnet8\[openvino\]"):
+    with pytest.raises(ImportError, match=r"pip install .openvino\b"):
         export(seven, tmp_path / "m.xml", "openvino")
 
 

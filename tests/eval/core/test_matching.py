@@ -194,7 +194,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"distance": "l3"}, "unknown distance 'l3'.*did you mean"),
+            ({"distance": "l3"}, "unknown distance 'l3': l2, l1, hamming"),
             ({"filter": "snn_ratio"}, "unknown filter 'snn_ratio'.*snn_ratio_pairwise"),
             ({"symmetric": "either"}, "unknown symmetric step 'either'"),
             ({"num_nn": 0}, "num_nn must be at least 1"),

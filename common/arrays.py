@@ -37,7 +37,10 @@ def read_npy(path: Path, mapped: bool = False) -> NDArray[Any]:
         declared, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
     if declared != there:
         raise DataError(f"{path} is cut short or damaged: {dtype} {shape} takes {declared} bytes, it holds {there}")
-    array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped and declared else None, allow_pickle=False)
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped and declared else None, allow_pickle=False)
+    except (ValueError, OverflowError) as error:  # no bytes, but sides that no array has
+        raise DataError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
     return array
 
 
@@ -82,6 +85,8 @@ def _header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], Literal["C", "
         shape, fortran, dtype = read(file)
     except Exception as error:  # numpy evaluates the header as Python and raises as that does
         raise DataError(f"{where} is no array file: {' '.join(str(error).split())[:200]}") from None
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise DataError(f"{where} is no array file: its shape is {shape}")
     if dtype.hasobject:
         raise DataError(f"{where} holds objects, expected plain numbers")
     return shape, "F" if fortran else "C", dtype

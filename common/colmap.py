@@ -127,6 +127,14 @@ def read_model(folder: Path) -> SparseModel:
     return _model(tables)
 
 
+def check_written(folder: Path, target: Path) -> None:
+    """Raise a DataError that names ``target`` where COLMAP wrote a binary model in part: it notices no full disk."""
+    try:
+        _read_binary(folder)
+    except (DataError, OSError):
+        raise DataError(f"cannot write {target} (is the disk full?): COLMAP left files that are cut short") from None
+
+
 def open_model(folder: Path, images: Path) -> SparseModel:
     """Read a model whose images are there, of the sizes of their cameras.
 

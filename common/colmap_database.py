@@ -48,6 +48,11 @@ class Database(NamedTuple):
             raise DataError(f"{self.path}: image {image_id} has a keypoint that is not finite")
         return keypoints
 
+    def count(self, image_id: int) -> int:
+        """How many keypoints an image has, by its own word."""
+        row = self.connection.execute("SELECT rows FROM keypoints WHERE image_id = ?", (image_id,)).fetchone()
+        return 0 if row is None else row[0] if isinstance(row[0], int) else -1
+
     def check_mappable(self) -> None:
         """Raise a DataError for what COLMAP's mapper stops at in the middle of the work."""
         tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -90,7 +95,7 @@ def open_database(path: Path) -> Iterator[Database]:
         try:
             # nobody writes to it, so SQLite needs no lock beside it
             with closing(sqlite3.connect(f"{still.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if not {"cameras", "images", "keypoints", "two_view_geometries"} <= tables:
                     raise DataError(f"{path} is no COLMAP database: it lacks tables")
                 yield Database(path, connection)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import naming, sha256_file
+
+# What `atomic_path` and `atomic_dir` name their files until they are whole, and what SQLite lays beside those.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(-journal|-wal|-shm)?")
 
 try:
     import fcntl
@@ -20,7 +24,7 @@ except ImportError:  # not on Windows
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where needed, until the block ends; the temporary files that killed processes left go.
+    """Hold a folder, made where needed, until the block ends; temporary files that were left behind go.
 
     The lock is on the folder itself and ends with the process. File systems without locks are taken without one.
 
@@ -31,11 +35,15 @@ def claimed(folder: Path) -> Iterator[None]:
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    is_locked = False
     try:
-        if handle is not None:
-            _lock(handle, folder)
+        is_locked = handle is not None and _lock(handle, folder)
+        if is_locked:
+            _sweep(folder)
         yield
     finally:
+        if is_locked and folder.is_dir():  # else it has got its final name
+            _sweep(folder)
         if handle is not None:
             os.close(handle)
         if is_new:
@@ -43,19 +51,20 @@ def claimed(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _lock(handle: int, folder: Path) -> None:
+def _lock(handle: int, folder: Path) -> bool:
+    """Whether the folder is locked; its file system may know no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise DataError(f"{folder} is being written by another process: choose another place") from None
     except OSError:
-        return
-    _sweep(folder)
+        return False
+    return True
 
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files and folders of ``kornia_hardnet8.files``, with what SQLite lays beside them."""
-    for path in folder.glob(".*.tmp*"):
+    for path in filter(lambda path: _TEMPORARY.fullmatch(path.name), folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -284,7 +284,9 @@ def _dask(where: str) -> Iterator[Executor]:
     if not where.startswith(DASK) or not (host and colon and port.isdecimal()):
         raise UsageError(f"--executor {where}: expected dask://host:port, e.g. dask://127.0.0.1:8786")
     distributed = need("distributed", "dask")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler is told by us, in one line
+    for name in list(logging.Logger.manager.loggerDict):  # distributed gives several a level of their own
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is told by us, in one line
     try:
         client = distributed.Client(f"tcp://{address}", timeout=_CONNECT_S)
     except (OSError, TimeoutError, ValueError) as error:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -64,6 +65,7 @@ def check_output(path: str | Path) -> None:
 
 
 _MOST_JSON_BYTES = 1 << 30
+_MOST_DIGITS = 100  # of a whole number in it: all that are computed with fit into a float
 
 
 @contextlib.contextmanager
@@ -211,7 +213,7 @@ def parse_json(text: str | bytes) -> Any:
         DataError: what is wrong, without the name of a file.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
     except RecursionError:
         raise DataError("it is nested too deeply") from None
     except ValueError as error:  # of the text, its encoding, or a number of thousands of digits
@@ -220,6 +222,35 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits is no count")
+    return int(digits)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is beyond every number")
+    return value
+
+
+def read_text(path: str | Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        MissingFileError: it is not there.
+        DataError: it is not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not there")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
 
 
 def sha256_file(path: str | Path) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from common.machine import autocast, choose_device
+from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import DataError, UsageError
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import TrainConfig
@@ -37,13 +38,16 @@ def run(args: argparse.Namespace) -> None:
     """Average and write."""
     if args.batches < 1:
         raise UsageError(f"--batches must be positive, got {args.batches}")
-    checkpoints = [load_checkpoint(path) for path in args.checkpoints]
+    checkpoints = []
+    for path in args.checkpoints:
+        content, weights = load_checkpoint(path), load_weights(path)  # the latter checks them
+        checkpoints.append({**content, "features": weights.features, "metadata": weights.metadata})
     features = average_features(checkpoints)
     first = checkpoints[0]
     mr_sizes = {content["metadata"].get("mr_size") for content in checkpoints}
     if len(mr_sizes) > 1:
         raise UsageError(f"the checkpoints differ in mr_size: {sorted(map(str, mr_sizes))}")
-    if not first.get("config"):
+    if not isinstance(first.get("config"), dict) or not first["config"]:
         raise DataError(f"{args.checkpoints[0]} is no checkpoint of a run: it does not say how to draw patches")
     moved = {name: value for name in ("ds", "data_root") if (value := getattr(args, name)) is not None}
     alone = {"init": None, "nested": None, "ema": 0.0, "micro_batch": 0}

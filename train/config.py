@@ -143,6 +143,8 @@ class TrainConfig:
         for name in ("wd", "mpos"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise SettingError(name, f"must be a number of 0 and more, got {value}")
+        if not 0 <= self.seed < 1 << 63:
+            raise SettingError("seed", f"must be 0 … 2**63 - 1, got {self.seed}")
 
     @property
     def sampling(self) -> Sampling:

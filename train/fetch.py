@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError, closest
-from kornia_hardnet8.files import atomic_dir
+from kornia_hardnet8.files import atomic_dir, read_text
 from train.download import DownloadError, check_checksums, check_url, download, file_name, is_accepted
 
 log = logging.getLogger(__name__)
@@ -194,14 +194,8 @@ def read_url_list(path: Path, name: str) -> list[tuple[str, Source]]:
         MissingFileError: no file.
         DataError: no text, a line of another form, two of one name, or no line.
     """
-    if not path.is_file():
-        raise MissingFileError(f"--url-list {path} is not there")
     sources: dict[str, Source] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"--url-list {path} is not UTF-8 text: save it as UTF-8") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
             continue

@@ -158,7 +158,8 @@ def _warn_of_threads(about: dict[str, Any], device: torch.device) -> None:
 
 
 def _check_data(now: list[dict[str, Any]], before: Any, out: Path) -> None:
-    fingerprints = [entry.get("fingerprint") for entry in before] if isinstance(before, list) else []
+    known = [entry if isinstance(entry, dict) else {} for entry in before] if isinstance(before, list) else []
+    fingerprints = [entry.get("fingerprint") for entry in known]
     for entry, fingerprint in zip(now, fingerprints, strict=False):
         if entry["fingerprint"] != fingerprint:
             raise DataError(
@@ -335,9 +336,8 @@ def _cut_metrics(path: Path, step: int) -> None:
     """Drop the lines of steps after the checkpoint: they are about to be written again."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
     kept = []
-    for line in lines:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if parse_json(line)["step"] <= step:
                 kept.append(line + "\n")

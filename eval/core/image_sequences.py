@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.homography import check_homography
 from common.images import SUFFIXES, folders_in
 from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.files import read_text
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ def read_homography(path: str | Path) -> NDArray[np.float64]:
     """
     path = Path(path)
     try:
-        values = np.array([[float(v) for v in line.split()] for line in path.read_text().splitlines() if line.strip()])
-    except (ValueError, UnicodeDecodeError):
+        values = np.array([[float(v) for v in line.split()] for line in read_text(path).splitlines() if line.strip()])
+    except ValueError:
         raise DataError(f"{path} is not 3 lines of 3 numbers") from None
     return check_homography(values, str(path))
 

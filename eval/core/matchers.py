@@ -79,7 +79,11 @@ def match_images(one: Features, two: Features, matcher: Matcher) -> Tensor:
         DataError: no imported matches of this pair.
     """
     if isinstance(matcher, ImportedSettings):
-        return torch.from_numpy(_imported(one.method).matches(matcher.task, one.image_sha256, two.image_sha256))
+        imported = _imported(one.method)
+        rows = imported.matches(matcher.task, one.image_sha256, two.image_sha256)
+        if (rows >= [len(one.keypoints), len(two.keypoints)]).any():
+            raise DataError(f"{imported.path} is damaged: a match names a keypoint that is not there")
+        return torch.from_numpy(rows)
     if one.descs.shape[1] == 0:
         raise UsageError(f"{one.method} has no descriptors: --matcher imported takes the matches that came with it")
     kpts = [torch.from_numpy(image.keypoints.xy) for image in (one, two)]

@@ -107,11 +107,18 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} is not a results file (schema {SCHEMA})")
     entries: list[dict[str, Any]] = content["results"]
     for number, entry in enumerate(entries):
+        missing = [name for name in _NEEDED if name not in entry] if isinstance(entry, dict) else []
+        if missing:
+            raise DataError(f"{path}: an entry lacks {', '.join(missing)}")
         if (wrong := _wrong_part(entry)) is not None:
             raise DataError(f"{path}: {wrong} of result {number} is not what eval writes")
+        for score in entry["scores"].values():
+            if not score.get("ci95") or None in score["ci95"]:  # of values that are not finite
+                score["ci95"] = None
     return entries
 
 
+_NEEDED = ("benchmark", "protocol", "method", "scores")
 _MAPPINGS = ("protocol", "dataset", "method", "scores", "per_scene", "timing", "environment")
 
 
@@ -123,8 +130,12 @@ def _wrong_part(entry: Any) -> str | None:
     for name, kind in kinds.items():
         if name in entry and not isinstance(entry[name], kind):
             return name
+    if not isinstance(entry["method"].get("descriptor"), str):
+        return "method"
     for name, score in entry.get("scores", {}).items():
-        values = (score.get("value", ""), *(score.get("ci95") or ())) if isinstance(score, dict) else ("",)
+        if not isinstance(score, dict) or not isinstance(score.get("ci95"), (list, type(None))):
+            return f"score {name}"
+        values = (score.get("value", ""), *(score.get("ci95") or ()))
         if not all(value is None or type(value) in (int, float) for value in values) or len(values) not in (1, 3):
             return f"score {name}"
     if not all(isinstance(scores, dict) for scores in entry.get("per_scene", {}).values()):

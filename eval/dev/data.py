@@ -19,6 +19,7 @@ from eval.features.detect import DogSettings
 from eval.imw.build import read_model
 from eval.imw.scene import Camera
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import read_text
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def _read_cameras(folder: Path) -> tuple[dict[str, Path], dict[str, Camera], dic
     images: dict[str, Path] = {}
     cameras: dict[str, Camera] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if not fields or line.startswith("#"):
             continue

@@ -51,6 +51,9 @@ def write_imported(
             arrays[f"{digest}/descs"] = image.descs
     for task, pairs in matches.items():
         arrays |= {f"{task}/{one}-{two}": np.asarray(rows, np.int32) for (one, two), rows in pairs.items()}
+    without = sum(image.descs is None for image in images.values())
+    if 0 < without < len(images):
+        raise DataError(f"{without} of {len(images)} images have no descriptors: all need them, or none")
     widths = {image.descs.shape[1] for image in images.values() if image.descs is not None}
     if len(widths) > 1:
         raise DataError(f"descriptors of unequal width: {', '.join(map(str, sorted(widths)))}")
@@ -75,8 +78,10 @@ class Imported(WholeFeature):
         _, about = read_h5(weights, ())
         if about.get("format") != FORMAT:
             raise DataError(f"{weights} is no file of imw-import ({FORMAT})")
-        self.dim = int(about["dim"])
-        self.match_tasks = about["tasks"].split()
+        dim, self.match_tasks = about.get("dim", ""), about.get("tasks", "").split()
+        if not dim.isdecimal() or len(dim) > 6 or not set(self.match_tasks) <= set(MATCH_TASKS):
+            raise DataError(f"{weights} is damaged: it says {dim!r} dimensions and matches of {self.match_tasks}")
+        self.dim = int(dim)
 
     def detect_and_describe(self, image: NDArray[np.uint8], num: int) -> tuple[Keypoints, Tensor]:
         """The stored keypoints; of more than ``num`` the strongest, or the first ones where nothing is scored.
@@ -94,7 +99,14 @@ class Imported(WholeFeature):
         except DataError:
             height, width = image.shape[:2]
             raise DataError(f"{self.path} holds nothing of this {width} x {height} image: import its scene") from None
-        keypoints = Keypoints.from_arrays(arrays)
+        try:
+            keypoints = Keypoints.from_arrays(arrays)
+        except DataError as error:
+            raise DataError(f"{self.path} is damaged: {error}") from None
+        if self.dim and (arrays["descs"].shape, arrays["descs"].dtype) != ((len(keypoints), self.dim), np.float32):
+            raise DataError(
+                f"{self.path} is damaged: descriptors {arrays['descs'].shape} of {len(keypoints)} keypoints"
+            )
         descs = torch.from_numpy(arrays["descs"]) if self.dim else torch.zeros(len(keypoints), 0)
         if self.match_tasks:
             if len(keypoints) > num:
@@ -119,5 +131,7 @@ class Imported(WholeFeature):
             for first, second, columns in ((one, two, [0, 1]), (two, one, [1, 0])):
                 if (name := f"{task}/{first}-{second}") in file:
                     rows: NDArray[Any] = np.asarray(named_dataset(file, name, self.path))
+                    if rows.ndim != 2 or rows.shape[1] != 2 or rows.dtype.kind not in "iu" or (rows < 0).any():
+                        raise DataError(f"{self.path} is damaged: matches {rows.dtype} {rows.shape} of a pair")
                     return rows.astype(np.int64)[:, columns]
         raise DataError(f"{self.path} holds no {task} matches of a pair that is asked for")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.lafs import lafs_from_similarity
 
 if TYPE_CHECKING:
@@ -53,7 +54,16 @@ class Keypoints:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Keypoints:
-        """The inverse of :meth:`to_arrays`; further names are left out."""
+        """The inverse of :meth:`to_arrays`; further names are left out.
+
+        Raises:
+            DataError: an array of another shape, or a number that is not finite.
+        """
+        count = len(arrays["xy"]) if arrays["xy"].ndim else 0
+        for name in FIELDS:
+            wanted, values = (count, 2) if name == "xy" else (count,), arrays[name]
+            if values.shape != wanted or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+                raise DataError(f"{name} of the keypoints is no array {wanted} of finite numbers")
         return cls(**{name: arrays[name] for name in FIELDS}, shape=arrays.get("shape"))
 
     @classmethod

@@ -70,6 +70,9 @@ def mkd(token: Token, weights: Path | None) -> Descriptor:
     kernels = MKDDescriptor(patch_size=32, kernel_type="concat", whitening=None)  # type: ignore[arg-type]
     try:
         whitening = Whitening(options.get("whitening", "pcawt"), models[training_set], kernels.odims, _DIM)
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{weights} does not hold the whitening of MKD for {training_set}: it lacks {error}") from None
+        if not all(value.isfinite().all() for value in whitening.state_dict().values()):
+            raise ValueError("it holds values that are not finite")
+    except Exception as error:  # torch and kornia raise many types for odd content
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise DataError(f"{weights} does not hold the whitening of MKD for {training_set} ({reason})") from None
     return NetworkDescriptor(token, nn.Sequential(kernels, whitening), _DIM, weights)

@@ -195,7 +195,8 @@ def _add_image(
     count = len(xy)
     columns = {"descriptors": descs, "scores": scores, "scales": sizes, "angles": angles}
     for name, values in columns.items():
-        if values is not None and (len(values) != count or not np.isfinite(values).all()):
+        wanted = (count, -1 if values is None else values.shape[-1]) if name == "descriptors" else (count,)
+        if values is not None and (values.shape not in (wanted, (count, 1)) or not np.isfinite(values).all()):
             raise DataError(f"{where}: {name} {values.shape} for {count} keypoints, or some are not finite")
     if not np.isfinite(xy).all():
         raise DataError(f"{where}: a keypoint is not finite")

@@ -25,7 +25,7 @@ from common.images import folders_in, is_picture, pictures_in, read_gray
 from eval.core.pairs import Pair
 from eval.imw.official import DATASETS, TEST_SCENES
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import read_object, sha256_file
+from kornia_hardnet8.files import read_object, read_text, sha256_file
 
 THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 # Co-visibility of the pairs that the headline numbers are about.
@@ -123,11 +123,11 @@ class Scene:
         rows = []
         for path in files.values():
             try:
-                row = np.array(path.read_text(encoding="utf-8").split(), np.float32)
+                row = np.array(read_text(path).split(), np.float32)
             except ValueError:
                 raise DataError(f"{path} holds something that is not a number") from None
-            if len(row) != len(self.images):
-                raise DataError(f"{path}: {len(row)} counts for {len(self.images)} images")
+            if len(row) != len(self.images) or not np.isfinite(row).all():
+                raise DataError(f"{path}: {len(row)} counts for {len(self.images)} images, or some are not finite")
             rows.append(row)
         return np.stack(rows)
 
@@ -229,11 +229,7 @@ def without_deprecated(scene: Scene, deprecated: Mapping[tuple[str, str], frozen
 
 def read_lines(path: Path) -> list[str]:
     """The entries of a list file; blank lines are none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text file") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def pair_key(pair: Pair) -> str:

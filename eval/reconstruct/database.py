@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.colmap import load_pycolmap
+from common.colmap_worker import import_images
 from eval.reconstruct.describe import DescribedPhoto
 from eval.reconstruct.settings import CameraSettings
 from kornia_hardnet8.errors import DataError
@@ -42,15 +43,9 @@ def make_database(
     _check_sizes(described, settings.mode)
     path.unlink(missing_ok=True)
     pycolmap.Database.open(path).close()
-    options = pycolmap.ImageReaderOptions()
-    options.camera_model = settings.model
-    options.camera_params = ", ".join(map(repr, settings.params))
+    options = {"camera_model": settings.model, "camera_params": ", ".join(map(repr, settings.params))}
     names = [item.photo.name for item in described]
-    mode = getattr(pycolmap.CameraMode, _MODES[settings.mode])
-    try:
-        pycolmap.import_images(path, folder, mode, names, options)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"COLMAP does not take the images: {' '.join(str(error).split())}") from None
+    import_images(path, folder, _MODES[settings.mode], names, options)
     with pycolmap.Database.open(path) as database:
         images = {image.name: image for image in database.read_all_images()}
         missing = [name for name in names if name not in images]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.core.pairs import Pair
-from kornia_hardnet8.errors import DataError, MissingFileError, closest
+from kornia_hardnet8.errors import DataError, closest
+from kornia_hardnet8.files import read_text
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
@@ -26,15 +27,9 @@ def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ())
         MissingFileError: no such file.
         DataError: not text, a line that is not two names of images, or no pair.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError):
-        raise MissingFileError(f"the list of pairs {path} is not there") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from None
     order = {name: index for index, name in enumerate([*names, *unreadable])}
     pairs: dict[Pair, None] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         first, second = _split(line, order, f"{path}, line {number}")

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from common.cache import Cache
-from common.colmap import load_pycolmap
+from common.colmap import check_written, load_pycolmap
+from common.colmap_worker import sqlite_errors
 from common.folders import claimed
 from eval.core.results import environment, strict
 from eval.features import Method, load_method
@@ -110,13 +111,15 @@ def _reconstruct(
     database, counts = out / "database.db", []
     pycolmap = load_pycolmap()
     with atomic_path(database) as temporary:
-        ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
+        with sqlite_errors(out):
+            ids, cameras = make_database(temporary, images, described, settings.camera, settings.mr_size)
         assumed = [] if settings.camera.params else [n for n in names if not cameras[n].has_prior_focal_length]
         _tell_of_assumed(assumed, settings.camera)
         with pycolmap.Database.open(temporary) as opened:
             for pair in match_and_verify(pairs, by_name, cameras, settings, cache, executor, device):
                 a, b = pair.pair
-                write_pair(opened, (ids[a], ids[b]), pair.matches, pair.geometry())
+                with sqlite_errors(out):
+                    write_pair(opened, (ids[a], ids[b]), pair.matches, pair.geometry())
                 counts.append(len(pair.inliers) if pair.is_verified else 0)
                 clock.add({"match": pair.match_s, "verify": pair.verify_s})
     clock.start()
@@ -186,6 +189,7 @@ def _write_models(models: Sequence[Any], sparse: Path) -> None:
         for index, model in enumerate(models):
             (temporary / str(index)).mkdir()
             model.write(temporary / str(index))
+            check_written(temporary / str(index), sparse)
 
 
 class _Clock:

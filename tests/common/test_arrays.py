@@ -50,6 +50,8 @@ def test_values_of_archives(save, tmp_path: Path) -> None:
         (npy(VALUES).replace(b"(4, 6), }         ", b"(4, 10**12), }   "), "is no array file|cut short"),
         (npy(VALUES).replace(b"(4, 6), }            ", b"(4, 6000000000), }  "), "is no array file|cut short"),
         (npy(np.array([{"a": 1}], object)), "holds objects"),
+        (npy(VALUES[:1]).replace(b"(1, 6), }   ", b"(True, 6), }"), "its shape is"),
+        (npy(VALUES[:0]).replace(b"(0, 6), }".ljust(30), b"(0, 4611686018427387904, 4), }"), "is damaged"),
         (b"PK\3\4 an archive", "is no array file"),
     ],
 )

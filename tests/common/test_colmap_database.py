@@ -116,6 +116,25 @@ def test_what_is_no_database(tmp_path: Path) -> None:
             pass
 
 
+def test_a_view_that_computes_is_no_table(tmp_path: Path) -> None:
+    path = change(
+        Tiny().database(tmp_path / "database.db"),
+        "DROP TABLE images",
+        "CREATE VIEW images AS SELECT 1 AS image_id, 'b.png' AS name, 1 AS camera_id",
+    )
+    with pytest.raises(DataError, match="it lacks tables"), open_database(path):
+        pass
+
+
+def test_counts_are_read_without_the_data(tmp_path: Path) -> None:
+    path = Tiny().database(tmp_path / "database.db")
+    with open_database(path) as database:
+        assert [database.count(number) for number in (1, 2, 3, 4)] == [3, 1, 2, 0]
+    change(path, "UPDATE keypoints SET rows = 'many'")
+    with open_database(path) as database:
+        assert database.count(1) == -1
+
+
 def test_any_damage_is_one_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = Tiny().database(tmp_path / "database.db")

@@ -35,9 +35,20 @@ def test_a_folder_made_in_vain_goes_again(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".last.ckpt.x1.tmp", ".database.db.x2.tmp-journal", "kept.tmp", ".hidden", "last.ckpt"):
+    kept = [".hidden", ".mail.tmp", "kept.tmp", "last.ckpt"]
+    for name in (".last.ckpt.x1_34567.tmp", ".database.db.x2345678.tmp-journal", *kept):
         (tmp_path / name).touch()
-    (tmp_path / ".sparse.x3.tmp").mkdir()
-    (tmp_path / ".sparse.x3.tmp" / "0").touch()
+    (tmp_path / ".sparse.x3345678.tmp").mkdir()
+    (tmp_path / ".sparse.x3345678.tmp" / "0").touch()
     with claimed(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "kept.tmp", "last.ckpt"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def test_what_a_failure_leaves_is_swept_but_not_what_another_process_writes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), claimed(tmp_path):
+        (tmp_path / ".database.db.x2345678.tmp-wal").touch()
+        with pytest.raises(DataError, match="another process"), claimed(tmp_path):
+            pass
+        assert len(list(tmp_path.iterdir())) == 1
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -105,6 +106,7 @@ def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPat
     ):
         pass
     assert "\n" not in str(caught.value)
+    assert logging.getLogger("distributed.client").getEffectiveLevel() == logging.CRITICAL
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kornia_hardnet8.errors import DataError, UsageError
-from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, write_json
+from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
+from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, parse_json, read_text, write_json
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -83,3 +83,21 @@ def test_when_there_is_no_room_the_path_is_named_and_nothing_stays(kind: str, tm
     assert done.stderr == f"error: cannot write {place}: File too large\n"
     assert done.returncode == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_is_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffä\n".encode())
+    assert read_text(path) == "ä\n"
+    path.write_bytes(b"\xe4\n")
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text"):
+        read_text(path)
+    with pytest.raises(MissingFileError, match="nowhere is not there"):
+        read_text(tmp_path / "nowhere")
+
+
+def test_numbers_of_json_are_those_that_can_be_computed_with() -> None:
+    assert parse_json('{"a": 18446744073709551615, "b": -1e300}') == {"a": 2**64 - 1, "b": -1e300}
+    for text in ("1" * 400, "-1e999", "NaN", "[" * 100_000):
+        with pytest.raises(DataError):
+            parse_json(text)

@@ -107,3 +107,14 @@ def test_data_that_have_moved(two_runs: list[Path], tiny_store: Path, tmp_path: 
         save_checkpoint(path, {**content, "config": {**content["config"], "ds": "no/such/store"}})
     assert main(["average", *map(str, two_runs), "--batches", "1", "--ds", str(moved), "--out", str(out)]) == 0
     assert HardNet8(out, output_dim=None).arch == "h7nodrop"
+
+
+def test_tensors_that_are_no_weights_are_one_line(
+    two_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = load_checkpoint(two_runs[1])
+    content["features"] = {name: value.to("meta") for name, value in content["features"].items()}
+    save_checkpoint(two_runs[1], content)
+    assert main(["average", *map(str, two_runs), "--out", str(tmp_path / "mean.ckpt")]) == 1
+    assert "is no plain tensor of numbers" in capsys.readouterr().err
+    assert not (tmp_path / "mean.ckpt").exists()

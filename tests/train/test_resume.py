@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from kornia_hardnet8.errors import DataError
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import TrainConfig
-from train.loop import _warn_of_days
+from train.loop import _cut_metrics, _warn_of_days
 from train.run import Run
 
 
@@ -150,3 +151,15 @@ def test_recipes_are_defaults_that_flags_replace(tiny_checkpoint: Path, capsys: 
     assert settings("--recipe", "short", "--optimizer", "sgd2017")["eps"] is None  # of the recipe, not of the user
     assert main(["--resume", str(tiny_checkpoint.parent), "--recipe", "short"]) == 2
     assert "leave out --recipe" in capsys.readouterr().err
+
+
+def test_damaged_lines_of_metrics_are_dropped_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": \xff}\n{"step": 2}\n{"step": 3}\n')
+    _cut_metrics(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_seed_that_no_generator_takes_is_refused() -> None:
+    with pytest.raises(DataError, match="seed must be 0"):
+        TrainConfig.from_dict({"ds": "lib", "seed": 1 << 64})

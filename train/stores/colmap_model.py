@@ -123,6 +123,8 @@ def _read_database(path: Path) -> Iterator[_Read]:
         def read(name: str, count: int) -> np.ndarray:
             if name not in ids:
                 raise DataError(f"{path} has no image {name!r}")
+            if database.count(ids[name]) != count:
+                raise DataError(f"{path}: {name} has {database.count(ids[name])} keypoints, the model has {count}")
             rows = database.keypoints(ids[name]).astype(np.float64)
             if rows.shape[1] < 4:
                 raise DataError(f"{path}: the keypoints of {name} have no scale")

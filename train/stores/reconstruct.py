@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.colmap import load_pycolmap, read_model
+from common.colmap import check_written, load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
+from common.colmap_worker import extract_sift, sqlite_errors
 from common.folders import claimed
 from common.images import NOT_COLMAPS, image_size, pictures_below, read_luma, usable
 from common.shell import progress
@@ -68,7 +69,6 @@ def reconstruct(
         DataError: fewer than two images, nothing can be reconstructed, or ``work`` is of other images or settings, or
             another process writes to it.
     """
-    pycolmap = load_pycolmap()
     images, work = Path(images), Path(work)
     paths = _readable(pictures_below(images))
     names = [path.relative_to(images).as_posix() for path in paths]
@@ -82,17 +82,13 @@ def reconstruct(
             raise DataError(f"{work} holds the reconstruction of other images or settings: remove it or choose another")
         database = work / "database.db"
         if not (work / "sparse").is_dir():
-            options = pycolmap.FeatureExtractionOptions()
-            options.num_threads = num_threads
-            options.sift.max_num_features, options.sift.max_num_orientations = max_keypoints, 1
             _warn_of_large(paths, names)
             batches = [names[first : first + _IMAGES_AT_ONCE] for first in range(0, len(names), _IMAGES_AT_ONCE)]
-            for batch in progress(batches, what="keypoints", unit=f"{_IMAGES_AT_ONCE} images"):
-                # images that the database has are left alone
-                pycolmap.extract_features(
-                    str(database), str(images), batch, extraction_options=options, device=pycolmap.Device.cpu
-                )
-            keep_largest(database, max_keypoints)
+            done = extract_sift(database, images, batches, max_keypoints, num_threads)
+            for _ in progress(done, len(batches), "keypoints", f"{_IMAGES_AT_ONCE} images"):
+                pass
+            with sqlite_errors(work):
+                keep_largest(database, max_keypoints)
             with _opened(database) as opened:
                 _match_all(opened, _sift(opened) if descriptor == SIFT else _own(descriptor, opened, images, work))
         return map_database(images, database, work / "sparse")
@@ -185,6 +181,8 @@ def map_database(images: str | Path, database: str | Path, out: str | Path) -> P
             for path in temporary.glob("database.db*"):
                 path.unlink()
             steps.close()  # type: ignore[attr-defined]
+            for model in temporary.iterdir():
+                check_written(model, out)
             write_json(temporary / _MADE_FROM, made_from)
     models = [(_size(path), path) for path in sorted(out.iterdir()) if (path / "images.bin").is_file()]
     if not models:
@@ -263,12 +261,8 @@ def _own(weights: str, database: Any, images: Path, work: Path) -> _Describe:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    pycolmap = load_pycolmap()
-    try:
-        with pycolmap.Database.open(str(path)) as database:
-            yield database
-    except RuntimeError as error:  # what SQLite's errors come as
-        raise DataError(f"{path} is no COLMAP database: {str(error).splitlines()[0]}") from None
+    with sqlite_errors(path.parent), load_pycolmap().Database.open(str(path)) as database:
+        yield database
 
 
 def _content(database: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.images import folders_in, image_size, is_companion, is_picture, pictures_in, read_luma, usable
 from kornia_hardnet8.errors import DataError, MissingFileError, need
+from kornia_hardnet8.files import read_text
 from train.stores.writer import source_key
 
 _IDENTITY_TOLERANCE = 1e-5
@@ -91,8 +92,8 @@ def read_homography(path: Path) -> np.ndarray | None:
         DataError: not nine finite numbers, or the last one is 0.
     """
     try:
-        matrix = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), dtype=np.float64)
-    except (UnicodeDecodeError, ValueError):
+        matrix = np.array(read_text(path).replace(",", " ").split(), dtype=np.float64)
+    except ValueError:
         matrix = np.empty(0)
     if matrix.size != 9 or not np.isfinite(matrix).all() or matrix[8] == 0:
         raise DataError(f"{path}: a homography is nine numbers, the last one not 0")

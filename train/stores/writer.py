@@ -219,7 +219,7 @@ def source_key(paths: Iterable[Path]) -> list[list[Any]]:
 def _read_journal(folder: Path, key: str) -> list[_Line]:
     """Lines of the journal of an interrupted build of this key."""
     try:
-        text = (folder / _JOURNAL).read_text(encoding="utf-8")
+        text = (folder / _JOURNAL).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     lines: list[_Line] = []

@@ -244,7 +244,7 @@ def _check_descriptors(
                 wrong.add(key, message, "descriptors_need_matches", official=position == 0)
             if stored.dtype not in types:
                 wrong.add(key, f"expected float32 (uint8 for binary ones), got {stored.dtype}", "descriptors_type")
-            if (stored.shape[1], stored.dtype) != (first.shape[1], first.dtype) and len(first.shape) == 2:
+            if len(first.shape) == 2 and (stored.shape[1], stored.dtype) != (first.shape[1], first.dtype):
                 message = f"{stored.shape[1]} x {stored.dtype}, the first entry {first.shape[1]} x {first.dtype}"
                 wrong.add(key, message, "descriptors_unequal")
             _check_count(wrong, key, stored.shape[0], scene_files)

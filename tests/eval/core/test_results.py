@@ -8,6 +8,7 @@ import pytest
 
 from common.metrics import bootstrap_ci
 from eval.core.results import (
+    SCHEMA,
     Result,
     Score,
     mean_over_scenes,
@@ -50,6 +51,29 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=r"results\.json"):
             read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("benchmark", 3), ("method", []), ("method", {"descriptor": 5}), ("scores", {"a": 1}), ("per_pair", [1]),
+        ("scores", {"a": {"value": 0.5, "ci95": True}}), ("scores", {"a": {"value": 0.5, "ci95": [0.1]}}),
+    ],
+)  # fmt: skip
+def test_parts_of_other_shapes_are_named(part: str, value: object, tmp_path: Path) -> None:
+    entry = {"benchmark": "imw", "method": {"descriptor": "sift"}, "protocol": {}, "scores": {}}
+    (tmp_path / "r.json").write_text(json.dumps({"schema": SCHEMA, "results": [entry]}))
+    assert read_results(tmp_path / "r.json") == [entry]
+    (tmp_path / "r.json").write_text(json.dumps({"schema": SCHEMA, "results": [{**entry, part: value}]}))
+    with pytest.raises(DataError, match=rf"{part.removesuffix('s')}.* of result 0 is not what eval writes"):
+        read_results(tmp_path / "r.json")
+
+
+def test_intervals_without_numbers_are_none(tmp_path: Path) -> None:
+    scores = {"a": {"value": 0.5, "ci95": [None, None]}, "b": {"value": 0.5}, "c": {"value": 0.5, "ci95": [0.4, 0.6]}}
+    entry = {"benchmark": "imw", "method": {"descriptor": "sift"}, "protocol": {}, "scores": scores}
+    (tmp_path / "r.json").write_text(json.dumps({"schema": SCHEMA, "results": [entry]}))
+    assert [s["ci95"] for s in read_results(tmp_path / "r.json")[0]["scores"].values()] == [None, None, [0.4, 0.6]]
 
 
 def test_means_and_intervals() -> None:

@@ -280,7 +280,7 @@ PART_FAULTS = {
     "bag with a repeat": (_bag("images/view_0.png\n" * 3), "expected 3 different images, got 3"),
     "binary bag": (
         lambda s: (s / "set_100" / "sub_set" / "3bag_000.txt").write_bytes(b"\xff\xfe\x00"),
-        "3bag_000.txt is not a text file",
+        "3bag_000.txt is not UTF-8 text",
     ),
     "short visibility": (
         lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("1 2\n"),

@@ -111,6 +111,7 @@ CHANGES: dict[str, tuple[str, str, bool]] = {
     "score shape": ("side_shape", "phototourism/two/scores.h5 [img_a]", False),
     "unknown match file": ("unknown_file", "phototourism/two/matches_own.h5", False),
     "texts": ("h5_type", f"{KEYPOINTS} [img_a]", False),
+    "first descriptors one number": ("descriptors_shape", "phototourism/one/descriptors.h5 [img_a]", True),
 }
 
 
@@ -151,6 +152,8 @@ def test_every_fault_is_found_where_it_is(change: str, submission: Any, tmp_path
             scores["img_a"] = np.zeros((7, 2))
         case "unknown match file":
             files["phototourism/two/matches_own.h5"] = {"img_b-img_a": np.zeros((2, 0), np.int32)}
+        case "first descriptors one number":
+            files["phototourism/one/descriptors.h5"]["img_a"] = np.float32(1)
         case "texts":
             kpts["img_a"] = np.array([b"x", b"y"])
     found = [f for f in validate(submission.write(tmp_path / "s"), submission.data) if f.kind == CHANGES[change][0]]

@@ -37,7 +37,7 @@ def write_h5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping
         for name, text in (attributes or {}).items():
             file.attrs[name] = text
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(buffer.getvalue())
 
 
 def read_h5(path: Path, names: Iterable[str] | None = None) -> tuple[Arrays, dict[str, str]]:

@@ -164,7 +164,7 @@ def save_kornia(path: str | Path, weights: Weights) -> None:
         io.BytesIO()
     )  # torch names the archive after the file that it writes, and a temporary one has a random name
     torch.save(content, buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getvalue())
 
 
 def read_safetensors(path: Path, format: str, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

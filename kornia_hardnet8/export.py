@@ -115,7 +115,7 @@ def _export_torchscript(module: HardNet8, path: Path) -> None:
         io.BytesIO()
     )  # torch names the archive after the file that it writes, and a temporary one has a random name
     torch.jit.save(torch.jit.script(_plain_copy(module)), buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getvalue())
 
 
 def _export_openvino(module: HardNet8 | Matchability, path: Path, precision: ExportPrecision) -> None:

@@ -19,7 +19,7 @@ from common.jobs import compute_all
 from eval.core.pairs import BLOCK, MatchedPairs, Pair, split_rows
 from eval.core.reprojection import matching_distances, score_depth
 from eval.features import Keypoints
-from eval.imw.scene import Camera, Scene, camera_hash, read_depth
+from eval.imw.scene import Camera, Scene, camera_hash, known_depth, read_depth
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 _NO_DEPTH = -1.0
@@ -186,7 +186,7 @@ def read_depth_map(path: Path) -> NDArray[np.float32]:
     if len(content) - start != 4 * width * height:
         raise DataError(f"{path} is cut short: {len(content) - start} bytes for {width} x {height} float32 values")
     depth = np.frombuffer(content, np.float32, offset=start).reshape(height, width)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+    return known_depth(depth)
 
 
 def _resampled(

@@ -339,7 +339,12 @@ def read_depth(path: Path) -> NDArray[np.float32]:
     depth = read_h5(path, ("depth",))[0]["depth"]
     if depth.ndim != 2 or depth.dtype.kind not in "fiu":
         raise DataError(f"{path}: depth is {depth.dtype} of shape {depth.shape}, expected numbers (height, width)")
-    return np.asarray(depth, np.float32)
+    return known_depth(np.asarray(depth, np.float32))
+
+
+def known_depth(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The map with 0, which means unknown, for what is no positive number."""
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
 def read_keys(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from eval.imw.scene import all_pairs, find_scenes, open_scene, read_calibration, read_keys
+from eval.imw.scene import all_pairs, find_scenes, open_scene, read_calibration, read_depth, read_keys
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError
 
 
@@ -344,3 +344,10 @@ def test_two_scenes_of_one_name_are_refused(copy: Path) -> None:
 
 def test_all_pairs_have_the_larger_name_first() -> None:
     assert all_pairs(["b", "a", "c"]) == [("b", "a"), ("c", "b"), ("c", "a")]
+
+
+def test_a_depth_that_is_no_positive_number_is_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "view.h5"
+    with h5py.File(path, "w") as file:
+        file["depth"] = np.array([[1.5, np.nan, -2.0], [np.inf, 0.0, 3.0]])
+    np.testing.assert_array_equal(read_depth(path), [[1.5, 0.0, 0.0], [0.0, 0.0, 3.0]])

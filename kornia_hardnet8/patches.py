@@ -57,11 +57,15 @@ def extract_patches(
         )
     if lafs.dim() != 3 or lafs.shape[1:] != (2, 3):
         raise DataError(f"extract_patches: the frames must be (N, 2, 3), got {tuple(lafs.shape)}")
-    image = image if image.is_floating_point() else image.float()
+    return _cut(image if image.is_floating_point() else image.float(), lafs, patch_size, level)
+
+
+def _cut(image: Tensor, lafs: Tensor, side: int, level: str) -> Tensor:
+    """Patches (N, C, S, S) of one floating-point image ((H, W) or (C, H, W)), level by level of its pyramid."""
     work = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
     lafs = lafs.to(device=image.device, dtype=work.dtype)
     current = work.reshape(1, -1, *image.shape[-2:])
-    count, channels, side = lafs.shape[0], current.shape[1], patch_size
+    count, channels = lafs.shape[0], current.shape[1]
     if count == 0:
         return image.new_zeros(0, channels, side, side)
 

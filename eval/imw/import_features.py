@@ -92,7 +92,7 @@ def import_hloc(features: Path, matches: Path | None, scenes: Sequence[Scene]) -
         descs = values["descriptors"].T if "descriptors" in values else None
         _add_image(imported, digests[key], f"{features} [{group}]", values["keypoints"], descs, values.get("scores"))
     if half:
-        log.warning("warning: %s holds keypoints in half precision: 1500.3 px became 1500", features)
+        log.warning("%s holds keypoints in half precision: 1500.3 px became 1500", features)
     if matches is not None:
         named = {group: digests[key] for key, group in used.items()}
         pairs = _hloc_matches(matches, named, imported)
@@ -308,7 +308,7 @@ def _check_all_pairs(pairs: Pairs, scenes: Sequence[Scene], digests: Mapping[tup
                 pairs[key] = np.zeros((0, 2), np.int64)
                 left_out += 1
     if left_out:
-        log.warning("warning: %s lacks %d pairs of the scenes: they count as pairs without a match", path, left_out)
+        log.warning("%s lacks %d pairs of the scenes: they count as pairs without a match", path, left_out)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

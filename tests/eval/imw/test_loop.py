@@ -10,7 +10,16 @@ import pytest
 
 import eval.cli
 import train.cli
+from eval.imw.submission.config import PLACEHOLDERS
 from kornia_hardnet8 import HardNet8
+
+ABOUT = {
+    **PLACEHOLDERS,
+    "authors": "A. Author",
+    "contact_email": "author@example.org",
+    "method_name": "A method",
+    "method_description": "What it does.",
+}
 
 
 @pytest.mark.slow
@@ -30,7 +39,9 @@ def test_a_rendered_scene_goes_round(corner, corner_scene: Path, tmp_path: Path,
     data = tmp_path / "data"
     shutil.copytree(corner_scene, data / "phototourism" / "corner")
     entry = tmp_path / "entry.zip"
-    run(eval.cli, f"imw-submit --data {data} --desc {token} --track 2k --out {entry}")
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps(ABOUT))
+    run(eval.cli, f"imw-submit --data {data} --desc {token} --track 2k --metadata {about} --out {entry}")
     run(eval.cli, f"imw-validate {entry} --data {data}")
 
     results = tmp_path / "results"

@@ -25,7 +25,7 @@ from train.augment import center_crop
 from train.batches import read_patches
 from train.checkpoint import save_checkpoint
 from train.datasets import open_mix
-from train.loop import describe_batch
+from train.validate import describe_batch
 
 log = logging.getLogger(__name__)
 ROWS = 4096  # stored patches read at once: 17 MB

@@ -512,7 +512,7 @@ def test_pca_and_bundle(
     from kornia_hardnet8.checkpoints import load_weights
     from kornia_hardnet8.inference import calibrate
     from train.augment import center_crop
-    from train.loop import describe_batch
+    from train.validate import describe_batch
 
     monkeypatch.setattr("train.models.BUNDLED_DIR", tmp_path)
     assert main(["bundle", str(tiny_checkpoint), "--name", "tiny"]) == 1

@@ -9,7 +9,7 @@ import torch
 
 from kornia_hardnet8 import HardNet8
 from train.batches import Part
-from train.loop import rates_left_out, validate
+from train.validate import rates_left_out, validate
 
 
 def part(num: int, seed: int = 0) -> Part:

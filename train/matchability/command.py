@@ -22,12 +22,12 @@ from common.shell import positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.fused import Precision
 from kornia_hardnet8.matchability import Matchability, save_matchability
 from kornia_hardnet8.models import BUNDLED_DIR
 from train.matchability.labels import LIMITS, THRESHOLDS, Labels, label_model
 
 _PARTS = ("images", "sparse")
-_Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed_number, default=0, help="of photographs, pairs, weights and batches")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that label models; 0: none")
     parser.add_argument(
-        "--precision", choices=get_args(_Precision), default="auto", help="of descriptors; auto: what pays here"
+        "--precision",
+        choices=("auto", *get_args(Precision)),
+        default="auto",
+        help="of descriptors; auto: what pays here",
     )
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="folder that keeps the labels of each model for further runs"
@@ -118,7 +121,7 @@ class _Job(NamedTuple):
     thresholds: tuple[float, float]
     seed: int
     descriptor: str
-    precision: _Precision
+    precision: Literal["auto"] | Precision
     cache: Path | None
 
 
@@ -146,7 +149,7 @@ def _label(job: _Job) -> list[Labels]:
 
 
 @functools.lru_cache(maxsize=1)
-def _network(name: str, precision: _Precision) -> HardNet8:
+def _network(name: str, precision: Literal["auto"] | Precision) -> HardNet8:
     return prepare_for_inference(HardNet8.from_checkpoint(name), precision)
 
 

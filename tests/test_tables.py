@@ -23,20 +23,31 @@ SCRIPT = ROOT / "docs" / "make_tables.py"
 
 
 @pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tables", SCRIPT)
+def listed() -> ModuleType:
+    """What tables there are."""
+    return load("page_tables")
+
+
+@pytest.fixture(scope="module")
+def maker(listed: ModuleType) -> ModuleType:
+    """What runs and writes them."""
+    return load("make_tables")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up, and one of the two imports the other
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def weights(tmp_path: Path, tables: ModuleType) -> Path:
+def weights(tmp_path: Path, listed: ModuleType) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
-    for name in tables.FILES.values():
+    for name in listed.FILES.values():
         (folder / name).touch()
     return folder
 
@@ -58,65 +69,65 @@ def entry(name: str, values: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def test_every_table_has_its_place_in_the_pages(tables: ModuleType) -> None:
-    text = "\n".join(page.read_text(encoding="utf-8") for page in tables.pages())
-    assert sorted(re.findall(r"<!-- table (\S+) -->\n\|.*?\|\n<!-- end -->", text, re.S)) == sorted(tables.TABLES)
-    assert {run for table in tables.TABLES.values() for run in table.runs} == set(tables.RUNS)
+def test_every_table_has_its_place_in_the_pages(listed: ModuleType, maker: ModuleType) -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in maker.pages())
+    assert sorted(re.findall(r"<!-- table (\S+) -->\n\|.*?\|\n<!-- end -->", text, re.S)) == sorted(listed.TABLES)
+    assert {run for table in listed.TABLES.values() for run in table.runs} == set(listed.RUNS)
 
 
-def test_commands_are_understood(tables: ModuleType, weights: Path) -> None:
-    for name in tables.RUNS:
-        for command in tables.commands_of(name, weights):
+def test_commands_are_understood(listed: ModuleType, maker: ModuleType, weights: Path) -> None:
+    for name in listed.RUNS:
+        for command in maker.commands_of(name, weights):
             program, *words = (word.format(data="DATA", out="OUT") for word in command)
             commands = {"eval": eval.cli.COMMANDS, "train": train.cli.COMMANDS}[program]
             chosen, words = split_command(commands, words)
             command_parser(f"{program} {chosen}", *commands[chosen])[1].parse_args(words)
 
 
-def test_the_best_is_bold_and_what_is_missing_is_empty(tables: ModuleType) -> None:
+def test_the_best_is_bold_and_what_is_missing_is_empty(listed: ModuleType) -> None:
     better, worse = entry("h8E512", {"poses/AP": [0.5, 0.7]}), entry("rootsift", {"poses/AP": [0.2, 0.4]})
-    make = tables.scores_table({"AP": "poses/AP", "MMA": "homography/MMA@3"}, ["poses/AP"])
+    make = listed.scores_table({"AP": "poses/AP", "MMA": "homography/MMA@3"}, ["poses/AP"])
     assert make({"rootsift": worse}, {"h8E512": better}) == [
         "|  | AP | MMA |",
         "| --- | --- | --- |",
         "| RootSIFT | 0.300 [0.200, 0.400] |  |",
         "| **h8E512, ours** | **0.600** [0.500, 0.700] |  |",
     ]
-    assert tables.scenes_table("poses/AP")({"rootsift": worse})[2:] == ["| RootSIFT | 0.300 |"]
-    assert tables.with_best(["fixed/FPR95"], [[0.1], [0.2], [None]]) == [["**0.100**"], ["0.200"], [""]]
-    assert tables.with_best([tables.FAILED_BAGS], [[3], [10]]) == [["**3**"], ["10"]]
+    assert listed.scenes_table("poses/AP")({"rootsift": worse})[2:] == ["| RootSIFT | 0.300 |"]
+    assert listed.with_best(["fixed/FPR95"], [[0.1], [0.2], [None]]) == [["**0.100**"], ["0.200"], [""]]
+    assert listed.with_best([listed.FAILED_BAGS], [[3], [10]]) == [["**3**"], ["10"]]
 
 
-def test_differences_are_those_of_pairs(tables: ModuleType) -> None:
+def test_differences_are_those_of_pairs(listed: ModuleType) -> None:
     a, b = entry("h8E512", {"poses/AP": [0.5, 0.7]}), entry("rootsift", {"poses/AP": [0.2, 0.4]})
-    make = tables.differences_table({"AP": "poses/AP", "mAP": "webcam/mAP"})
+    make = listed.differences_table({"AP": "poses/AP", "mAP": "webcam/mAP"})
     assert make({"rootsift": b, "h8E512": a})[2:] == ["| RootSIFT | +0.300 [+0.300, +0.300] |  |"]
-    assert tables.difference_cells(b, a, ["poses/AP"], unit=0.01) == ["-30.0 [-30.0, -30.0]"]
+    assert listed.difference_cells(b, a, ["poses/AP"], unit=0.01) == ["-30.0 [-30.0, -30.0]"]
 
 
-def test_a_real_difference_is_bold(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "DEV_METRICS", {"AP": "poses/AP", "mAA": "poses/mAA@10"})
+def test_a_real_difference_is_bold(listed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listed, "DEV_METRICS", {"AP": "poses/AP", "mAA": "poses/mAA@10"})
     runs = [
-        {tables.INT8: entry(tables.INT8, {"poses/AP": [0.2, 0.4], "poses/mAA@10": [0.5, 0.5]})},
-        {tables.INT8: entry(tables.INT8, {"poses/AP": [0.5, 0.7], "poses/mAA@10": [0.4, 0.8]})},
+        {listed.INT8: entry(listed.INT8, {"poses/AP": [0.2, 0.4], "poses/mAA@10": [0.5, 0.5]})},
+        {listed.INT8: entry(listed.INT8, {"poses/AP": [0.5, 0.7], "poses/mAA@10": [0.4, 0.8]})},
     ]
-    assert tables.matchability_table(*runs)[2:] == [
+    assert listed.matchability_table(*runs)[2:] == [
         "| AP | 0.300 | **0.600** | +0.300 [+0.300, +0.300] |",
         "| mAA | 0.500 | 0.600 | +0.100 [-0.100, +0.300] |",
     ]
 
 
-def test_a_table_goes_between_its_marks_alone(tables: ModuleType) -> None:
+def test_a_table_goes_between_its_marks_alone(maker: ModuleType) -> None:
     page = "a\n<!-- table x -->\n| old |\n<!-- end -->\nb\n<!-- table x-y -->\n| kept |\n<!-- end -->\n"
-    assert tables.put(page, "x", ["| new |"]) == page.replace("| old |", "| new |")
-    assert tables.put(page, "z", ["| new |"]) == page
+    assert maker.put(page, "x", ["| new |"]) == page.replace("| old |", "| new |")
+    assert maker.put(page, "z", ["| new |"]) == page
 
 
 def test_what_the_same_command_made_is_not_made_again(
-    tables: ModuleType, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listed: ModuleType, maker: ModuleType, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    args = tables.parse(["--weights", str(weights), "--out", str(out)])
+    args = maker.parse(["--weights", str(weights), "--out", str(out)])
     calls: list[list[str]] = []
 
     def made(command: list[str], *_: object) -> None:
@@ -126,26 +137,28 @@ def test_what_the_same_command_made_is_not_made_again(
         result = Result("imw", {}, {}, {"descriptor": "h8E512"}, score, environment={"command": ["eval", *words[1:]]})
         write_results(out / "runs" / "demo" / "results.json", [result])
 
-    monkeypatch.setattr(tables, "call", made)
+    monkeypatch.setattr(maker, "call", made)
     for _ in range(2):
-        assert set(tables.entries_of("demo", args)) == {"h8E512"}
+        assert set(maker.entries_of("demo", args)) == {"h8E512"}
     assert len(calls) == 1
-    monkeypatch.setitem(tables.RUNS, "demo", tables.Run("eval imw --seed 1", "h8E512 rootsift"))
-    tables.entries_of("demo", args)
+    monkeypatch.setitem(listed.RUNS, "demo", listed.Run("eval imw --seed 1", "h8E512 rootsift"))
+    maker.entries_of("demo", args)
     assert len(calls) == 2
 
 
-def test_what_cannot_be_made_is_said(tables: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_made_is_said(
+    listed: ModuleType, maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "poses").mkdir(parents=True)
-    assert tables.main(["--data", str(data), "--out", str(out), "--only", "poses"]) == 1
+    assert maker.main(["--data", str(data), "--out", str(out), "--only", "poses"]) == 1
     index = (out / "README.md").read_text(encoding="utf-8")
     assert f"* poses: not made: {data} has no oxford and no webcam" in index
-    assert all(what in index for what in tables.NOT_MADE)
+    assert all(what in index for what in listed.NOT_MADE)
     assert capsys.readouterr().out.startswith("# Tables")
-    assert tables.main(["--out", str(out), "--only", "poses"]) == 1
+    assert maker.main(["--out", str(out), "--only", "poses"]) == 1
     assert "poses: not made: dev needs DATA" in (out / "README.md").read_text(encoding="utf-8")
-    assert tables.descriptors(tables.RUNS["built-in"], None) == (
+    assert maker.descriptors(listed.RUNS["built-in"], None) == (
         [],
         [
             "hardtfeat: HardTFeat.pth is not there",
@@ -155,9 +168,9 @@ def test_what_cannot_be_made_is_said(tables: ModuleType, tmp_path: Path, capsys:
     )
 
 
-def test_a_command_that_fails_is_named(tables: ModuleType, tmp_path: Path) -> None:
+def test_a_command_that_fails_is_named(maker: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(HardNet8Error, match="python -m eval imw --data OUT/nothing ended with 1"):
-        tables.call(["eval", "imw", "--data", "{out}/nothing"], {"out": tmp_path}, None)
+        maker.call(["eval", "imw", "--data", "{out}/nothing"], {"out": tmp_path}, None)
 
 
 @pytest.mark.slow

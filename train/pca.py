@@ -1,4 +1,4 @@
-"""``python -m train pca``: fit the projection of a checkpoint on patch stores."""
+"""``python -m train pca``: fit the projection of a checkpoint on patch stores, and measure the ranges for int8."""
 
 from __future__ import annotations
 
@@ -61,17 +61,25 @@ def run(args: argparse.Namespace) -> None:
         log.warning("the patches and the weights differ in mr_size (%s): the weights keep theirs", mr_sizes)
     device = choose_device(args.device)
     model = HardNet8(args.checkpoint, output_dim=None).to(device)
-    projection, count = fit_projection(model, stores, device, args.patches, args.seed)
-    share = projection.eigenvalues.cumsum(0) / projection.eigenvalues.sum()
-    projection = projection.whitened(args.whiten)
-    metadata = {**weights.metadata, "pca_ds": args.ds, "pca_patches": count, "pca_whiten": args.whiten}
+    metadata = dict(weights.metadata)
     # Networks that int8 cannot run have no use for ranges.
     with contextlib.suppress(UsageError):
         metadata["int8_ranges"] = measure_ranges(model, stores, seed=args.seed)
+    if weights.projection is not None and "teacher" in metadata:
+        # With other axes the descriptors would no longer match the teacher's.
+        if args.whiten:
+            raise UsageError(f"--whiten {args.whiten:g}: {args.checkpoint} keeps the axes of its teacher")
+        projection, said = weights.projection, f"axes of {metadata['teacher']}, which the network learnt, stay"
+    else:
+        projection, count = fit_projection(model, stores, device, args.patches, args.seed)
+        share = projection.eigenvalues.cumsum(0) / projection.eigenvalues.sum()
+        projection = projection.whitened(args.whiten)
+        metadata |= {"pca_ds": args.ds, "pca_patches": count, "pca_whiten": args.whiten}
+        kept = ", ".join(f"{d}: {share[d - 1]:.3f}" for d in (32, 64, 128, 256) if d <= len(share))
+        said = f"projection from {count} descriptors; variance kept by dimension {kept}"
     content = {"arch": weights.arch, "features": weights.features, "projection": vars(projection), "metadata": metadata}
     save_checkpoint(args.out, content)
-    kept = ", ".join(f"{d}: {share[d - 1]:.3f}" for d in (32, 64, 128, 256) if d <= len(share))
-    print(f"{args.out}: projection from {count} descriptors; variance kept by dimension {kept}")
+    print(f"{args.out}: {said}")
 
 
 def fit_projection(

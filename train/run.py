@@ -354,7 +354,12 @@ class Run:
             "arch": self.model.arch,
             "features": self.useful_model.features.state_dict(),
             "projection": None if self.teacher is None else vars(self.teacher.projection),
-            "metadata": {"mr_size": self.mr_size, "step": self.step, "ds": self.config.ds},
+            "metadata": {
+                "mr_size": self.mr_size,
+                "step": self.step,
+                "ds": self.config.ds,
+                **({} if self.config.teacher is None else {"teacher": self.config.teacher}),
+            },
             "live": None if self.mean is None else self.model.features.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

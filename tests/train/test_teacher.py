@@ -47,7 +47,7 @@ def test_the_loss_is_one_less_the_cosine() -> None:
 
 
 def test_a_run_comes_nearer_to_its_teacher_and_can_be_used(
-    tiny_store: Path, tiny_checkpoint: Path, fast: list[str], tmp_path: Path
+    tiny_store: Path, tiny_checkpoint: Path, fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["--ds", str(tiny_store), *fast, "--loss", "distill", "--teacher", str(tiny_checkpoint)]
     assert main([*line, "--steps", "6", "--out", str(tmp_path / "run")]) == 0
@@ -59,6 +59,15 @@ def test_a_run_comes_nearer_to_its_teacher_and_can_be_used(
     untaught = HardNet8(arch="h7nodrop").eval()
     assert likeness > (untaught(patches) * HardNet8.from_checkpoint(tiny_checkpoint)(patches)).sum(1).mean() + 0.02
     assert student["projection"]["components"].shape == (128, 128)
+
+    # `train pca` measures the ranges for int8 and leaves the teacher's axes
+    final = tmp_path / "final.ckpt"
+    line = ["pca", str(tmp_path / "run" / "last.ckpt"), "--ds", str(tiny_store), "--out", str(final)]
+    assert main([*line, "--whiten", "0.5"]) == 2
+    assert "keeps the axes of its teacher" in capsys.readouterr().err
+    assert main(line) == 0
+    assert torch.equal(HardNet8.from_checkpoint(final)(patches), model(patches))
+    assert len(load_checkpoint(final)["metadata"]["int8_ranges"]["outputs"]) == 6
 
 
 @pytest.mark.parametrize(

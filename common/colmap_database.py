@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kornia_hardnet8.errors import DataError, MissingFileError
 
 _PAIR = 2147483647  # COLMAP's: the number of a pair is first * this + second
+_MOST_BYTES = 256 << 20  # of one value: the descriptors of two million keypoints
 
 
 class Database(NamedTuple):
@@ -41,7 +42,7 @@ class Database(NamedTuple):
         row = self.connection.execute(query, (image_id,)).fetchone()
         count, columns, content = (0, 2, b"") if row is None else row
         content = b"" if content is None else content
-        if not isinstance(content, bytes) or columns not in (2, 4, 6) or len(content) != 4 * count * columns:
+        if columns not in (2, 4, 6) or not _holds(content, count, 4 * columns):
             raise DataError(f"{self.path}: the keypoints of image {image_id} are damaged")
         keypoints = np.frombuffer(content, np.float32).reshape(count, columns)
         if not np.isfinite(keypoints).all():
@@ -67,18 +68,17 @@ class Database(NamedTuple):
                     f"{self.path}: {len(lost)} image(s) belong to no frame although the database has frames: "
                     f"{lost[0][0]} …; add them by COLMAP, or give each a frame"
                 )
-        counts = dict(self.connection.execute("SELECT image_id, rows FROM keypoints"))
+        ids = [number for (number,) in self.connection.execute("SELECT image_id FROM keypoints")]
+        counts = {number: len(self.keypoints(number)) for number in ids}
         for pair, rows, columns, content in self.connection.execute(
             "SELECT pair_id, rows, cols, data FROM two_view_geometries WHERE rows > 0"
         ):
-            ids = (pair // _PAIR, pair % _PAIR)
-            if not isinstance(content, bytes) or columns != 2 or len(content) != 8 * rows:
-                raise DataError(f"{self.path}: the matches of the images {ids[0]} and {ids[1]} are damaged")
+            a, b = divmod(pair, _PAIR)
+            if columns != 2 or not _holds(content, rows, 8):
+                raise DataError(f"{self.path}: the matches of the images {a} and {b} are damaged")
             most = np.frombuffer(content, np.uint32).reshape(rows, 2).max(axis=0)
-            if any(row >= counts.get(number, 0) for row, number in zip(most.tolist(), ids, strict=True)):
-                raise DataError(
-                    f"{self.path}: the matches of the images {ids[0]} and {ids[1]} name keypoints that are not there"
-                )
+            if any(row >= counts.get(number, 0) for row, number in zip(most.tolist(), (a, b), strict=True)):
+                raise DataError(f"{self.path}: the matches of the images {a} and {b} name keypoints that are not there")
 
 
 @contextmanager
@@ -95,12 +95,18 @@ def open_database(path: Path) -> Iterator[Database]:
         try:
             # nobody writes to it, so SQLite needs no lock beside it
             with closing(sqlite3.connect(f"{still.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if not {"cameras", "images", "keypoints", "two_view_geometries"} <= tables:
                     raise DataError(f"{path} is no COLMAP database: it lacks tables")
                 yield Database(path, connection)
         except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is no COLMAP database, or damaged: {error}") from None
+
+
+def _holds(content: object, rows: object, row_bytes: int) -> bool:
+    """Whether a value is that many rows of that many bytes."""
+    return isinstance(content, bytes) and isinstance(rows, int) and len(content) == rows * row_bytes
 
 
 def copy_database(path: Path, to: Path) -> None:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".bmp", ".webp")
 # More pixels are never decoded: in colour these take 0.6 GB.
 MAX_PIXELS = 200_000_000
+# What a file may hold beside its pixels, and for each of them (four samples of 64 bits).
+_ROOM_BYTES, _PIXEL_BYTES = 64 << 20, 32
 # Read by Pillow where pillow-heif is installed.
 HEIF = (".heic", ".heif")
 # Read here, not by COLMAP.
@@ -171,7 +173,7 @@ def open_picture(path: Path) -> Iterator[Any]:
 
     Raises:
         MissingFileError: the file is not there.
-        DataError: no picture, or one of more than ``MAX_PIXELS`` pixels; or what the block did with it failed.
+        DataError: no picture, one of more than ``MAX_PIXELS`` pixels, or a file far larger than its pixels; or what the block did with it failed.
     """
     pillow = need("PIL.Image", _EXTRA)
     if not path.is_file():
@@ -187,6 +189,11 @@ def open_picture(path: Path) -> Iterator[Any]:
                     raise DataError(
                         f"image {path} has {header.width} x {header.height} pixels, at most {MAX_PIXELS // 10**6} "
                         "million are read: reduce it, or cut it into parts"
+                    )
+                if path.stat().st_size > _ROOM_BYTES + _PIXEL_BYTES * header.width * header.height:
+                    raise DataError(
+                        f"image {path} holds {path.stat().st_size} bytes, far more than {header.width} x "
+                        f"{header.height} pixels need: save it anew"
                     )
                 yield header
         except (DataError, PermissionError):

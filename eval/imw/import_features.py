@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -215,30 +215,26 @@ def _add_image(
 
 
 def _image_groups(path: Path) -> dict[str, set[str]]:
-    """Groups of an hloc file that hold keypoints, with the names of their arrays."""
-    groups: dict[str, set[str]] = {}
-
-    def visit(name: str, arrays: set[str]) -> None:
-        if "keypoints" in arrays:
-            groups[name] = arrays
-
-    _walk(path, visit)
+    """Groups of an hloc file that hold keypoints, with all names in them."""
+    groups = {name: inner for name, inner in _groups(path).items() if "keypoints" in inner}
     if not groups:
         raise DataError(f"{path} holds no <image>/keypoints, as hloc's features.h5 does")
     return groups
 
 
-def _walk(path: Path, visit: Callable[[str, set[str]], None]) -> None:
-    """Visit every group with the names of its arrays; links are not followed."""
+def _groups(path: Path) -> dict[str, set[str]]:
+    """Every group with the names in it, be they arrays, groups or links; links are not followed."""
     import h5py
+
+    groups: dict[str, set[str]] = {}
 
     def look(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
-            inner = {key for key in item if isinstance(item.get(key, getlink=True), h5py.HardLink)}
-            visit(name, {key for key in inner if isinstance(item[key], h5py.Dataset)})
+            groups[name] = set(item)
 
     with open_h5(path) as file:
         file.visititems(look)
+    return groups
 
 
 def _find_group(groups: Mapping[str, set[str]], scene: str, name: str, path: Path) -> str:
@@ -268,22 +264,25 @@ def _plain(name: str) -> str:
 def _hloc_matches(path: Path, digests: Mapping[str, str], imported: ImportedScenes) -> Pairs:
     """``<name 0>/<name 1>/matches0`` (names with ``/`` as ``-``), or ``<name 0>_<name 1>`` of older versions."""
     by_name = {re.sub("/", "-", group): digest for group, digest in digests.items()}
-    groups: list[str] = []
-    _walk(path, lambda name, arrays: groups.append(name) if "matches0" in arrays else None)
     pairs: Pairs = {}
-    for group in groups:
+    for group in _groups(path):
         names = _split_pair(group, by_name)
         if names is None:
             continue
         one, two = (by_name[name] for name in names)
-        targets = np.asarray(read_h5(path, (f"{group}/matches0",))[0][f"{group}/matches0"]).ravel().astype(np.int64)
+        targets = read_h5(path, (f"{group}/matches0",))[0][f"{group}/matches0"]
         counts = len(imported.images[one].keypoints), len(imported.images[two].keypoints)
-        if len(targets) != counts[0] or (len(targets) and not -1 <= targets.min() <= targets.max() < counts[1]):
+        if (
+            targets.dtype.kind not in "iu"
+            or targets.shape != counts[:1]
+            or (targets.size and not -1 <= targets.min() <= targets.max() < counts[1])
+        ):
             raise DataError(
-                f"{path} [{group}]: matches0 {targets.shape} does not fit {counts[0]} and {counts[1]} keypoints"
+                f"{path} [{group}]: matches0, {targets.dtype} {targets.shape}, does not fit {counts[0]} and "
+                f"{counts[1]} keypoints"
             )
         rows = np.flatnonzero(targets >= 0)
-        pairs[one, two] = np.column_stack([rows, targets[rows]])
+        pairs[one, two] = np.column_stack([rows, targets[rows].astype(np.int64)])
     if not pairs:
         raise DataError(f"{path} holds no <image 0>/<image 1>/matches0 of the images that are imported")
     return pairs

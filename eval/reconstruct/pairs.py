@@ -10,6 +10,9 @@ from eval.core.pairs import Pair
 from kornia_hardnet8.errors import DataError, closest
 from kornia_hardnet8.files import read_text
 
+# Separators that may stand beside another one in a line.
+_REPEATED = 16
+
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
     """Every pair, in the order of the names."""
@@ -28,6 +31,7 @@ def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ())
         DataError: not text, a line that is not two names of images, or no pair.
     """
     order = {name: index for index, name in enumerate([*names, *unreadable])}
+    left_out = set(unreadable)
     pairs: dict[Pair, None] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -35,7 +39,7 @@ def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ())
         first, second = _split(line, order, f"{path}, line {number}")
         if first == second:
             raise DataError(f"{path}, line {number}: {first!r} is paired with itself")
-        if first in names and second in names:
+        if left_out.isdisjoint((first, second)):
             pairs[(first, second) if order[first] < order[second] else (second, first)] = None
     if not pairs:
         raise DataError(f"{path} holds no pair of images that can be read")
@@ -47,12 +51,13 @@ def _split(line: str, known: dict[str, int], where: str) -> Pair:
     text = line.strip()
     separator = "\t" if "\t" in text else " "
     parts = text.split(separator)
-    for end in range(len(parts), 1, -1):
+    longest = 1 + max((name.count(separator) for name in known), default=0)  # parts of a name
+    for end in range(min(len(parts), 2 * longest + _REPEATED), 1, -1):
         for at in range(1, end):
             first, second = separator.join(parts[:at]).strip(), separator.join(parts[at:end]).strip()
             if first in known and second in known:
                 return first, second
     if len(parts) != 2:
-        raise DataError(f"{where}: {text!r} does not begin with two names of images below the folder")
+        raise DataError(f"{where}: {text[:80]!r} does not begin with two names of images below the folder")
     unknown = next(part for part in parts if part.strip() not in known)
-    raise DataError(f"{where}: there is no image {unknown!r} in the folder{closest(unknown, known)}")
+    raise DataError(f"{where}: there is no image {unknown[:80]!r} in the folder{closest(unknown, known)}")

@@ -84,6 +84,26 @@ def test_damage_is_one_line(statement: str, message: str, tmp_path: Path) -> Non
         database.check_mappable()
 
 
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE keypoints SET data = x'00' WHERE image_id = 3", "keypoints of image 3 are damaged"),
+        ("UPDATE keypoints SET rows = 1.5 WHERE image_id = 3", "keypoints of image 3 are damaged"),
+        ("UPDATE two_view_geometries SET rows = 1.5", "matches of the images 1 and 2 are damaged"),
+    ],
+)
+def test_what_the_mapper_reads_is_checked(statement: str, message: str, tmp_path: Path) -> None:
+    path = change(Tiny().database(tmp_path / "database.db"), statement)
+    with pytest.raises(DataError, match=message), open_database(path) as database:
+        database.check_mappable()
+
+
+def test_values_that_no_image_needs_are_not_read(tmp_path: Path) -> None:
+    path = change(Tiny().database(tmp_path / "database.db"), f"UPDATE keypoints SET data = zeroblob({257 << 20})")
+    with pytest.raises(DataError, match="string or blob too big"), open_database(path) as database:
+        database.keypoints(1)
+
+
 def test_a_keypoint_that_is_not_finite(tmp_path: Path) -> None:
     tiny = Tiny()
     tiny.seen[0][0] = (float("nan"), 11, 7)

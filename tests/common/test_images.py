@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -155,6 +156,16 @@ def test_too_many_pixels_are_refused_by_the_header(width: int, tmp_path: Path) -
         with pytest.raises(DataError, match=rf"a\.png has {width} x 1000 pixels, at most 200 million are read"):
             read(tmp_path / "a.png")
     assert exif_orientation(tmp_path / "a.png") == 1
+
+
+def test_a_file_far_larger_than_its_pixels_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", GRAY)[1].tobytes())
+    os.truncate(tmp_path / "a.png", 1 << 26)
+    assert read_gray(tmp_path / "a.png").shape == GRAY.shape  # zeros after the end
+    os.truncate(tmp_path / "a.png", 1 << 31)
+    for read in (read_bgr, read_luma, image_size):
+        with pytest.raises(DataError, match=r"a\.png holds 2147483648 bytes, far more than 50 x 40 pixels need"):
+            read(tmp_path / "a.png")
 
 
 def test_more_pixels_than_pillow_likes_are_read(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.arrays import read_npy
 from common.colmap import check_written, load_pycolmap, read_model
 from common.colmap_database import copy_database, open_database
 from common.colmap_worker import extract_sift, sqlite_errors
@@ -256,7 +257,7 @@ def _own(weights: str, database: Any, images: Path, work: Path) -> _Describe:
             descs = network(extract_patches(gray, lafs, network.patch_size))
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, descs.half().numpy())
-    return lambda image_id: torch.from_numpy(np.load(work / "descriptors" / f"{image_id}.npy")).float()
+    return lambda image_id: torch.from_numpy(read_npy(work / "descriptors" / f"{image_id}.npy")).float()
 
 
 @contextlib.contextmanager
@@ -271,7 +272,10 @@ def _content(database: Path) -> str:
     with open_database(database) as opened:
         for table in _MAPPED_TABLES:
             for row in opened.connection.execute(f"SELECT * FROM {table} ORDER BY rowid"):
-                digest.update(repr(row).encode())
+                for value in row:
+                    content = value if isinstance(value, bytes) else repr(value).encode()
+                    digest.update(f"{type(value).__name__} {len(content)} ".encode())
+                    digest.update(content)
     return digest.hexdigest()
 
 

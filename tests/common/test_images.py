@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import os
 import sys
 import zlib
 from collections.abc import Iterator

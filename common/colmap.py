@@ -31,6 +31,8 @@ _MOST_PIXELS_A_SIDE = 1 << 20
 _FOCAL_LENGTHS = (0.01, 1e6)
 # By which a quaternion's length may miss 1: files of few digits do.
 _UNIT = 0.01
+# What positions in space and in images stay below; and how far a principal point may be from the middle, in image sides.
+_FARTHEST, _FARTHEST_CENTRE = 1e15, 2.0
 _POINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("id", "<u8")])
 _TRACK = np.dtype([("image", "<u4"), ("row", "<u4")])
 
@@ -296,10 +298,11 @@ def _read_text(folder: Path) -> _Tables:
 
 def _entries(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
     """Where a line stands and the line, without comments; ``blank`` ones too where they mean something."""
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        where = f"{path} line {number}"
-        if not line.startswith(b"#") and (blank or line.strip()):
-            yield where, _name(line.rstrip(b"\r"), where)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            where, text = f"{path} line {number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not text.startswith(b"#") and (blank or text.strip()):
+                yield where, _name(text.rstrip(b"\r\n"), where)
 
 
 def _fields(
@@ -342,13 +345,16 @@ def _check(tables: _Tables, folder: Path) -> None:
         focal = _focal_lengths(kind, params) / max(width, height)
         if not np.isfinite(params).all() or (focal < _FOCAL_LENGTHS[0]).any() or (focal > _FOCAL_LENGTHS[1]).any():
             raise DataError(f"{where} has parameters that no lens has: {', '.join(f'{value:g}' for value in params)}")
+        centre = _principal_point(kind, params)  # none of a panorama
+        if len(centre) and (np.abs(centre / (width, height) - 0.5) > _FARTHEST_CENTRE).any():
+            raise DataError(f"{where} has its principal point far outside its images")
     known = np.unique(tables.point_ids)
     if len(known) < len(tables.point_ids):
         raise DataError(f"{folder}: a point is listed twice")
     if len(known) and known[0] < 0:
         raise DataError(f"{folder}: a point has the number {known[0]}, expected 0 and more")
-    if not np.isfinite(tables.xyz).all():
-        raise DataError(f"{folder}: a point has a position that is not finite")
+    if not (np.abs(tables.xyz) < _FARTHEST).all():
+        raise DataError(f"{folder}: a point has a position that is not finite, or beyond {_FARTHEST:g}")
     seen: set[str] = set()
     for image in tables.images.values():
         _check_image(image, known, tables.cameras.keys(), f"{folder}: image {image.name!r}")
@@ -371,12 +377,12 @@ def _check_image(image: _Image, known: Ints, cameras: Any, where: str) -> None:
         raise DataError(f"{where}: a name is a path below the folder of the images")
     if image.camera_id not in cameras:
         raise DataError(f"{where} names the camera {image.camera_id}, which is not there")
-    if not (np.isfinite(image.quaternion).all() and np.isfinite(image.translation).all()):
-        raise DataError(f"{where} has a pose that is not finite")
+    if not (np.isfinite(image.quaternion).all() and (np.abs(image.translation) < _FARTHEST).all()):
+        raise DataError(f"{where} has a pose that is not finite, or beyond {_FARTHEST:g}")
     if not abs(float(np.linalg.norm(image.quaternion.clip(-2, 2))) - 1) < _UNIT:
         raise DataError(f"{where} has a pose that is no rotation: its quaternion is not of length 1")
-    if not np.isfinite(image.xy).all():
-        raise DataError(f"{where} has a keypoint that is not finite")
+    if not (np.abs(image.xy) < _FARTHEST).all():
+        raise DataError(f"{where} has a keypoint that is not finite, or beyond {_FARTHEST:g}")
     ids = np.unique(image.point_ids)
     lost = ids[(ids != -1) & ~np.isin(ids, known)]
     if len(lost):
@@ -426,6 +432,11 @@ def _kinds_by_number() -> dict[int, tuple[str, int]]:
 def _focal_lengths(kind: str, params: Floats) -> Floats:
     camera = load_pycolmap().Camera(model=kind, width=1, height=1, params=params)
     return params[list(camera.focal_length_idxs())]
+
+
+def _principal_point(kind: str, params: Floats) -> Floats:
+    camera = load_pycolmap().Camera(model=kind, width=1, height=1, params=params)
+    return params[list(camera.principal_point_idxs())]
 
 
 def _model(tables: _Tables) -> SparseModel:

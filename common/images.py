@@ -33,6 +33,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".bmp", ".
 MAX_PIXELS = 200_000_000
 # What a file may hold beside its pixels, and for each of them (four samples of 64 bits).
 _ROOM_BYTES, _PIXEL_BYTES = 64 << 20, 32
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 # Read by Pillow where pillow-heif is installed.
 HEIF = (".heic", ".heif")
 # Read here, not by COLMAP.
@@ -361,7 +362,9 @@ def _read_whole(path: Path) -> bytes:
 
 
 def _is_cut_short(content: bytes) -> bool:
-    """Whether a JPEG lacks its end marker: OpenCV fills the rest with gray. Other formats do not decode then."""
+    """Whether a PNG or JPEG lacks its end: OpenCV fills the rest with gray. Other formats do not decode then."""
+    if content.startswith(_PNG):
+        return _PNG_END not in content
     place = 2
     while content.startswith(b"\xff\xd8") and content[place : place + 1] == b"\xff":
         marker = content[place + 1 : place + 2]

@@ -48,6 +48,8 @@ def run_command(command: Callable[[], int | None], debug: bool = False) -> int:
         if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, MemoryError):
+            message = f"there is not enough memory ({message})"
         if not isinstance(error, HardNet8Error) and isinstance(error, OSError) and error.filename is not None:
             message = f"cannot read or write {error.filename}: {error.strerror}"
         print(f"error: {message}", file=sys.stderr)

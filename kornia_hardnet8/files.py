@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -64,7 +65,7 @@ def check_output(path: str | Path) -> None:
         raise UsageError(f"cannot write {path}: {reason}; choose another place")
 
 
-_MOST_JSON_BYTES = 1 << 30
+_MOST_TEXT_BYTES = 1 << 30
 _MOST_DIGITS = 100  # of a whole number in it: all that are computed with fit into a float
 
 
@@ -188,12 +189,8 @@ def read_json(path: str | Path) -> Any:
         DataError: malformed, nested too deeply, larger than 1 GiB, or with numbers that are none or endless.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
-    if path.stat().st_size > _MOST_JSON_BYTES:
-        raise DataError(f"{path} is larger than any JSON file of this program")
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(_text_bytes(path))
     except DataError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
 
@@ -242,15 +239,22 @@ def read_text(path: str | Path) -> str:
 
     Raises:
         MissingFileError: it is not there.
-        DataError: it is not UTF-8.
+        DataError: it is not UTF-8, or larger than 1 GiB.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = _text_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
+
+
+def _text_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not there")
+    if path.stat().st_size > _MOST_TEXT_BYTES:
+        raise DataError(f"{path} is larger than any text file of this program: at most 1 GiB is read")
+    return path.read_bytes()
 
 
 def sha256_file(path: str | Path) -> str:

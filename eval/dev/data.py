@@ -17,7 +17,7 @@ from eval.core.homography_estimators import HomographySettings
 from eval.core.image_sequences import ImageSequence, find_sequences
 from eval.features.detect import DogSettings
 from eval.imw.build import read_model
-from eval.imw.scene import Camera
+from eval.imw.scene import Camera, checked_camera
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import read_text
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
@@ -156,7 +156,7 @@ def _read_cameras(folder: Path) -> tuple[dict[str, Path], dict[str, Camera], dic
         if not images[name].is_file():
             raise MissingFileError(f"{path} line {number}: {images[name]} is not there")
         K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-        cameras[name] = Camera(K, values[4:13].reshape(3, 3), values[13:])
+        cameras[name] = checked_camera(K, values[4:13].reshape(3, 3), values[13:], f"{path} line {number}")
         sizes[name] = (width, height)
     if len(images) < 2:
         raise DataError(f"{path} names {len(images)} image(s), at least 2 are needed")

@@ -32,6 +32,7 @@ THRESHOLDS = tuple(f"{step / 10:.1f}" for step in range(10))
 HEADLINE = "0.1"
 # More common points than this make a pair of the multiview task.
 VISIBILITY_THRESHOLD, VISIBILITY_THRESHOLDS = 100, {"googleurban": 1}
+_ROTATION_TOLERANCE = 1e-3  # of the entries of R Rᵀ
 # Images that the benchmark wanted to drop, but never does, by (dataset, scene).
 DEPRECATED = {
     ("phototourism", "london_bridge"): frozenset(
@@ -311,7 +312,7 @@ def read_calibration(path: Path) -> Camera:
     """Read K, R and T of a calibration file.
 
     Raises:
-        DataError: a damaged file, a missing or misshapen dataset, a value that is not finite.
+        DataError: a damaged file, a missing or misshapen dataset; see :func:`checked_camera`.
     """
     raw, _ = read_h5(path, ("K", "R", "T"))
     try:
@@ -323,11 +324,26 @@ def read_calibration(path: Path) -> Camera:
     for key, shape in shapes.items():
         if arrays[key].shape != shape:
             raise DataError(f"{path}: {key} has shape {arrays[key].shape}, expected {shape}")
-        if not np.isfinite(arrays[key]).all():
-            raise DataError(f"{path}: {key} holds a value that is not finite")
-    if min(arrays["K"][0, 0], arrays["K"][1, 1]) <= 0:
-        raise DataError(f"{path}: K has a focal length that is not positive")
-    return Camera(arrays["K"], arrays["R"], arrays["T"])
+    return checked_camera(arrays["K"], arrays["R"], arrays["T"], str(path))
+
+
+def checked_camera(K: NDArray[np.float64], R: NDArray[np.float64], t: NDArray[np.float64], where: str) -> Camera:
+    """A camera of K (3, 3), R (3, 3) and t (3,) that were read.
+
+    Raises:
+        DataError: a value that is not finite, a K that is no calibration, an R that is no rotation; begins with
+            ``where``.
+    """
+    for name, values in (("K", K), ("R", R), ("T", t)):
+        if not np.isfinite(values).all():
+            raise DataError(f"{where}: {name} holds a value that is not finite")
+    if min(K[0, 0], K[1, 1]) <= 0:
+        raise DataError(f"{where}: K has a focal length that is not positive")
+    if K[1, 0] != 0 or (K[2] != (0, 0, 1)).any():
+        raise DataError(f"{where}: K is no calibration: expected [f, s, cx], [0, f, cy], [0, 0, 1]")
+    if not (np.abs(R) < 2).all() or np.abs(R @ R.T - np.eye(3)).max() > _ROTATION_TOLERANCE or np.linalg.det(R) < 0:
+        raise DataError(f"{where}: R is no rotation")
+    return Camera(K, R, t)
 
 
 def read_depth(path: Path) -> NDArray[np.float32]:
@@ -337,7 +353,7 @@ def read_depth(path: Path) -> NDArray[np.float32]:
         DataError: a damaged file, no dataset ``depth``, or one that is not a matrix.
     """
     depth = read_h5(path, ("depth",))[0]["depth"]
-    if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+    if depth.ndim != 2 or not depth.size or depth.dtype.kind not in "fiu":
         raise DataError(f"{path}: depth is {depth.dtype} of shape {depth.shape}, expected numbers (height, width)")
     return known_depth(np.asarray(depth, np.float32))
 

@@ -97,6 +97,7 @@ def test_a_lens_of_nearly_parallel_rays_as_colmap_makes_them(write: Writer, tmp_
         (Tiny(camera=("PINHOLE", 1, [60, -61, 32, 24])), "parameters that no lens has"),
         (Tiny(camera=("PINHOLE", 1, [1e-150, 61, 32, 24])), "parameters that no lens has"),
         (Tiny(camera=("PINHOLE", 1, [60, 1e9, 32, 24])), "parameters that no lens has"),
+        (Tiny(camera=("PINHOLE", 1, [60, 61, 4e9, 24])), "principal point far outside its images"),
         (Tiny(camera=("PINHOLE", 1, [60, 61, 32])), "expected 4 parameters|cut short"),
         (Tiny(names=["a.png", "a.png", "b.png"]), "image 'a.png' is listed twice"),
         (Tiny(names=["a.png", "/etc/b.png", "c.png"]), "a path below the folder"),
@@ -107,7 +108,10 @@ def test_a_lens_of_nearly_parallel_rays_as_colmap_makes_them(write: Writer, tmp_
         (Tiny(seen=[[(1, 2, 8)], [], []]), "names the point 8, which is not there"),
         (Tiny(seen=[[(1, 2, -2)], [], []]), "names the point -2, which is not there"),
         (Tiny(seen=[[(1, float("nan"), 7)], [], []]), "keypoint that is not finite"),
+        (Tiny(seen=[[(1, -1e300, 7)], [], []]), "keypoint that is not finite, or beyond"),
         (Tiny(points={7: [0, 0, 1], 9: [0, float("inf"), 1]}), "position that is not finite"),
+        (Tiny(points={7: [0, 0, 1], 9: [0, 1e300, 1]}), "position that is not finite, or beyond"),
+        (Tiny(poses=[[1, 0, 0, 0, 0, 1e300, 0]] * 3), "pose that is not finite, or beyond"),
     ],
 )
 def test_what_no_model_has(write: Writer, tiny: Tiny, message: str, tmp_path: Path) -> None:

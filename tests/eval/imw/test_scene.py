@@ -67,6 +67,9 @@ def test_calibrations_of_other_writers(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("K", np.zeros((3, 3)), "focal length that is not positive"),
+        ("K", np.ones((3, 3)), "K is no calibration"),
+        ("R", 2 * np.eye(3), "R is no rotation"),
+        ("R", -np.eye(3), "R is no rotation"),
         ("K", np.eye(4), r"K has shape \(4, 4\), expected \(3, 3\)"),
         ("R", np.full((3, 3), np.nan), "R holds a value that is not finite"),
         ("T", np.zeros(4), r"T has shape \(4,\)"),

@@ -174,8 +174,8 @@ def open_picture(path: Path) -> Iterator[Any]:
 
     Raises:
         MissingFileError: the file is not there.
-        DataError: no picture, one of more than ``MAX_PIXELS`` pixels, or a file far larger than its pixels need; or what
-            the block did with it failed.
+        DataError: no picture, one of more than ``MAX_PIXELS`` pixels, or a file far larger than its pixels need; or
+            what the block did with it failed.
     """
     pillow = need("PIL.Image", _EXTRA)
     if not path.is_file():

@@ -97,7 +97,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with _full_disk_names(path, temporary):
+        with full_disk_names(path, temporary):
             yield temporary
             _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
@@ -120,7 +120,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        with _full_disk_names(path, temporary):
+        with full_disk_names(path, temporary):
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
@@ -142,7 +142,7 @@ def _refuse_filled(target: Path, path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_names(path: str | Path, temporary: Path) -> Iterator[None]:
+def full_disk_names(path: str | Path, temporary: Path) -> Iterator[None]:
     """An error for want of space names the file that is being made, not what stands for it, nor none."""
     try:
         yield

@@ -18,7 +18,7 @@ import numpy as np
 from common.folders import claimed
 from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir, atomic_path, parse_json, sha256_file, write_json
+from kornia_hardnet8.files import atomic_dir, atomic_path, full_disk_names, parse_json, sha256_file, write_json
 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
@@ -175,7 +175,7 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
         return
     refuse_existing(path)
     folder = path.with_name(f".{path.name}.building")
-    with claimed(folder):
+    with claimed(folder), full_disk_names(path, folder):
         text = json.dumps([_version(), patch_size, channels, key], sort_keys=True)
         lines = _read_journal(folder, text)
         writer = StoreWriter(folder, patch_size, channels, text, lines)
@@ -185,7 +185,8 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
             yield writer
             writer._finish()
         except BaseException as error:
-            writer._close()
+            with contextlib.suppress(OSError):  # a full disk: what is in memory stays there
+                writer._close()
             if isinstance(error, Exception):
                 shutil.rmtree(folder, ignore_errors=True)
             else:
@@ -230,9 +231,23 @@ def _read_journal(folder: Path, key: str) -> list[_Line]:
             break  # the line that a killed process was writing
         if number == 0 and content != {"key": key}:
             return []
+        if number and not _is_line(content):
+            return []
         if number:
             lines.append(content)
     return lines
+
+
+def _is_line(content: Any) -> bool:
+    """Whether a line of a journal is one that :meth:`StoreWriter.commit` writes."""
+    return (
+        isinstance(content, dict)
+        and content.keys() == {"count", "rows", "record"}
+        and isinstance(content["count"], int)
+        and content["count"] >= 0
+        and isinstance(content["rows"], list)
+        and set(map(str, content["rows"])) <= ROW_ARRAYS.keys()
+    )
 
 
 class _GrowingArray:

@@ -243,6 +243,33 @@ def test_the_line_that_a_killed_build_was_writing_does_not_count(tmp_path: Path)
     assert _files(tmp_path / "s") == _files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "line", ["[]", '{"count": "x", "rows": [], "record": {}}', '{"count": 3, "rows": ["x"], "record": {}}']
+)
+def test_a_journal_of_other_lines_starts_over(line: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", 4, a=1)
+    with open(tmp_path / ".s.building" / "journal.jsonl", "a") as file:
+        file.write(line + "\n")
+    assert _write(tmp_path / "s", a=1) == 0
+    PatchStore.open(tmp_path / "s")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("key", [None, {}])
+def test_a_full_disk_names_the_store_and_leaves_nothing(key: object, tmp_path: Path) -> None:
+    patches, rows = _items()[3]
+    with (
+        pytest.raises(DataError, match=r"cannot write .*/s: No space left on device"),
+        create_store(tmp_path / "s", 8, key=key) as writer,
+    ):
+        writer._patches._file = open("/dev/full", "r+b")  # noqa: SIM115
+        writer.append(patches, **rows)
+        writer.commit({})
+        writer._patches.flush()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_shorter_than_the_journal_are_not_filled_up(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _write(tmp_path / "s", 4, a=1)

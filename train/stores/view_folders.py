@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kornia_hardnet8.errors import DataError, MissingFileError, need
 from kornia_hardnet8.files import read_text
 from train.stores.writer import source_key
 
+log = logging.getLogger(__name__)
 _IDENTITY_TOLERANCE = 1e-5
 
 
@@ -43,13 +45,16 @@ def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFo
     """Read the layout ``root/<camera>[_<anything>]/<images and homographies>``.
 
     Views and images are sorted by name. A view has no homography files or one for each image but the first: files
-    without an image's extension, sorted by name, of nine numbers. In a view without them a damaged image is left out.
-    The mask of a view is ``masks/<camera>.png``, non-zero where usable, and is brought to the size of the images.
+    without an image's extension, sorted by name, of nine numbers. The mask of a view is ``masks/<camera>.png``,
+    non-zero where usable, and is brought to the size of the images.
+
+    An image that does not decode is left out with a line, and so is a view that has fewer than two others. Without the
+    first image, homographies go from the next one; a view with a mask, which is of the first, is left out then.
 
     Raises:
         MissingFileError: a folder or a mask is not there.
-        DataError: no view, a view of fewer than two images, a wrong count of homographies or a damaged one, or
-            images of different sizes without homographies.
+        DataError: no view of two images, a wrong count of homographies or a damaged one, or images of different sizes
+            without homographies.
     """
     root = Path(root)
     if not root.is_dir():
@@ -59,7 +64,14 @@ def list_views(root: str | Path, masks: str | Path | None = None) -> list[ViewFo
     folders = folders_in(root)
     if not folders:
         raise DataError(f"{root} holds no view folder")
-    return [_read_view(folder, None if masks is None else Path(masks)) for folder in folders]
+    there = {folder: pictures_in(folder) for folder in folders}
+    read = [_read_view(folder, images, None if masks is None else Path(masks)) for folder, images in there.items()]
+    views = [view for view in read if view is not None]
+    if not views:
+        raise DataError(f"{root}: no view has two images that can be used")
+    if left_out := sum(map(len, there.values())) - sum(len(view.images) for view in views):
+        log.warning("%d image(s) and %d whole view(s) left out, see above", left_out, len(folders) - len(views))
+    return views
 
 
 def view_key(views: list[ViewFolder], masks: str | Path | None) -> list[Any]:
@@ -89,32 +101,48 @@ def read_homography(path: Path) -> np.ndarray | None:
     """The homography (3, 3) of a text file, its last entry 1; None when it is the identity.
 
     Raises:
-        DataError: not nine finite numbers, or the last one is 0.
+        DataError: not nine finite numbers, no inverse, or the last one is 0.
     """
     try:
         matrix = np.array(read_text(path).replace(",", " ").split(), dtype=np.float64)
     except ValueError:
         matrix = np.empty(0)
-    if matrix.size != 9 or not np.isfinite(matrix).all() or matrix[8] == 0:
-        raise DataError(f"{path}: a homography is nine numbers, the last one not 0")
-    matrix = matrix.reshape(3, 3) / matrix[8]
+    if matrix.size != 9 or not np.isfinite(matrix).all() or matrix[8] == 0 or not np.linalg.det(matrix.reshape(3, 3)):
+        raise DataError(f"{path}: a homography is nine numbers that have an inverse, the last one not 0")
+    return _unless_identity(matrix.reshape(3, 3))
+
+
+def _between(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """From one file to another, of two homographies from the reference to files."""
+    there, back = (np.eye(3) if matrix is None else matrix for matrix in (second, first))
+    return _unless_identity(there @ np.linalg.inv(back))
+
+
+def _unless_identity(matrix: np.ndarray) -> np.ndarray | None:
+    matrix = matrix / matrix[2, 2]
     return None if np.abs(matrix - np.eye(3)).max() <= _IDENTITY_TOLERANCE else matrix
 
 
-def _read_view(folder: Path, masks: Path | None) -> ViewFolder:
-    images = pictures_in(folder)
+def _read_view(folder: Path, there: list[Path], masks: Path | None) -> ViewFolder | None:
+    """The view of a folder with these images, or None, with a line, where too few of them can be used."""
     others = sorted(p for p in folder.iterdir() if p.is_file() and not is_companion(p) and not is_picture(p))
-    images = images if others else usable(images)  # homographies go by the number of an image
-    if len(images) < 2:
-        raise DataError(f"view {folder} has {len(images)} image(s), at least 2 are needed")
-    if others and len(others) != len(images) - 1:
+    if others and len(others) != len(there) - 1:
         raise DataError(
-            f"view {folder} has {len(images)} images and {len(others)} other files: expected no other file, or "
-            f"{len(images) - 1} homographies"
+            f"view {folder} has {len(there)} images and {len(others)} other files: expected no other file, or "
+            f"{len(there) - 1} homographies"
         )
-    homographies = [None, *map(read_homography, others)] if others else [None] * len(images)
+    homographies = dict(zip(there, [None, *map(read_homography, others)], strict=True)) if others else {}
+    images = usable(there)
+    if len(images) < 2:
+        log.warning("left out: view %s has %d image(s) that can be used, at least 2 are needed", folder, len(images))
+        return None
+    if others and images[0] != there[0]:
+        if masks is not None:
+            log.warning("left out: view %s has a mask, which is of its first image, and that cannot be used", folder)
+            return None
+        homographies = {path: _between(homographies[images[0]], homographies[path]) for path in images}
     sizes = [image_size(path) for path in images]
-    listed = [ViewImage(p, h, sizes[0], size) for p, h, size in zip(images, homographies, sizes, strict=True)]
+    listed = [ViewImage(path, homographies.get(path), sizes[0], size) for path, size in zip(images, sizes, strict=True)]
     for image in listed:
         if image.homography is None and image.file_size != image.size:
             raise DataError(

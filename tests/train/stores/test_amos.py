@@ -355,13 +355,16 @@ def test_bad_views_are_named(root, tmp_path: Path) -> None:
     bad.mkdir(parents=True)
     image = np.zeros((40, 50), np.uint8)
     cv2.imwrite(str(bad / "a.png"), image)
-    with pytest.raises(DataError, match="has 1 image"):
+    with pytest.raises(DataError, match="no view has two images that can be used"):
         list_views(tmp_path / "bad")
     cv2.imwrite(str(bad / "b.png"), image[:, :40])
     with pytest.raises(DataError, match=r"b\.png is 40 x 40 pixels, the first image of its view 50 x 40"):
         list_views(tmp_path / "bad")
     (bad / "b").write_text("1 0 0 0 1 0 0 0 0")
     with pytest.raises(DataError, match="the last one not 0"):
+        list_views(tmp_path / "bad")
+    (bad / "b").write_text("1 0 0 0 0 0 0 0 1")
+    with pytest.raises(DataError, match="have an inverse"):
         list_views(tmp_path / "bad")
     (bad / "c").write_text("1 0 0 0 1 0 0 0 1")
     with pytest.raises(DataError, match="expected no other file, or 1 homographies"):
@@ -378,8 +381,53 @@ def test_a_damaged_image_of_a_view_is_left_out(root, tmp_path: Path, caplog) -> 
     (folder / "zy.jpg").write_bytes(whole[: len(whole) * 3 // 4])
     (again,) = list_views(tmp_path / "views")
     assert [image.path.name for image in again.images] == ["a.jpg", "b.PNG", "c.png"]
-    assert [line.split(":")[0] for line in caplog.messages] == ["left out", "left out"]
+    assert [line.split(":")[0] for line in caplog.messages] == [
+        "left out",
+        "left out",
+        "2 image(s) and 0 whole view(s) left out, see above",
+    ]
     assert "zz.png does not decode" in caplog.text and "zy.jpg is cut short" in caplog.text
+
+
+def test_a_damaged_image_goes_with_its_homography(tmp_path: Path, textures, caplog) -> None:
+    folder = tmp_path / "views" / "0001_street"
+    folder.mkdir(parents=True)
+    moves = {"b": np.array([[1.0, 0.1, 3], [0, 1, 2], [0, 0, 1]]), "c": np.eye(3), "d": np.diag([2.0, 2, 1])}
+    for name in "abcd":
+        cv2.imwrite(str(folder / f"{name}.png"), textures(120, 160, seed=3))
+    for name, homography in moves.items():
+        np.savetxt(folder / f"H_{name}", homography)
+    (folder / "c.png").write_bytes(b"no picture")
+    (view,) = list_views(tmp_path / "views")
+    assert [image.path.name for image in view.images] == ["a.png", "b.png", "d.png"]
+    assert view.images[0].homography is None
+    for image in view.images[1:]:
+        np.testing.assert_allclose(image.homography, moves[image.path.stem])
+
+    # without the first image, homographies go from the second
+    whole = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(whole[: len(whole) // 2])  # the header is whole
+    (view,) = list_views(tmp_path / "views")
+    assert [image.path.name for image in view.images] == ["b.png", "d.png"]
+    assert view.images[0].homography is None
+    point = np.array([30.0, 40, 1])  # of the reference that is gone
+    in_b, in_d = moves["b"] @ point, moves["d"] @ point
+    np.testing.assert_allclose(view.images[1].homography @ in_b, in_d)
+
+    # a view with too few of them costs the others nothing; with a mask, which is of the first image, it goes too
+    sound = tmp_path / "views" / "0002_yard"
+    sound.mkdir()
+    for name in "ab":
+        cv2.imwrite(str(sound / f"{name}.png"), textures(120, 160, seed=4))
+    (tmp_path / "masks").mkdir()
+    for camera in ("0001", "0002"):
+        cv2.imwrite(str(tmp_path / "masks" / f"{camera}.png"), np.ones((120, 160), np.uint8))
+    assert [view.name for view in list_views(tmp_path / "views", tmp_path / "masks")] == ["0002_yard"]
+    assert caplog.messages[-1] == "4 image(s) and 1 whole view(s) left out, see above"
+    (folder / "d.png").write_bytes(b"")
+    caplog.clear()
+    assert [view.name for view in list_views(tmp_path / "views")] == ["0002_yard"]
+    assert "0001_street has 1 image(s) that can be used" in caplog.text
 
 
 def test_bad_settings_and_empty_results(root, tmp_path: Path) -> None:

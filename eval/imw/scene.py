@@ -91,6 +91,8 @@ class Scene:
         if not path.is_file():
             raise MissingFileError(f"scene {self.name}: the list of pairs {path} is not there")
         pairs = [self._split(key, path) for key in read_keys(path)]
+        if len(set(pairs)) < len(pairs):
+            raise DataError(f"{path} lists a pair twice")
         return [pair for pair in pairs if self.dropped.isdisjoint(pair)]
 
     @cached_property
@@ -127,8 +129,9 @@ class Scene:
                 row = np.array(read_text(path).split(), np.float32)
             except ValueError:
                 raise DataError(f"{path} holds something that is not a number") from None
-            if len(row) != len(self.images) or not np.isfinite(row).all():
-                raise DataError(f"{path}: {len(row)} counts for {len(self.images)} images, or some are not finite")
+            # -1: of an image with itself
+            if len(row) != len(self.images) or not np.isfinite(row).all() or (row < -1).any():
+                raise DataError(f"{path}: {len(row)} counts for {len(self.images)} images, or some are no counts")
             rows.append(row)
         return np.stack(rows)
 

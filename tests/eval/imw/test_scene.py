@@ -261,6 +261,11 @@ FAULTS = {
         DataError,
         "larger name first",
     ),
+    "a pair twice": (
+        lambda s: np.save(s / "set_100" / "new-vis-pairs" / "keys-th-0.1.npy", np.array(["view_1-view_0"] * 2)),
+        DataError,
+        r"keys-th-0\.1\.npy lists a pair twice",
+    ),
 }
 
 
@@ -288,6 +293,10 @@ PART_FAULTS = {
     "short visibility": (
         lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("1 2\n"),
         r"view_1\.txt: 2 counts for 4 images",
+    ),
+    "negative visibility": (
+        lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("1 2 -3 4\n"),
+        r"view_1\.txt: 4 counts for 4 images, or some are no counts",
     ),
     "visibility of words": (
         lambda s: (s / "set_100" / "visibility" / "view_1.txt").write_text("many\n"),

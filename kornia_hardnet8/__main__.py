@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import runpy
@@ -138,11 +139,14 @@ def features_of(path: Path, feature: HardNet8Feature) -> dict[str, np.ndarray]:
 
 def _write_hloc(path: Path, photographs: dict[str, dict[str, np.ndarray]]) -> None:
     """A group a photograph, descriptors (D, N), as hloc keeps them; ``lafs`` beside what hloc reads."""
-    with need("h5py", "h5").File(path, "w") as file:
+    # Built in memory: the HDF5 library reports a full disk late, and then cannot close its file.
+    buffer = io.BytesIO()
+    with need("h5py", "h5").File(buffer, "w") as file:
         for name, arrays in photographs.items():
             group = file.create_group(name)
             for key, value in arrays.items():
                 group.create_dataset(key, data=value.T if key == "descriptors" else value)
+    path.write_bytes(buffer.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

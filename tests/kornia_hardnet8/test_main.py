@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,20 @@ def test_describe_several_as_hloc_reads_them(tmp_path: Path) -> None:
         assert group["descriptors"].shape == (128, 80)
         np.testing.assert_allclose(np.linalg.norm(group["descriptors"][:], axis=0), 1, atol=1e-5)
         assert (np.diff(group["scores"][:]) <= 0).all()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_a_file_that_has_no_room_is_one_line(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        code = main(["describe", DAY, "--out", str(tmp_path / f"f{suffix}"), *FEW])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert re.fullmatch(rf"error: cannot write .*f\{suffix}: File too large\n", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

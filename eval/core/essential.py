@@ -21,6 +21,9 @@ from eval.core.estimators import (
 )
 from kornia_hardnet8.errors import HardNet8Error, UsageError, need
 
+# Translations of a homography, in distances to the plane, below which there is none.
+_ONLY_TURNED = 1e-6
+
 
 class PoseEstimate(NamedTuple):
     """A relative pose with its inliers, or a reason for not having one."""
@@ -91,6 +94,37 @@ def estimate_essential(
         return _failure(len(x0), f"{settings.method}: {int(inliers.sum())} inliers, {MIN_POSE_POINTS} needed")
     R, t, _ = pose_from_essential(candidates, n0[inliers], n1[inliers])
     return PoseEstimate(essential_from_pose(R, t), R, t, inliers)
+
+
+def pose_of_a_plane(
+    H: ArrayLike, R: ArrayLike, t: ArrayLike, points0_n: ArrayLike, points1_n: ArrayLike
+) -> tuple[Floats, Floats]:
+    """The pose with the most points in front of both cameras, of those that a plane allows and the one that was found.
+
+    Matches on a plane agree with the essential matrices of two poses, of which an estimator returns any. Where the
+    plane's points are in front of both cameras by either, the pose that was found stays.
+
+    Args:
+        H: homography (3, 3) between normalised points.
+        R: (3, 3) of the pose that was found.
+        t: its (3,) translation.
+        points0_n: normalised points of the plane, (N, 2).
+        points1_n: normalised points of the plane, (N, 2).
+
+    Returns:
+        R (3, 3), unit t (3,).
+    """
+    import cv2
+
+    _, rotations, translations, _ = cv2.decomposeHomographyMat(np.asarray(H, dtype=np.float64), np.eye(3))
+    candidates = [essential_from_pose(R, t)]
+    candidates += [
+        essential_from_pose(other, to.ravel())
+        for other, to in zip(rotations, translations, strict=True)
+        if np.linalg.norm(to) > _ONLY_TURNED
+    ]
+    best_R, best_t, _ = pose_from_essential(np.stack(candidates), points0_n, points1_n)
+    return best_R, best_t
 
 
 def _failure(count: int, reason: str) -> PoseEstimate:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.images import reduce_image
 from common.shell import seed_number
 from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings
-from eval.core.homography_estimators import HomographySettings, estimate_homography
+from eval.core.homography_estimators import HomographySettings
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -35,7 +35,7 @@ from eval.core.viz import draw_matches
 from eval.features import Method, tokens_help
 from eval.features.detect import DogSettings
 from eval.match.page import Matched, write_match_page
-from eval.match.photos import PhotoFeatures, PhotoMatch, RelativePose, match_photos, photo_features
+from eval.match.photos import FEW_INLIERS, PhotoFeatures, PhotoMatch, RelativePose, match_photos, photo_features
 from eval.pages.render import command_line
 from eval.reconstruct.photo_cameras import PhotoCamera, photo_camera
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
@@ -51,10 +51,6 @@ _ESTIMATOR = replace(BASELINE, threshold_px=1.0)
 _CALIBRATED = "usac-accurate-e"
 # With less parallax the direction of a translation is noise.
 _LITTLE_PARALLAX_DEG = 1.0
-# COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
-_FEW_INLIERS = 15
-# Share of the inliers that a homography must have for a plane.
-_FLAT = 0.95
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -125,14 +121,14 @@ def run(args: argparse.Namespace) -> None:
         share = 100 * num_inliers / num_matches
         article = "an" if name[0] == "e" else "a"
         lines.append(f"inliers: {num_inliers} ({share:.0f} %) of {article} {name} ({about})")
-        if num_inliers < _FEW_INLIERS:
-            lines.append(f"fewer than {_FEW_INLIERS} inliers: unrelated photographs have as many by chance")
-        if name != "homography" and _is_flat(one, two, pair):
+        if num_inliers < FEW_INLIERS:
+            lines.append(f"fewer than {FEW_INLIERS} inliers: unrelated photographs have as many by chance")
+        if pair.is_flat:
             lines.append(
                 "these agree with one homography too: of a plane, or a camera that only turns, take --homography"
             )
     if pair.pose is not None:
-        lines += _pose_lines(pair.pose)
+        lines += _pose_lines(pair.pose, pair.is_flat)
     if args.out is not None:
         lines += [f"picture: {args.out}", f"page to open: {page}"]
     print("\n".join(lines))
@@ -172,21 +168,14 @@ def _cameras(
     return [photo_camera(path, size, settings) for path, size in zip(args.images, sizes, strict=True)]
 
 
-def _is_flat(one: PhotoFeatures, two: PhotoFeatures, pair: PhotoMatch) -> bool:
-    """Whether a homography has nearly all the inliers, so that epipolar lines and poses are not sure."""
-    rows = pair.matches[pair.inliers]
-    if len(rows) < _FEW_INLIERS:
-        return False
-    homography = estimate_homography(one.kpts[rows[:, 0]], two.kpts[rows[:, 1]], HomographySettings())
-    return bool(homography.inliers.mean() > _FLAT)
-
-
-def _pose_lines(pose: RelativePose) -> list[str]:
+def _pose_lines(pose: RelativePose, is_flat: bool) -> list[str]:
     angle = math.degrees(math.acos(min(1.0, max(-1.0, (float(np.trace(pose.R)) - 1) / 2))))
     direction = ", ".join(f"{value:.2f}" for value in pose.t)
     lines = [f"pose: turned by {angle:.1f}°, t = ({direction}); parallax {pose.parallax_deg:.1f}° (median)"]
     if pose.parallax_deg < _LITTLE_PARALLAX_DEG:
         lines.append("little parallax: the rotation is sure, where the camera moved to is not")
+    elif is_flat:
+        lines.append("a plane can allow a second pose: this one has the most points in front of both cameras")
     return lines
 
 
@@ -209,6 +198,7 @@ def _report(
         "num_matches": len(pair.matches),
         "num_inliers": len(rows),
         "model": {"kind": name, "matrix": pair.model, "failure": pair.reason},
+        "is_flat": pair.is_flat,
         **({"cameras": [camera.to_dict() for camera in cameras]} if cameras else {}),
         **({"pose": pair.pose._asdict()} if pair.pose is not None else {}),
         "inliers": np.round(inliers, 3),

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from common.cache import Cache
-from common.geometry import parallax_deg
+from common.geometry import essential_from_pose, parallax_deg
 from common.images import exif_orientation, read_bgr, reduce_image
-from eval.core.essential import estimate_essential
+from eval.core.essential import estimate_essential, pose_of_a_plane
 from eval.core.estimators import EstimatorSettings, estimate_fundamental
 from eval.core.homography_estimators import HomographySettings, estimate_homography
 from eval.core.matchers import Matcher, match_images
@@ -25,6 +25,10 @@ from eval.reconstruct.photos import enlarging, turn_upright
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 
 Floats = NDArray[np.float64]
+# COLMAP asks for as many verified matches: degensac finds eight or nine in any two photographs.
+FEW_INLIERS = 15
+# Share of the inliers that a homography must have for a plane.
+_FLAT = 0.95
 
 
 class PhotoFeatures(NamedTuple):
@@ -74,6 +78,8 @@ class PhotoMatch(NamedTuple):
     """Why there is no model; empty with one."""
     pose: RelativePose | None = None
     """Of calibrated photographs."""
+    is_flat: bool = False
+    """Whether a homography has nearly all inliers of F or E: epipolar lines and the pose are not sure then."""
 
 
 def photo_features(
@@ -112,7 +118,8 @@ def match_photos(
         return _match_calibrated(one, two, matches, geometry, seed, cameras)
     estimate = estimate_fundamental(points0, points1, geometry, seed)
     model = None if estimate.F is None else to1.T @ estimate.F[0] @ to0
-    return PhotoMatch(matches, estimate.inliers, model, estimate.reason)
+    is_flat = _homography_of_a_plane(points0[estimate.inliers], points1[estimate.inliers]) is not None
+    return PhotoMatch(matches, estimate.inliers, model, estimate.reason, is_flat=is_flat)
 
 
 def _match_calibrated(
@@ -133,6 +140,19 @@ def _match_calibrated(
     estimate = estimate_essential(points[0], points[1], calibrations[0], calibrations[1], geometry, seed)
     if estimate.R is None or estimate.t is None:
         return PhotoMatch(matches, estimate.inliers, None, estimate.reason)
-    angles = parallax_deg(rays[0][estimate.inliers], rays[1][estimate.inliers], estimate.R)
-    pose = RelativePose(estimate.R, estimate.t, float(np.median(angles)))
-    return PhotoMatch(matches, estimate.inliers, estimate.E, "", pose)
+    E, R, t = estimate.E, estimate.R, estimate.t
+    seen = [of_one[estimate.inliers] for of_one in rays]
+    H = _homography_of_a_plane(points[0][estimate.inliers], points[1][estimate.inliers])
+    if H is not None:
+        R, t = pose_of_a_plane(np.linalg.inv(calibrations[1]) @ H @ calibrations[0], R, t, seen[0], seen[1])
+        E = essential_from_pose(R, t)
+    pose = RelativePose(R, t, float(np.median(parallax_deg(seen[0], seen[1], R))))
+    return PhotoMatch(matches, estimate.inliers, E, "", pose, H is not None)
+
+
+def _homography_of_a_plane(points0: Floats, points1: Floats) -> Floats | None:
+    """The homography that has nearly all of the inliers of F or E, given as points (N, 2) in pixels; else None."""
+    if len(points0) < FEW_INLIERS:
+        return None
+    homography = estimate_homography(points0, points1, HomographySettings())
+    return homography.H if homography.inliers.mean() > _FLAT else None

@@ -12,7 +12,7 @@ import pytest
 
 from common.geometry import epipolar_squared, parallax_deg, pose_from_essential, recover_pose, sampson_distances
 from common.metrics import evaluate_R_t
-from eval.core.essential import estimate_essential
+from eval.core.essential import estimate_essential, pose_of_a_plane
 from eval.core.estimators import METHODS, UNCALIBRATED_METHODS, EstimatorSettings, estimate_fundamental
 from eval.core.poses import score_pair
 from kornia_hardnet8.errors import MissingDependencyError, UsageError
@@ -68,6 +68,27 @@ def test_a_plane_has_one_of_its_two_poses(method):
     poses = zip(rotations, translations, strict=True)
     assert min(math.degrees(max(evaluate_R_t(r, t.ravel(), estimate.R, estimate.t))) for r, t in poses) < 4.0
     assert estimate.inliers[30:].mean() > 0.8
+
+
+def test_of_the_poses_of_a_plane_the_one_with_all_points_in_front():
+    # Seen from 4 units, turned by 36 degrees around it: half the plane is behind the cameras of the other pose.
+    R = cv2.Rodrigues(np.array([0.0, np.deg2rad(36), 0.0]))[0]
+    normal, t = np.array([0.3, 0.1, -1.0]) / 4, np.array([-2.3, 0.1, 0.8])
+    rng = np.random.default_rng(0)
+    x0 = rng.uniform([-0.5, -0.4], [0.5, 0.4], (200, 2))
+    H = R - np.outer(t, normal)
+    mapped = np.column_stack([x0, np.ones(200)]) @ H.T
+    x1 = mapped[:, :2] / mapped[:, 2:]
+    _, rotations, translations, _ = cv2.decomposeHomographyMat(H, np.eye(3))
+    poses = [(other, to.ravel() / np.linalg.norm(to)) for other, to in zip(rotations, translations, strict=True)]
+    assert max(max(evaluate_R_t(R, t, *pose)) for pose in poses) > math.radians(20)
+    for pose in poses:
+        found = pose_of_a_plane(H, *pose, x0, x1)
+        assert max(evaluate_R_t(R, t, *found)) < 1e-6
+    # a camera that only turns has no other pose
+    turned = np.column_stack([x0, np.ones(200)]) @ R.T
+    found = pose_of_a_plane(R, R, [1.0, 0, 0], x0, turned[:, :2] / turned[:, 2:])
+    np.testing.assert_allclose(found[0], R, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", CALIBRATED)

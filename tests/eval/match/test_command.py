@@ -215,6 +215,19 @@ def test_a_plane_is_said_to_be_one(yard, tmp_path: Path, capsys: pytest.CaptureF
     for other, flat in ((tmp_path / "warped.png", True), (yard.images / "bild 3.jpg", False)):
         assert main(["match", str(yard.images / ONE), str(other), *QUICK]) == 0
         assert ("these agree with one homography too" in capsys.readouterr().out) == flat
+    # the pose of a flat thing that two cameras look at
+    R, t, normal = cv2.Rodrigues(np.array([0.0, 0.4, 0.0]))[0], np.array([-0.4, 0.02, 0.08]), np.array([0.1, 0.0, 1.0])
+    H = K @ (R + np.outer(t, normal)) @ np.linalg.inv(K)
+    cv2.imwrite(str(tmp_path / "moved.png"), cv2.warpPerspective(image, H, (384, 288)))
+    line = [str(yard.images / ONE), str(tmp_path / "moved.png"), "--camera-model", "SIMPLE_PINHOLE"]
+    line += ["--camera-params", "400,192,144"]
+    assert main(["match", *line, *QUICK]) == 0
+    assert "a plane can allow a second pose" in capsys.readouterr().out
+    report = as_json(capsys, *line)
+    assert report["is_flat"] is True
+    angle = np.trace(np.array(report["pose"]["R"]) @ R.T)
+    assert np.degrees(np.arccos(min(1.0, (angle - 1) / 2))) < 1
+    assert np.array(report["pose"]["t"]) @ t / np.linalg.norm(t) > np.cos(np.radians(3))
 
 
 def test_unrelated_and_blank_photographs_are_said_so(yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,9 @@ _MOST_PIXELS_A_SIDE = 1 << 20
 _FOCAL_LENGTHS = (0.01, 1e6)
 # By which a quaternion's length may miss 1: files of few digits do.
 _UNIT = 0.01
-# What positions in space and in images stay below; how many image sides a principal point may lie off the middle.
-_FARTHEST, _FARTHEST_CENTRE = 1e15, 2.0
+# What positions in space and in images stay below; how many image sides a principal point may lie off the
+# middle: a small crop is far from it.
+_FARTHEST, _FARTHEST_CENTRE = 1e15, 100.0
 _POINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("id", "<u8")])
 _TRACK = np.dtype([("image", "<u4"), ("row", "<u4")])
 

@@ -6,8 +6,10 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
@@ -157,14 +159,29 @@ class _Processes(ProcessPoolExecutor):
             resource_tracker.ensure_running()  # its start would lift the block
 
     def submit(self, function: Callable[..., B], /, *args: Any, **kwargs: Any) -> Future[B]:
-        """See ``concurrent.futures``; the first call starts the workers."""
-        if not hasattr(signal, "pthread_sigmask"):
-            return super().submit(function, *args, **kwargs)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        try:
-            return super().submit(function, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        """See ``concurrent.futures``; the first calls start the workers."""
+        with _hidden_script():
+            if not hasattr(signal, "pthread_sigmask"):
+                return super().submit(function, *args, **kwargs)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            try:
+                return super().submit(function, *args, **kwargs)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _hidden_script() -> Iterator[None]:
+    """Let workers start without the script that runs: what they compute comes from modules.
+
+    They would run it again, all of it where it has no ``if __name__ == "__main__"``.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _start_worker() -> None:

@@ -19,7 +19,7 @@ from kornia.io import write_image
 
 from kornia_hardnet8 import __version__
 from kornia_hardnet8.detectors import DETECTORS
-from kornia_hardnet8.errors import HardNet8Error, UsageError, need
+from kornia_hardnet8.errors import DataError, HardNet8Error, UsageError, need
 from kornia_hardnet8.feature import HardNet8Feature
 from kornia_hardnet8.files import atomic_path, check_words
 from kornia_hardnet8.hardnet8 import HardNet8
@@ -78,6 +78,8 @@ def run_match(args: argparse.Namespace) -> None:
             try:
                 write_image(named, draw_matches(images[0], images[1], matches), quality=85)
                 named.replace(temporary)
+            except Exception as error:  # kornia raises no other type where there is no room
+                raise DataError(f"cannot write {args.out}: {error}") from None
             finally:
                 named.unlink(missing_ok=True)
     if args.json:

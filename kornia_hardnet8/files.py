@@ -147,9 +147,8 @@ def full_disk_names(path: str | Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename
-        unnamed = not isinstance(name, str) or Path(name).is_relative_to(temporary)
-        if error.errno not in _FULL or not unnamed:
+        names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]  # of a copy, both
+        if error.errno not in _FULL or not (not names or any(Path(name).is_relative_to(temporary) for name in names)):
             raise
         raise DataError(f"cannot write {path}: {error.strerror}") from None
 

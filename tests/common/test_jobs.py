@@ -57,6 +57,18 @@ def test_results_come_in_order_from_any_executor(threads: int, tmp_path: Path) -
     assert compute_all(cache, "squares", [], square) == []
 
 
+def test_a_script_without_a_guard_is_not_run_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import math\nfrom common.jobs import worker_map\nprint('begin')\n"
+        "with worker_map(1) as run:\n    print(list(run(math.sqrt, [4.0, 9.0])))\n"
+    )
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.stdout, done.returncode) == ("begin\n[2.0, 3.0]\n", 0), done.stderr
+
+
 def test_what_was_finished_before_an_error_is_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     with pytest.raises(DataError, match="-1 is negative"):

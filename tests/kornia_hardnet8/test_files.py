@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
-from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, parse_json, read_text, write_json
+from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, parse_json, read_json, read_text, write_json
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Pa
 
 
 FULL = """
-import resource, sys
+import resource, shutil, sys
 from pathlib import Path
 from common.shell import run_command
 from kornia_hardnet8.files import atomic_dir, atomic_path
@@ -71,12 +71,15 @@ def file():
 def folder():
     with atomic_dir(sys.argv[1]) as temporary:
         (temporary / "deep").write_bytes(bytes(2000))
-sys.exit(run_command({"file": file, "folder": folder}[sys.argv[2]]))
+def copy():
+    with atomic_dir(sys.argv[1]) as temporary:
+        shutil.copy2(sys.executable, temporary / "deep")
+sys.exit(run_command({"file": file, "folder": folder, "copy": copy}[sys.argv[2]]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "copy"])
 def test_when_there_is_no_room_the_path_is_named_and_nothing_stays(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "weights"
     done = subprocess.run([sys.executable, "-c", FULL, str(place), kind], capture_output=True, text=True, check=False)
@@ -92,6 +95,12 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
     path.write_bytes(b"\xe4\n")
     with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text"):
         read_text(path)
+    path.write_bytes(b"a\r\nb\rc\n")
+    assert read_text(path) == "a\nb\nc\n"
+    os.truncate(path, (1 << 30) + 1)
+    for read in (read_text, read_json):
+        with pytest.raises(DataError, match=r"a\.txt is larger than any text file"):
+            read(path)
     with pytest.raises(MissingFileError, match="nowhere is not there"):
         read_text(tmp_path / "nowhere")
 

@@ -90,7 +90,10 @@ def _views(path: Path, content: dict[str, Any]) -> PatchStore:
         raise DataError(f"{path}: {places} patch sets of {images} images but a patches_mask of {len(visible)}")
     collisions = None
     if content.get("collisions") is not None:
-        lists = [np.setdiff1d(_array(row).astype(np.int64), [k]) for k, row in enumerate(content["collisions"])]
+        rows = [_array(row) for row in content["collisions"]]
+        if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
+            raise DataError(f"{path}: collisions must be lists of whole numbers")
+        lists = [np.setdiff1d(row.astype(np.int64), [k]) for k, row in enumerate(rows)]
         if len(lists) != places or not all(_are_below(row, places) for row in lists):
             raise DataError(f"{path}: collisions must be {places} lists of patch sets, one for each")
         starts = np.cumsum([0, *map(len, lists)]).astype(np.int64)

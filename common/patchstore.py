@@ -103,6 +103,9 @@ def _check_arrays(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray
     for name, (dtype, trailing, _) in ROW_ARRAYS.items():
         if name in arrays and (arrays[name].shape != (count, *trailing) or arrays[name].dtype != dtype):
             raise DataError(f"{path}: {name} must be {dtype} {(count, *trailing)}")
+    num_labels = len(np.unique(arrays["labels"]))
+    if meta.get("num_labels", num_labels) != num_labels:
+        raise DataError(f"{path}: labels.npy holds {num_labels} labels, meta.json says {meta['num_labels']!r}")
     pairs = arrays.get("pairs")
     if pairs is not None and (
         pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3

@@ -234,6 +234,7 @@ _ODD = {
         ({"collisions": [[0]]}, "collisions must be 6 lists"),
         ({"collisions": [[9]] * 6}, "collisions must be 6 lists"),
         ({"collisions": 3}, "no data file"),
+        ({"collisions": [[0.5]] * 6}, "collisions must be lists of whole numbers"),
     ],
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import tempfile
 import time
@@ -405,9 +406,12 @@ def _folder(out: Path) -> Path:
 
 
 def _pack(root: Path, out: Path) -> None:
+    """Zip a folder: the same files give the same bytes, whatever the clock says."""
+    date = time.mktime((1980, 1, 2, 0, 0, 0, 0, 0, -1))  # zips know no date before 1980
     with (
         atomic_path(out) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
     ):
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            os.utime(path, (date, date))
             archive.write(path, path.relative_to(root).as_posix())

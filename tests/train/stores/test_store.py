@@ -125,6 +125,14 @@ def test_meta_of_another_type_is_named(tmp_path: Path, key: str, value: object) 
         PatchStore.open(tmp_path / "s")
 
 
+def test_labels_that_are_not_those_of_the_meta(tmp_path: Path) -> None:
+    build(tmp_path / "s")
+    file = tmp_path / "s" / "labels.npy"
+    np.save(file, np.full_like(np.load(file), 3))
+    with pytest.raises(DataError, match=r"labels\.npy holds 1 labels, meta\.json says"):
+        PatchStore.open(tmp_path / "s")
+
+
 def test_meta_that_lies_about_the_count(tmp_path: Path) -> None:
     build(tmp_path / "s")
     file = tmp_path / "s" / "meta.json"

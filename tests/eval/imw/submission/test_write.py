@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -23,7 +24,7 @@ from eval.features.detect import DogSettings, detect_dog
 from eval.imw.submission.config import PLACEHOLDERS
 from eval.imw.submission.findings import Finding
 from eval.imw.submission.validate import validate
-from eval.imw.submission.write import keypoint_name, official_geom, official_matcher, official_name
+from eval.imw.submission.write import _pack, keypoint_name, official_geom, official_matcher, official_name
 from kornia_hardnet8.errors import UsageError
 
 ROOT = Path(__file__).parents[4]
@@ -255,3 +256,12 @@ def test_full_scenes_are_taken_as_images(corner_scene: Path, tmp_path: Path) -> 
     method, files = content(tmp_path / "s.zip")
     assert "config_googleurban_stereo" in method
     assert sorted(files["googleurban/corner/keypoints.h5"]) == [f"view_{k}" for k in range(4)]
+
+
+def test_a_zip_does_not_tell_the_time(tmp_path: Path) -> None:
+    for folder, seconds in (("a", 1_700_000_000), ("b", -1_000_000)):  # the second one before 1980
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("[]")
+        os.utime(tmp_path / folder / "config.json", (seconds, seconds))
+        _pack(tmp_path / folder, tmp_path / f"{folder}.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

@@ -7,12 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from eval.core.rough import GROUP, Fp32Products, Int8Products, Rough, pad, products
+
 Distance = Literal["l2", "l1", "hamming"]
 
 _BLOCK_BYTES = 32 << 20  # of distances at once
 _BLOCK_BYTES_GPU = 512 << 20
-_EXTRA_CANDIDATES = 6  # beyond k: leaves room for rounding without touching whole rows again
-_GROUP = 64  # columns whose minimum stands for them in the search for candidates
+_MOST_GROUPS = 64  # that may hold neighbours of a query; a query with more is searched anew, with better bounds
+_MOST_CANDIDATES = 64
 
 
 class Neighbours(NamedTuple):
@@ -27,8 +29,8 @@ class Neighbours(NamedTuple):
 def nearest(queries: Tensor, database: Tensor, k: int, distance: Distance = "l2") -> Neighbours:
     """The ``k`` nearest rows of ``database`` for every row of ``queries``, equal distances by ascending index.
 
-    The same as comparing all pairs by direct differences: a matrix product finds candidates, their distances are
-    computed anew, and a row is redone in full when rounding could have hidden a nearer neighbour or a tie.
+    The same as comparing all pairs by direct differences: a matrix product, on most CPUs in 8 bits, finds the
+    candidates that its rounding allows to be a neighbour or a tie, and their distances are computed anew.
 
     Args:
         queries: descriptors (N, D), finite; for hamming packed bits (N, D) uint8 (floats are truncated).
@@ -57,8 +59,7 @@ def nearest_below_ratio(
         distance: see :func:`nearest`; only ``l2`` leaves queries out.
 
     Returns:
-        ascending rows of ``queries`` (R,), among them all that pass the test, and their neighbours. Where most rows of
-        a block may pass, all of it stays.
+        ascending rows of ``queries`` (R,), among them all that pass the test, and their neighbours.
 
     Raises:
         ValueError: not two matrices of one width.
@@ -85,115 +86,155 @@ def _search(
         none = Neighbours(queries.new_zeros(len(queries), k), queries.new_zeros(len(queries), k, dtype=torch.long))
         return torch.arange(len(queries), device=queries.device), none
     limit = _BLOCK_BYTES if queries.device.type == "cpu" else _BLOCK_BYTES_GPU
-    rows = max(1, limit // (4 * max(len(database), (k + _EXTRA_CANDIDATES) * database.shape[1])))
-    search = _Search(database, min(rows, len(queries)), k, distance, max_ratio)
+    rows = min(len(queries), max(1, limit // (4 * len(database))))
+    kinds = {"l2": products, "l1": _CityBlocks, "hamming": _Bits}
+    search = _Search(database, kinds[distance](database, rows), k)
     starts = range(0, len(queries), rows)
-    kept, parts = zip(*(search(block) for block in queries.split(rows)), strict=True)
+    kept, parts = zip(*(search(block, max_ratio) for block in queries.split(rows)), strict=True)
     return (
         torch.cat([start + inside for start, inside in zip(starts, kept, strict=True)]),
         Neighbours(torch.cat([part.dists for part in parts]), torch.cat([part.idx for part in parts])),
     )
 
 
+class _CityBlocks:
+    """Distances that need no second look, in the form of rough ones."""
+
+    def __init__(self, database: Tensor, rows: int) -> None:
+        self.database = pad(database)
+        self.finite = database.isfinite().all()
+        self.one, self.zero = database.new_ones(1, 1), database.new_zeros(1, 1)
+
+    def __call__(self, queries: Tensor) -> Rough:
+        values = self.distances(queries).view(len(queries), -1, GROUP)
+        zero = self.zero.expand(len(queries), 1)
+        return Rough(values, self.one, zero, self.zero, zero, queries.isfinite().all(dim=1) & self.finite)
+
+    def distances(self, queries: Tensor) -> Tensor:
+        """(N, columns)."""
+        return torch.cdist(queries, self.database, p=1.0)
+
+
+class _Bits(_CityBlocks):
+    """The number of differing bits of vectors of -1 and +1: small integers, exact in float32."""
+
+    def distances(self, queries: Tensor) -> Tensor:
+        return (queries.shape[1] - queries @ self.database.T) / 2.0
+
+
 class _Search:
     """What the blocks of one search share."""
 
-    def __init__(self, database: Tensor, rows: int, k: int, distance: Distance, max_ratio: float | None) -> None:
-        self.database, self.k, self.distance, self.max_ratio = database, k, distance, max_ratio
-        self.candidates = min(len(database), k + _EXTRA_CANDIDATES)
-        if distance == "l2":
-            squares = database.square().sum(dim=1)
-            self.largest = squares.max().sqrt()
-            # |d|^2 - 2 q d as one product, into memory that is written again and again: fresh pages cost a third of it
-            self.factors = torch.cat([database, squares[:, None]], dim=1).T
-            self.rough = database.new_empty(rows, len(database))
-            exact_products = torch.get_float32_matmul_precision() == "highest"
-            self.rounding = (database.shape[1] + 8) * 2.0**-23 if exact_products else 2.0**-6
+    def __init__(self, database: Tensor, rough: Fp32Products | Int8Products | _CityBlocks, k: int) -> None:
+        self.database, self.rough, self.k = database, rough, k
+        self.final = isinstance(rough, _CityBlocks)  # else distances are squared, and computed anew
+        self.precise: _Search | None = None
 
-    def __call__(self, block: Tensor) -> tuple[Tensor, Neighbours]:
+    def __call__(self, block: Tensor, max_ratio: float | None = None) -> tuple[Tensor, Neighbours]:
         """Rows of a block of queries that are not left out, and their neighbours."""
+        rough = self.rough(block)
+        lower, upper = rough.group_bounds()
+        if upper.shape[1] < 4 * self.k:  # each column for itself: k groups would say too little
+            upper = rough.upper_bounds()[:, : len(self.database)]
+        bound, best = _kth_smallest(upper, self.k)
         kept = torch.arange(len(block), device=block.device)
-        if self.distance == "l2":
-            squares = block.square().sum(dim=1)
-            bound = self.rounding * (squares.sqrt() + self.largest).square()
-            rough = self.rough[: len(block)]  # squared distances, less |query|^2
-            torch.mm(torch.cat([-2.0 * block, block.new_ones(len(block), 1)], dim=1), self.factors, out=rough)
-            if self.max_ratio is not None:
-                passing = self._may_pass(rough, squares, bound).nonzero().squeeze(1)
-                if 2 * len(passing) < len(block):  # else moving them costs more than it spares
-                    kept = passing
-                    rough, block, squares, bound = rough[kept], block[kept], squares[kept], bound[kept]
-            last, idx = _smallest(rough, self.candidates)
-            idx = idx.sort(dim=1).values
-            dists = (block[:, None] - self.database[idx]).square_().sum(dim=2).sqrt_()
-            dists, order = dists.sort(dim=1, stable=True)
-            idx = idx.gather(1, order)
-            unsure = last[:, -1] + squares - bound <= dists[:, self.k - 1].square()
-        else:
-            whole = self._all_pairs(block)
-            last, idx = _smallest(whole, self.candidates)
-            idx = idx.sort(dim=1).values
-            dists, order = whole.gather(1, idx).sort(dim=1, stable=True)
-            idx = idx.gather(1, order)
-            unsure = last[:, -1] <= dists[:, self.k - 1]
-        dists, idx = dists[:, : self.k].contiguous(), idx[:, : self.k].contiguous()
-        if self.candidates < len(self.database):
-            again = unsure.nonzero().squeeze(1)
-            if len(again):
-                dists[again], idx[again] = self._full_rows(block[again])
-        return kept, Neighbours(dists, idx)
+        if max_ratio is not None and self.k == 2 and not self.final:
+            # the slack is for the rounding of the distances that are compared in the end
+            passes = lower.amin(dim=1).clamp_(min=0.0) <= max_ratio**2 * (1.0 + 2.0**-20) * bound
+            kept = (passes | ~rough.sound).nonzero().squeeze(1)
+            lower, bound, best = lower[kept], bound[kept], best[kept]
+        if isinstance(self.rough, Int8Products) and upper.shape[1] == lower.shape[1]:
+            bound = torch.minimum(bound, self._measured(block, rough, kept, best))
+        row, column, dists = self._candidates(rough, kept, lower, bound)
+        counts = row.bincount(minlength=len(kept))
+        crowded = (counts > _MOST_CANDIDATES) | (counts == 0) | ~rough.sound[kept]
+        if crowded.any():
+            few = ~crowded[row]
+            row, column, dists = row[few], column[few], dists[few]
+            counts[crowded] = 0
+        if not self.final:
+            dists = _distances(block.index_select(0, kept.index_select(0, row)), self.database.index_select(0, column))
+        found = _smallest(_table(_keys(dists, column), row, counts, self.k), self.k)
+        again = crowded.nonzero().squeeze(1)
+        if len(again):
+            found.dists[again], found.idx[again] = self._again(block[kept[again]])
+        return kept, found
 
-    def _may_pass(self, rough: Tensor, squares: Tensor, bound: Tensor) -> Tensor:
-        """Whether the ratio of a row may be at most ``max_ratio``, (rows,) bool; True for NaN.
+    def _measured(self, block: Tensor, rough: Rough, kept: Tensor, groups: Tensor) -> Tensor:
+        """The largest squared distance (R,) of rows of a block to the roughly nearest columns of k groups (R, k)."""
+        windows, _ = rough.windows((kept[:, None] * rough.values.shape[1] + groups).flatten())
+        columns = (groups.flatten() * GROUP + windows.argmin(dim=1)).clamp_(max=len(self.database) - 1)
+        queries = block.index_select(0, kept.repeat_interleave(self.k))
+        largest = _distances(queries, self.database.index_select(0, columns)).view(-1, self.k).amax(dim=1)
+        return largest.square() * (1.0 + 2.0**-20)  # others are as near after the root
 
-        The smallest value lies above the least minimum of groups of columns, the second one below the next minimum.
+    def _candidates(self, rough: Rough, kept: Tensor, lower: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All columns that may be as near as ``bound``: ascending rows of ``kept``, columns, rough distances.
+
+        A row where too many groups may be has none.
         """
-        assert self.max_ratio is not None
-        minima = _group_minima(rough)
-        if minima.shape[1] < 2:
-            return torch.ones_like(bound, dtype=torch.bool)
-        least = minima.topk(2, dim=1, largest=False).values + squares[:, None]
-        slack = 1.0 + 8.0 * self.rounding  # of the distances that are compared in the end
-        return ~((least[:, 0] - bound).clamp(min=0.0) > self.max_ratio**2 * slack * (least[:, 1] + bound))
+        near = lower <= bound[:, None]
+        near &= (near.sum(dim=1) <= _MOST_GROUPS)[:, None]
+        row, group = near.nonzero(as_tuple=True)
+        windows, margin = rough.windows(kept.index_select(0, row) * lower.shape[1] + group)
+        limit = bound.index_select(0, row).add_(margin)
+        inside = (windows <= limit[:, None]).flatten().nonzero().squeeze(1)
+        pair = torch.div(inside, GROUP, rounding_mode="floor")
+        column = group.index_select(0, pair) * GROUP + inside % GROUP
+        row, dists = row.index_select(0, pair), windows.flatten().index_select(0, inside)
+        real = column < len(self.database)  # the others repeat the last one
+        return row[real], column[real], dists[real]
 
-    def _all_pairs(self, block: Tensor) -> Tensor:
-        """Distances to the whole database without cancellation."""
-        if self.distance == "hamming":
-            return (block.shape[1] - block @ self.database.T) / 2.0  # of +-1 vectors: small integers, exact in float32
-        norm = 1.0 if self.distance == "l1" else 2.0
-        return torch.cdist(block, self.database, p=norm, compute_mode="donot_use_mm_for_euclid_dist")
-
-    def _full_rows(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        dists, order = self._all_pairs(block).sort(dim=1, stable=True)
-        return dists[:, : self.k], order[:, : self.k]
-
-
-def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` smallest values of each row of a contiguous (N, M), ascending, with their columns; ties anyhow.
-
-    The smallest values lie in the groups of columns with the smallest minima, and what is left over at the end.
-    """
-    rows, columns = values.shape
-    groups = columns // _GROUP
-    if groups < 3 * count or rows == 0:
-        smallest = values.topk(count, dim=1, largest=False)
-        return smallest.values, smallest.indices
-    grouped = groups * _GROUP
-    chosen = _group_minima(values[:, :grouped]).topk(count, dim=1, largest=False).indices
-    starts = torch.arange(0, rows * columns, columns, device=values.device)[:, None] + chosen * _GROUP
-    windows = values.as_strided((rows * columns - _GROUP + 1, _GROUP), (1, 1), values.storage_offset())
-    inside = torch.cat([windows.index_select(0, starts.flatten()).view(rows, -1), values[:, grouped:]], dim=1)
-    chosen = torch.cat([chosen, chosen.new_full((rows, 1), groups)], dim=1)
-    smallest = inside.topk(count, dim=1, largest=False)
-    return smallest.values, chosen.gather(1, smallest.indices // _GROUP) * _GROUP + smallest.indices % _GROUP
+    def _again(self, queries: Tensor) -> Neighbours:
+        """Neighbours of queries that have too many candidates, by narrower bounds or by all distances."""
+        if isinstance(self.rough, Int8Products):
+            if self.precise is None:
+                self.precise = _Search(self.database, Fp32Products(self.database, len(self.rough.memory)), self.k)
+            return self.precise(queries)[1]
+        num, columns = len(self.database), torch.arange(len(self.database), device=queries.device)
+        parts = []
+        for query in queries:
+            if isinstance(self.rough, _CityBlocks):
+                dists = self.rough.distances(query[None])[0, :num]
+            else:
+                dists = _distances(query, self.database)
+            parts.append(_smallest(_keys(dists, columns)[None], self.k))
+        return Neighbours(torch.cat([part.dists for part in parts]), torch.cat([part.idx for part in parts]))
 
 
-def _group_minima(values: Tensor) -> Tensor:
-    """The smallest value of each group of columns of (N, M), and of what is left over at the end: (N, groups)."""
-    groups = values.shape[1] // _GROUP
-    minima = values[:, : groups * _GROUP].unflatten(1, (groups, _GROUP)).amin(dim=2)
-    rest = values[:, groups * _GROUP :]
-    return torch.cat([minima, rest.amin(dim=1, keepdim=True)], dim=1) if rest.shape[1] else minima
+def _kth_smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k-th smallest value of each row of (N, M), and where the k smallest are: (N, k)."""
+    if k != 2:
+        least = values.topk(k, dim=1, largest=False)
+        return least.values[:, -1], least.indices
+    first = values.argmin(dim=1, keepdim=True)  # two searches take a third of the time of topk
+    second = values.scatter(1, first, torch.inf).min(dim=1, keepdim=True)
+    return second.values.squeeze(1), torch.cat([first, second.indices], dim=1)
+
+
+def _distances(queries: Tensor, database: Tensor) -> Tensor:
+    """Euclidean distances of rows, (L,), without cancellation."""
+    return (queries - database).square_().sum(dim=1).sqrt_()
+
+
+def _keys(dists: Tensor, columns: Tensor) -> Tensor:
+    """int64 that order by distance, then by column; NaN comes last."""
+    return (dists.abs().view(torch.int32).long() << 32) | columns
+
+
+def _table(keys: Tensor, row: Tensor, counts: Tensor, k: int) -> Tensor:
+    """Keys of ascending rows as a matrix of at least k columns, filled up with the largest int64."""
+    width = max(k, int(counts.max())) if len(counts) else k
+    table = keys.new_full((len(counts), width), torch.iinfo(torch.int64).max)
+    starts = counts.cumsum(0) - counts
+    table[row, torch.arange(len(row), device=row.device) - starts[row]] = keys
+    return table
+
+
+def _smallest(keys: Tensor, k: int) -> Neighbours:
+    """The neighbours behind the k smallest keys of each row."""
+    least = keys.topk(k, dim=1, largest=False).values
+    return Neighbours((least >> 32).int().view(torch.float32), least & 0xFFFFFFFF)
 
 
 def _unpack_bits(packed: Tensor) -> Tensor:

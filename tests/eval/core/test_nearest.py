@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.core import nearest as module
+from eval.core import rough
+from eval.core.matching import mutual_nn
 from eval.core.nearest import nearest
 
 
@@ -64,22 +71,6 @@ def test_more_ties_than_candidates(distance):
     assert got.dists.tolist() == [[0.0] * 3] * 2
 
 
-@pytest.mark.parametrize("columns", [64 * 9, 64 * 9 + 1, 64 * 10 - 1, 8000])
-@pytest.mark.parametrize("levels", [5, 10_000])  # with and without ties
-def test_smallest_of_groups_of_columns(columns, levels):
-    generator = torch.Generator().manual_seed(columns)
-    values = torch.randint(levels, (50, columns), generator=generator).float()
-    values[0] = torch.arange(columns).flip(0)  # the smallest in the last columns
-    values[1] = torch.arange(columns)  # in one group
-    found, at = module._smallest(values[10:], 3)  # a view with an offset
-    assert torch.equal(found, values[10:].topk(3, dim=1, largest=False).values)
-    found, at = module._smallest(values, 3)
-    assert torch.equal(found, values.sort(dim=1).values[:, :3])
-    assert torch.equal(values.gather(1, at), found)
-    assert all(len(set(row)) == 3 for row in at.tolist())
-    assert at[:2].tolist() == [[columns - 1, columns - 2, columns - 3], [0, 1, 2]]
-
-
 @pytest.mark.parametrize("distance", ["l2", "l1", "hamming"])
 def test_large_databases_with_ties(distance):
     rng = np.random.default_rng(0)
@@ -124,6 +115,24 @@ def test_wrong_input():
         nearest(torch.zeros(2, 8), torch.zeros(2, 8), 1, "cosine")  # type: ignore[arg-type]
 
 
+@pytest.fixture(params=[0, 64, 127])
+def products(request, monkeypatch):
+    """Rough products in float32, in 7 and in 8 bits, whatever the CPU and the descriptors."""
+    largest = request.param
+    if largest > max(rough.largest_int8(), 64):
+        pytest.skip("products of 8 bits overflow on this CPU")
+    monkeypatch.setattr(rough, "largest_int8", lambda: largest)
+    kind = functools.partial(rough.Int8Products, largest=largest) if largest else rough.Fp32Products
+    monkeypatch.setattr(module, "products", kind)
+    return kind
+
+
+def by_differences(queries: torch.Tensor, database: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    dists = torch.stack([(query - database).square().sum(dim=1).sqrt() for query in queries])
+    dists, order = dists.sort(dim=1, stable=True)
+    return dists[:, :k], order[:, :k]
+
+
 def hard_descriptors(seed: int, num: int, width: int) -> torch.Tensor:
     """Duplicates, near-ties of one last digit, zero rows, rows of other lengths, and ordinary ones."""
     generator = torch.Generator().manual_seed(seed)
@@ -161,3 +170,130 @@ def test_below_a_ratio_most_rows_without_a_counterpart_are_left_out():
     rows, neighbours = module.nearest_below_ratio(queries, database, 0.8)
     assert rows.tolist() == list(range(480, 500))
     assert neighbours.idx[:, 0].tolist() == list(range(20))
+
+
+def near_duplicates(seed: int, num: int, num_queries: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows; queries lie within the rounding of 8 bits of several of them, or halfway between two."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(num, 128, generator=generator)
+    centres = rows[torch.randint(num // 8, (num,), generator=generator)]
+    spread = 10.0 ** torch.randint(-7, 0, (num, 1), generator=generator)
+    rows = torch.nn.functional.normalize(centres + spread * rows, dim=1)
+    rows[:: num // 5] = 0.0
+    rows[1 :: num // 5] = rows[2]
+    first, second = (rows[torch.randint(num, (num_queries,), generator=generator)] for _ in range(2))
+    return (first + second) / 2, rows
+
+
+@pytest.mark.parametrize("num_database", [1, 63, 64, 129, 511, 512, 513, 2000])
+@pytest.mark.parametrize("k", [1, 2, 3, 11])
+def test_same_as_differences_to_the_last_bit(products, num_database, k):
+    hard = hard_descriptors(3, 120, 128), hard_descriptors(4, num_database, 128)
+    for queries, database in (hard, (hard[0], hard[0][:num_database]), near_duplicates(5, 2000, 120)):
+        dists, idx = by_differences(queries, database, k)
+        got = nearest(queries, database, k)
+        assert torch.equal(got.idx, idx)
+        assert torch.equal(got.dists, dists)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 200), st.integers(1, 300), st.integers(2, 40), st.integers(1, 12))
+def test_rounded_values_tie_as_their_differences_do(seed, num_queries, num_database, width, k):
+    generator = torch.Generator().manual_seed(seed)
+    queries, database = (torch.randint(-3, 4, (n, width), generator=generator) / 7 for n in (num_queries, num_database))
+    dists, idx = by_differences(queries, database, k)
+    for kind in (rough.Fp32Products, functools.partial(rough.Int8Products, largest=64)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "products", kind)
+            got = nearest(queries, database, k)
+        assert torch.equal(got.idx, idx)
+        assert torch.equal(got.dists, dists)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e15, 1e18, 1.5e18, 1e19, 1e30])  # squares vanish, or overflow
+def test_lengths_beyond_float32(products, size):
+    queries, database = hard_descriptors(6, 30, 16), hard_descriptors(7, 300, 16)
+    for q, d in ((queries * size, database * size), (queries * size, database), (queries, database * size)):
+        dists, idx = by_differences(q, d, 2)
+        got = nearest(q, d, 2)
+        assert torch.equal(got.idx, idx)
+        assert torch.equal(got.dists, dists)
+    one_long = database.clone()
+    one_long[100] *= size
+    assert torch.equal(nearest(queries, one_long, 2).idx, by_differences(queries, one_long, 2)[1])
+
+
+@pytest.mark.parametrize("max_ratio", [None, 0.8, 1.0])
+def test_matches_do_not_depend_on_the_products(products, max_ratio, monkeypatch):
+    descs0, descs1 = near_duplicates(8, 900, 700)
+    ordinary = torch.nn.functional.normalize(torch.randn(200, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    descs0, descs1 = torch.cat([descs0, ordinary]), torch.cat([ordinary + 1e-3 * ordinary.flip(0), descs1])
+    descs0[5], descs1[7, 3], descs1[8] = torch.nan, torch.inf, torch.nan
+    got = mutual_nn(descs0, descs1, max_ratio)
+    monkeypatch.setattr(module, "products", rough.Fp32Products)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1 << 16)
+    expected = mutual_nn(descs0, descs1, max_ratio)
+    assert len(expected.matches) > 190
+    assert torch.equal(got.matches, expected.matches)
+    assert torch.equal(got.ratios, expected.ratios)
+
+
+def test_rough_distances_lie_within_their_margins(products):
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.cat([hard_descriptors(9, 100, 128), torch.randn(50, 128, generator=generator) ** 3])
+    database = torch.cat([hard_descriptors(10, 500, 128), torch.randn(77, 128, generator=generator) ** 3])
+    found = products(database, 150)(queries)
+    exact = (queries.double()[:, None] - rough.pad(database).double()).square().sum(dim=2)
+    pairs = torch.arange(150 * found.values.shape[1])
+    windows, margin = found.windows(pairs)
+    errors = (windows.double() - exact.view(len(pairs), -1)).abs()
+    assert (errors <= margin.double()[:, None]).all()
+    lower, upper = (bound.double() for bound in found.group_bounds())
+    least = exact.view(150, -1, rough.GROUP).amin(dim=2)
+    assert (lower <= least).all()
+    assert (least <= upper).all()
+    assert (exact <= found.upper_bounds().double()).all()
+    assert found.sound.all()
+
+
+@pytest.mark.parametrize("largest", [64, 127])
+def test_8_bits_leave_few_candidates_to_be_searched_anew(largest, monkeypatch):
+    if largest > max(rough.largest_int8(), 64):
+        pytest.skip("products of 8 bits overflow on this CPU")
+    monkeypatch.setattr(rough, "largest_int8", lambda: largest)
+    generator = torch.Generator().manual_seed(0)
+    database = torch.nn.functional.normalize(torch.randn(3000, 128, generator=generator), dim=1)
+    database[[17, 1200]] = 0.0  # of flat patches
+    queries = torch.nn.functional.normalize(database[:500] + 0.05 * torch.randn(500, 128, generator=generator), dim=1)
+    assert isinstance(rough.products(database, 8), rough.Int8Products)
+    monkeypatch.setattr(module._Search, "_again", None)  # nobody needs it
+    assert torch.equal(nearest(queries, database, 2).dists, by_differences(queries, database, 2)[0])
+
+
+def test_lengths_that_differ_are_multiplied_in_float32(monkeypatch):
+    monkeypatch.setattr(rough, "largest_int8", lambda: 64)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 128, generator=generator)
+    assert isinstance(rough.products(rows, 8), rough.Fp32Products)
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    assert isinstance(rough.products(rows, 8), rough.Int8Products)
+    for width in (15, 1025):  # not worth it, and sums too large for float32
+        assert isinstance(rough.products(rows.repeat(1, 9)[:, :width], 8), rough.Fp32Products)
+    rows[3] = torch.inf
+    assert isinstance(rough.products(rows, 8), rough.Fp32Products)
+
+
+@pytest.mark.parametrize("isa", ["SSE41", "AVX2", "DEFAULT"])
+def test_products_of_8_bits_never_overflow(isa):
+    """oneDNN told to do without instructions for 8 bits: the largest value that is still exact is found."""
+    able = torch.cpu.get_capabilities()
+    if not able.get("avx2"):
+        pytest.skip("no AVX2")
+    program = "from eval.core.rough import largest_int8; print(largest_int8())"
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    said = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+    if isa == "AVX2":
+        assert said == "64\n"
+    elif isa == "DEFAULT" and able.get("avx512_vnni"):
+        assert said == "127\n"
+    else:
+        assert said in ("64\n", "127\n")

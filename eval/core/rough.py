@@ -133,7 +133,7 @@ def products(database: Tensor, rows: int) -> Fp32Products | Int8Products:
     if fits and (largest := largest_int8()):
         squares = pad(database).square().sum(dim=1).view(-1, GROUP)
         # lengths that differ within a group blur its bounds; False for what is not finite
-        if bool((squares.amax(dim=1) - squares.amin(dim=1)).mean() <= 0.1 * squares.mean()):
+        if bool((squares.amax(dim=1) - squares.amin(dim=1)).mean() < 0.1 * squares.mean()):
             return Int8Products(database, rows, largest)
     return Fp32Products(database, rows)
 

@@ -193,7 +193,10 @@ def test_colour_images_and_other_types(feature: HardNet8Feature) -> None:
     with torch.no_grad():
         found, expected = feature(colour), feature(gray)
         assert found[0].shape == expected[0].shape
-        torch.testing.assert_close(found[0], expected[0], atol=1e-2, rtol=1e-2)
+        # equal responses may come in either order: the gray values differ in their last digits
+        rows = [lafs[0].flatten(1) for lafs, _, _ in (found, expected)]
+        distances = torch.cdist(*rows, compute_mode="donot_use_mm_for_euclid_dist")
+        assert distances.min(dim=0).values.max() < 0.02 and distances.min(dim=1).values.max() < 0.02
         double = feature(gray.double())
         assert all(part.dtype == torch.float64 for part in double)
         half = feature(gray.half())

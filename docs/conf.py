@@ -19,6 +19,7 @@ OUTSIDE = {
     "examples": "examples/README.md",
     "third-party": "third_party/README.md",
     "model-card": "kornia_hardnet8/weights/h8E512.md",
+    "small-card": "kornia_hardnet8/weights/h8small.md",
     "matchability-card": "kornia_hardnet8/weights/matchability.md",
     "surprises": "findings/README.md",
     "contributing": "CONTRIBUTING.md",

@@ -11,7 +11,7 @@
 #    their mean weight, 1.1.
 #  * matchability learnt from matches of RootSIFT in all models but of h8E512 in 19 of them alone; here of both in all.
 #    Network, loss, steps and seed are those of the released file, the limits of the labels nearly.
-# STEPS, TUPLES, PATCHES and FIT_STEPS make it shorter, for a try.
+# STEPS, TUPLES, PATCHES, SMALL_STEPS and FIT_STEPS make it shorter, for a try.
 set -euo pipefail
 [ $# -eq 2 ] || { echo "usage: docs/make_weights.sh DATA OUT" >&2; exit 2; }
 data=$1 out=$2
@@ -50,6 +50,16 @@ fi
 train pca "$run/last.ckpt" --ds dense+multiview+photos+webcam --data-root "$out/stores" --patches "${PATCHES:-30000}" \
     --out "$out/h8E512.ckpt"
 train bundle "$out/h8E512.ckpt" --out "$out/h8E512.safetensors"
+small=$out/h8small
+if [ ! -e "$small/config.json" ]; then
+    train --arch h8small --loss distill --teacher "$out/h8E512.safetensors" --ds dense*4+photos*1.5+webcam*1.5 \
+        --data-root "$out/stores" --bs 128 --lr 1e-2 --eps 1e-8 --schedule cosine --aug mild --holdout 0.004 --seed 1 \
+        --threads 1 --steps "${SMALL_STEPS:-24200}" --save-every 2000 --out "$small"
+else
+    train --resume "$small"
+fi
+train pca "$small/last.ckpt" --ds dense+photos+webcam --data-root "$out/stores" --out "$out/h8small.ckpt"
+train bundle "$out/h8small.ckpt" --out "$out/h8small.safetensors"
 train matchability "${models[@]/#/$data/multiview/}" --descriptor sift h8E512 --steps "${FIT_STEPS:-2600}" \
     --cache "$out/labels" --out "$out/matchability.safetensors"
 ls -l "$out"/*.safetensors

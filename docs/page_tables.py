@@ -27,6 +27,8 @@ NAMES = {
     "aliked-n16": "ALIKED-n16, own keypoints",
     "xfeat": "XFeat, own keypoints",
     "h8E512:precision=int8": "**h8E512 in int8, ours**",
+    "h8small:precision=int8": "**h8small in int8, ours**",
+    "matchability": "… **its keypoints chosen by matchability**",
     "kornia-hardnet8:untrained=true": "untrained layers",
 }
 FILES = {
@@ -39,7 +41,7 @@ FILES = {
 WHOLE = ("aliked-n16", "xfeat")
 PATCHES = "rootsift tfeat mkd hardtfeat h8E512"
 UNTRAINED = "kornia-hardnet8:untrained=true"
-INT8 = "h8E512:precision=int8"
+INT8, SMALL = "h8E512:precision=int8", "h8small:precision=int8"
 BAGS = "5:4,10:3,25:2"
 FAILED_BAGS = "failed bags"
 
@@ -69,13 +71,16 @@ STRIPS = (("made/strips", "eval hpatches-build --sequences {data}/oxford --patch
 STORE = (("made/amos", "train build amos {data}/webcam --max-sets 300 --out {out}/made/amos"),)
 SCENE = "eval imw-scene --images {data}/poses/NAME/images --model {data}/poses/NAME/sparse --out {out}/made/scenes/NAME"
 DIMS = (32, 64, 96, 128, 256, 512)
+FLAT_SCENE = "poses/entry_P10"
 
 RUNS: dict[str, Run] = {
     "demo": Run("eval imw", "h8E512 rootsift"),
     "built-in": Run("eval imw", "hardtfeat aliked-n16 xfeat"),
     # int8 takes half the time, and its figures differ by some thousandths
-    "dev": Run(DEV, f"rootsift tfeat mkd hardtfeat {INT8} aliked-n16", DEV_PARTS),
-    "dev-matchability": Run(f"{DEV} --select matchability", INT8, DEV_PARTS),
+    "dev": Run(DEV, f"rootsift tfeat mkd hardtfeat {SMALL} {INT8} aliked-n16", DEV_PARTS),
+    "dev-matchability": Run(f"{DEV} --select matchability", f"{INT8} {SMALL}", DEV_PARTS),
+    "calibrated": Run(f"{DEV} --estimator poselib-e", f"rootsift {SMALL} {INT8} aliked-n16", DEV_PARTS),
+    "calibrated-matchability": Run(f"{DEV} --estimator poselib-e --select matchability", INT8, DEV_PARTS),
     "dimensions": Run(
         "eval dev --data {data} --keypoints 1024", " ".join(f"h8E512:dim={dim}" for dim in DIMS), DEV_PARTS
     ),
@@ -189,19 +194,43 @@ def differences_table(columns: Mapping[str, str], of: str = "h8E512") -> Callabl
     return make
 
 
+def with_choice(dev: Entries, chosen: Entries) -> Entries:
+    """The descriptors of a run, and after h8E512 what choosing its keypoints gives."""
+    rows: dict[str, Entry] = {}
+    for name, entry in dev.items():
+        rows[name] = entry
+        if name == INT8:
+            rows["matchability"] = chosen[INT8]
+    return rows
+
+
 def readme_table(dev: Entries, chosen: Entries) -> list[str]:
     """The table of the README: the descriptors, and what choosing the keypoints adds."""
-    rows = {**dev, "matchability": chosen[INT8]}
-    order = [name for name in (*PATCHES.split()[:-1], INT8, "matchability", "aliked-n16") if name in rows]
-    table = scores_table(
+    return scores_table(
         {
             "camera poses, mAA@10": "poses/mAA@10",
             "… over all ratios": "poses/mAA@10_mean",
             "homographies, MMA@3": "homography/MMA@3",
             "changing light, mAP": "webcam/mAP",
         }
-    )({name: rows[name] for name in order})
-    return [line.replace("| matchability |", "| … **its keypoints chosen by matchability** |") for line in table]
+    )(with_choice(dev, chosen))
+
+
+def calibrated_table(dev: Entries, chosen: Entries, by_f: Entries) -> list[str]:
+    """Poses by E from known calibrations, and those of one flat scene by E and by F."""
+    rows = with_choice(dev, chosen)
+    names = [name for name in rows if name != "matchability"]
+    flat = {name: value_of(by_f[name], "poses/mAA@10", FLAT_SCENE) for name in names if name in by_f}
+    metrics = ["poses/mAA@10", "poses/mAA@10_mean"]
+    cells = with_best(
+        [*metrics, "", ""],
+        [
+            [*(value_of(e, m) for m in metrics), value_of(e, metrics[0], FLAT_SCENE), flat.get(name)]
+            for name, e in rows.items()
+        ],
+    )
+    head = ["", "mAA@10", "all ratios", "entry P10", "entry P10 by F"]
+    return markdown(head, [[NAMES.get(name, name), *row] for name, row in zip(rows, cells, strict=True)])
 
 
 BOTH_TASKS = {"stereo, mAA@10": "stereo/mAA@10", "multiview, mAA@10": "multiview/mAA@10"}
@@ -216,17 +245,32 @@ DEV_METRICS = {
 }
 
 
-def matchability_table(dev: Entries, chosen: Entries) -> list[str]:
-    """The strongest responses against the keypoints that matchability chooses; bold where the difference is real."""
-    response, other = dev[INT8], chosen[INT8]
+def paired_table(first: str, second: str, entries: tuple[Entry, Entry]) -> list[str]:
+    """Two columns and the second less the first; bold where the difference is real."""
+    one, other = entries
     rows = []
     for title, metric in DEV_METRICS.items():
-        values = [value_of(entry, metric) for entry in (response, other)]
-        (difference,) = compare_entries(other, response, metrics=[metric])
+        values = [value_of(entry, metric) for entry in entries]
+        (difference,) = compare_entries(other, one, metrics=[metric])
         is_real = difference.verdict != "-"
         cells = with_best([metric], [[value] for value in values]) if is_real else [[number(v)] for v in values]
-        rows.append([title, *(cell for (cell,) in cells), *difference_cells(other, response, [metric])])
-    return markdown(["", "response", "matchability", "difference"], rows)
+        rows.append([title, *(cell for (cell,) in cells), *difference_cells(other, one, [metric])])
+    return markdown(["", first, second, "difference"], rows)
+
+
+def matchability_table(dev: Entries, chosen: Entries) -> list[str]:
+    """The strongest responses against the keypoints that matchability chooses."""
+    return paired_table("response", "matchability", (dev[INT8], chosen[INT8]))
+
+
+def small_table(dev: Entries) -> list[str]:
+    """The small network against its teacher."""
+    return paired_table("h8E512", "h8small", (dev[INT8], dev[SMALL]))
+
+
+def small_scenes(dev: Entries) -> list[str]:
+    """The same on every scene with poses, over all ratios."""
+    return scenes_table("poses/mAA@10_mean")({"its teacher, h8E512": dev[INT8], "h8small": dev[SMALL]})
 
 
 def matchability_scenes(dev: Entries, chosen: Entries) -> list[str]:
@@ -297,6 +341,9 @@ TABLES: dict[str, Table] = {
     ),
     "matchability": Table(("dev", "dev-matchability"), matchability_table),
     "matchability-scenes": Table(("dev", "dev-matchability"), matchability_scenes),
+    "small": Table(("dev",), small_table),
+    "small-scenes": Table(("dev",), small_scenes),
+    "calibrated": Table(("calibrated", "calibrated-matchability", "dev"), calibrated_table),
     "dimensions": Table(("dimensions",), dimensions_table),
     "estimators": Table(tuple(f"estimator-{name}" for name in METHODS), estimators_table),
     "imw": Table(

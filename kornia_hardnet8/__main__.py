@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--detector", choices=DETECTORS, default="dog", help="what finds them (default: dog)")
         command.add_argument("--max-side", type=int, default=1600, help="larger images are shrunk to this, pixels")
         command.add_argument("--dim", type=int, default=128, help="numbers a descriptor, 1 to 512 (default: 128)")
-        command.add_argument("--weights", metavar="FILE", help="a weight file instead of the bundled one")
+        command.add_argument("--weights", metavar="FILE", help="a weight file, or h8small, four times as fast")
     return parser
 
 

@@ -7,19 +7,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from kornia.io import ImageLoadType, load_image
 
 import kornia_hardnet8.checkpoints
 import kornia_hardnet8.models
-from kornia_hardnet8 import HardNet8
+from kornia_hardnet8 import HardNet8, HardNet8Feature, example_pair
 from kornia_hardnet8.checkpoints import bundled_names, load_weights
 from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import sha256_file
 from kornia_hardnet8.matchability import BUNDLED, MR_SIZES, PATCH_SIZE, Matchability
 from kornia_hardnet8.models import BUNDLED_DIR, MODELS, Model
+from kornia_hardnet8.patches import extract_patches
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# Of the patches of test_descriptors_stay_what_they_are, the first eight numbers.
+DESCRIBED = {
+    "h8E512": [
+        [0.06191, -0.72335, -0.50944, -0.13200, -0.15113, -0.11573, -0.07901, -0.39180],
+        [0.02444, -0.56631, 0.22265, 0.21129, 0.08150, -0.09011, -0.30697, -0.68955],
+        [-0.20107, -0.21117, -0.78411, -0.10982, 0.00071, -0.30481, -0.41685, -0.14633],
+    ],
+    "h8small": [
+        [0.09780, -0.75089, -0.47766, -0.13548, -0.14919, -0.11015, -0.05311, -0.37800],
+        [0.11505, -0.64108, 0.28513, 0.23607, 0.10969, -0.04235, -0.29169, -0.58296],
+        [-0.20727, -0.25793, -0.75365, -0.14403, 0.02178, -0.33287, -0.40235, -0.16917],
+    ],
+}
 DESCRIPTORS = [model for model in MODELS.values() if model.use == "descriptor"]
 
 
@@ -42,6 +57,24 @@ def test_a_descriptor_is_what_the_table_says(model: Model) -> None:
     assert weights.projection.components.shape[1] == model.dims
     network = HardNet8(model.name, output_dim=model.dims)
     assert network(torch.rand(1, 1, model.patch_size, model.patch_size)).shape == (1, model.dims)
+
+
+@pytest.mark.parametrize("model", DESCRIPTORS, ids=lambda model: model.name)
+def test_descriptors_stay_what_they_are(model: Model) -> None:
+    y, x = torch.meshgrid(*[torch.arange(32, dtype=torch.float64)] * 2, indexing="ij")
+    steep, bent, slow = 0.37 * x + 0.11 * y, 0.006 * x * y, 0.6 * x - 0.4 * y
+    patches = torch.stack([steep.sin(), bent.sin() * (0.21 * y).cos(), slow.cos()])[:, None].float()
+    described = HardNet8(model.name, output_dim=8)(patches)
+    torch.testing.assert_close(described, torch.tensor(DESCRIBED[model.name]), rtol=0, atol=1e-4)
+
+
+def test_the_small_network_can_be_matched_with_its_teacher() -> None:
+    picture = load_image(example_pair()[0], ImageLoadType.GRAY32)
+    lafs, _, descs = HardNet8Feature(300)(picture[None])
+    small = HardNet8("h8small")(extract_patches(picture[0], lafs[0]))
+    likeness = descs[0] @ small.T
+    assert likeness.diagonal().mean() > 0.975
+    assert (likeness.argmax(dim=1) == torch.arange(300)).float().mean() > 0.98
 
 
 def test_the_choice_of_keypoints_is_what_the_table_says() -> None:

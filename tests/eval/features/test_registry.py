@@ -178,9 +178,9 @@ def test_help_lists_tokens_by_what_they_need(capsys: pytest.CaptureFixture[str])
             main([command, "--help"])
         listed = capsys.readouterr().out.partition("What --desc takes")[2]
         paragraphs = [" ".join(part.split()).partition(": ")[2].split(", ") for part in listed.split("\n\n")]
-        assert paragraphs[0] == ["h8E512", "rootsift", "sift"]
+        assert paragraphs[0] == ["h8E512", "h8small", "rootsift", "sift"]
         assert {"tfeat", "hardtfeat", "mkd"} <= set(paragraphs[1])
-        assert {"h7", "kornia-hardnet8"} <= set(paragraphs[2]) and "h8E512" not in paragraphs[2]
+        assert {"h7", "kornia-hardnet8"} <= set(paragraphs[2]) and not {"h8E512", "h8small"} & set(paragraphs[2])
         assert whole & {name for part in paragraphs for name in part} == (whole if has_whole else set())
 
 

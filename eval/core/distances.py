@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.metrics import average_precision, average_precision_vlfeat
-from eval.core.nearest import nearest as nearest_in_float32
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 METRICS = ("L2", "L1", "masked_L1")
@@ -83,7 +82,8 @@ def exact_pair_distances(first: Floats32, second: Floats32, metric: str) -> Floa
 def nearest(queries: Floats32, targets: Floats32, metric: str) -> tuple[Ints, Floats]:
     """For each query the nearest target, the first one on ties, and its distance: exactly ``cdist(...).argmin(1)``.
 
-    Rows whose two nearest targets in float32 lie within its rounding error are decided by exact distances.
+    A float32 matrix product finds the candidates; rows whose two best lie within its rounding error are decided by
+    exact distances.
 
     Args:
         queries: (N, D) float32, mask applied.
@@ -94,7 +94,7 @@ def nearest(queries: Floats32, targets: Floats32, metric: str) -> tuple[Ints, Fl
         (N,) indices and (N,) float64 distances.
     """
     if metric == "L2" or (_is_binary(queries) and _is_binary(targets)):  # for 0/1 values L1 is the squared L2
-        index, unsure = _nearest_or_unsure(torch.from_numpy(queries), torch.from_numpy(targets))
+        index, unsure = _nearest_by_product(torch.from_numpy(queries), torch.from_numpy(targets))
     else:
         full = torch.cdist(torch.from_numpy(queries).double(), torch.from_numpy(targets).double(), p=1.0)
         index, unsure = _best_two(full, 1e-12 * (full.amax(1) + 1e-300))
@@ -126,14 +126,14 @@ def cross_distances(first: Floats32, second: Floats32, metric: str) -> Floats:
     return matrix
 
 
-def _nearest_or_unsure(queries: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest target of each query, and whether another one is as near but for rounding."""
-    dists, idx = nearest_in_float32(queries, targets, 2)
-    if dists.shape[1] < 2:
-        return idx[:, 0], torch.zeros(len(idx), dtype=torch.bool)
-    # twice the bound of the rounding error of sums of this length; squares below 1e-36 lose their digits
-    clear = dists[:, 1] > (1.0 + (queries.shape[1] + 16) * 1.2e-7) * dists[:, 0] + 1e-18
-    return idx[:, 0], ~clear
+def _nearest_by_product(queries: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    centre = targets.mean(0)
+    a, b = queries - centre, targets - centre
+    b_square = b.square().sum(1)
+    gaps = torch.addmm(b_square[None], a, b.T, alpha=-2.0)  # squared distance up to a constant of the row
+    # Twice the bound of the rounding error of a float32 product of this length.
+    tolerance = (a.shape[1] + 16) * 1.2e-7 * (a.square().sum(1) + b_square.max())
+    return _best_two(gaps, tolerance)
 
 
 def _best_two(values: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:

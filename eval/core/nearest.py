@@ -158,6 +158,8 @@ class _Search:
         again = crowded.nonzero().squeeze(1)
         if len(again):
             found.dists[again], found.idx[again] = self._again(block[kept[again]])
+        if self.precise is not None and 4 * len(again) > len(block):
+            self.rough = self.precise.rough  # these descriptors lie too close together for 8 bits
         return kept, found
 
     def _measured(self, block: Tensor, rough: Rough, kept: Tensor, groups: Tensor) -> Tensor:

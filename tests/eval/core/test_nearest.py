@@ -297,3 +297,29 @@ def test_products_of_8_bits_never_overflow(isa):
         assert said == "127\n"
     else:
         assert said in ("64\n", "127\n")
+
+
+def test_descriptors_too_close_for_8_bits_go_on_in_float32(monkeypatch):
+    monkeypatch.setattr(rough, "largest_int8", lambda: 64)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 64 * 4 * 1000)
+    calls: list[str] = []
+    for kind in (rough.Fp32Products, rough.Int8Products):
+        monkeypatch.setattr(kind, "__call__", counted(kind, calls))
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.nn.functional.normalize(torch.randn(1, 128, generator=generator), dim=1)
+    queries, database = (centre + 1e-4 * torch.randn(n, 128, generator=generator) for n in (300, 1000))
+    got = nearest(queries, database, 2)
+    assert calls == ["Int8Products"] + ["Fp32Products"] * 5
+    dists, idx = by_differences(queries, database, 2)
+    assert torch.equal(got.idx, idx)
+    assert torch.equal(got.dists, dists)
+
+
+def counted(kind: type, calls: list[str]):
+    original = kind.__call__
+
+    def call(self, queries):
+        calls.append(kind.__name__)
+        return original(self, queries)
+
+    return call

@@ -6,7 +6,7 @@ from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.inference import prepare_for_inference
 from kornia_hardnet8.pair import PairMatches, draw_matches, example_pair, match_pair, read_image
 
-__version__ = "1.0.0rc1"
+__version__ = "1.0.0"
 __all__ = [
     "HardNet8",
     "HardNet8Error",

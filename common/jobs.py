@@ -112,9 +112,6 @@ def worker_map(num_workers: int) -> Iterator[Map]:
                     yield waiting.popleft().result()
             except BrokenProcessPool:
                 raise JobError("a worker process was killed (out of memory?): use fewer --num-workers") from None
-            finally:
-                for future in waiting:
-                    future.cancel()
 
         yield run
 
@@ -131,7 +128,10 @@ def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes of this machine; on an error, Ctrl-C or SIGTERM they end at once."""
+    """A pool of processes of this machine; on an error, Ctrl-C or SIGTERM they end at once.
+
+    It alone cancels what waits: of futures that others cancelled, Python 3.11 tells by a traceback when workers end.
+    """
     load_cv2()  # a missing package is told here, not by a worker that dies
     others = set(multiprocessing.active_children())
     pool = _Processes(count)
@@ -142,7 +142,7 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         for process in set(multiprocessing.active_children()) - others:
             process.kill()  # they do not hear SIGTERM
         raise
-    pool.shutdown()
+    pool.shutdown(cancel_futures=True)
 
 
 class _Processes(ProcessPoolExecutor):
@@ -258,7 +258,7 @@ def compute_all(
                 "finished is kept, run again, with fewer --jobs if memory is short"
             ) from None
         finally:
-            for future in futures:
+            for future in () if isinstance(executor, _Processes) else futures:
                 future.cancel()
     return [arrays for arrays in results if arrays is not None]
 

@@ -54,15 +54,24 @@ def check_output(path: str | Path) -> None:
     """Refuse a place where neither a file nor a folder can be written: to be asked before the work, not after it.
 
     Raises:
+        DataError: a link that leads back to itself.
         UsageError: a device, a pipe or a socket is there, something above it is no folder, or it may not be written.
     """
-    target = Path(os.path.realpath(path))
+    target = _resolved(path)
     if target.exists() and not target.is_file() and not target.is_dir():
         raise UsageError(f"{path} is neither a file nor a folder: choose another place")
     above = next(parent for parent in (target, *target.parents) if parent.exists())
     if not os.access(above, os.W_OK) or (above != target and not above.is_dir()):
         reason = f"{above} may not be written to" if above.is_dir() or above == target else f"{above} is no folder"
         raise UsageError(f"cannot write {path}: {reason}; choose another place")
+
+
+def _resolved(path: str | Path) -> Path:
+    """What a path stands for when links are followed."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise DataError(f"{path} is a link that leads back to itself: remove it or choose another place")
+    return target
 
 
 _MOST_TEXT_BYTES = 1 << 30
@@ -88,7 +97,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         DataError: something that is no file is there, or the disk is full.
     """
-    target = Path(os.path.realpath(path))
+    target = _resolved(path)
     if target.exists() and not target.is_file():
         raise DataError(f"{path} is there and is not a file: choose another place")
     with naming(Path(path)):
@@ -114,7 +123,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     Raises:
         DataError: ``path`` is there already, or at the end, and is not an empty folder; or the disk is full.
     """
-    target = Path(os.path.realpath(path))
+    target = _resolved(path)
     _refuse_filled(target, path)
     with naming(Path(path)):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,15 @@ def test_when_there_is_no_room_the_path_is_named_and_nothing_stays(kind: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_itself_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for ask in (check_output, lambda path: write_json(path, 1), lambda path: atomic_dir(path).__enter__()):
+        with pytest.raises(DataError, match="a link that leads back to itself"):
+            ask(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_text_is_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffä\n".encode())

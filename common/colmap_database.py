@@ -5,6 +5,8 @@ COLMAP itself upgrades every database that it opens, so it is given a copy, and 
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -114,9 +116,15 @@ def copy_database(path: Path, to: Path) -> None:
 
     Raises:
         DataError: it is no database.
+        OSError: no room for the copy.
     """
     with open_database(path) as database, closing(sqlite3.connect(to)) as copy:
-        database.connection.backup(copy)
+        try:
+            database.connection.backup(copy)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname not in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to)) from None
 
 
 def has_scales(path: Path) -> bool:

@@ -127,6 +127,18 @@ def test_an_image_without_a_frame(tmp_path: Path) -> None:
         db.check_mappable()
 
 
+def test_no_room_for_a_copy_is_no_fault_of_the_database(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = Tiny().database(tmp_path / "database.db")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"No space left on device: '.*copy\.db'"):
+            copy_database(path, tmp_path / "copy.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_what_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nowhere"), open_database(tmp_path / "nowhere"):
         pass

@@ -62,7 +62,7 @@ MODELS: dict[str, Model] = {
             source="trained by `python -m train` on COLMAP models, photographs and fixed cameras",
             sha256="78fb7809ad1bf2b2cd41667b809f9e0524f16c50bc92aaaa636a8f280d1252cd",
             numbers={
-                "poses/mAA@10": 0.516,
+                "poses/mAA@10": 0.518,
                 "poses/AP": 0.101,
                 "homographies/MMA@3": 0.451,
                 "homographies/correct_nn": 0.502,
@@ -100,7 +100,7 @@ MODELS: dict[str, Model] = {
             source="trained by `python -m train matchability` on COLMAP models",
             sha256="413b765f435d397493681405986bf95d8417a5fb0cbf79167f285be7c5304b08",
             numbers={
-                "poses/mAA@10": 0.536,
+                "poses/mAA@10": 0.541,
                 "poses/AP": 0.124,
                 "homographies/MMA@3": 0.432,
                 "homographies/correct_nn": 0.543,

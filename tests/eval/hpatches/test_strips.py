@@ -83,7 +83,7 @@ def test_a_cut_strip_is_named(tmp_path):
     folder = make_sequence(tmp_path / "i_a", 20)
     path = folder / "ref.png"
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(DataError, match=r"ref\.png does not decode"):
+    with pytest.raises(DataError, match=r"ref\.png is cut short"):
         read_strip(path)
 
 

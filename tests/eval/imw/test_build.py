@@ -261,7 +261,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "no images": f"image folder {images} is not there",
         "no model": "holds no COLMAP model",
         "missing image": f"images of the model {model} are not in {images}: view-2.png",
-        "damaged image": "view-1.png does not decode",
+        "damaged image": "view-1.png is cut short",
         "one image": "has 1 registered image",
         "size": "view-0.png is 180 x 135 pixels, the model says 360 x 270",
         "cut": f"{model / 'images.bin'} is damaged or cut short",

@@ -120,15 +120,9 @@ def _verify(
         if len(matched) < options.min_num_inliers:
             return pycolmap.TwoViewGeometry()
         (a, b), rows = pair, np.ascontiguousarray(matched, np.uint32)
-        found_geometry = pycolmap.estimate_two_view_geometry(
-            cameras[a], points[a], cameras[b], points[b], rows, options
-        )
+        geometry = pycolmap.estimate_two_view_geometry(cameras[a], points[a], cameras[b], points[b], rows, options)
         # COLMAP's own verification keeps no less
-        return (
-            found_geometry
-            if len(found_geometry.inlier_matches) >= options.min_num_inliers
-            else pycolmap.TwoViewGeometry()
-        )
+        return geometry if len(geometry.inlier_matches) >= options.min_num_inliers else pycolmap.TwoViewGeometry()
 
     with ThreadPoolExecutor(available_cores()) as pool:  # COLMAP computes without Python's lock
         geometries = list(pool.map(one, block, matches))

@@ -301,11 +301,14 @@ def test_int8_is_refused_for_other_layers(arch: str) -> None:
 
 @needs_int8
 def test_the_best_precision_of_a_cpu(seven: HardNet8, monkeypatch: pytest.MonkeyPatch) -> None:
-    for units, vnni, expected in ((True, True, "bf16"), (False, True, "int8"), (False, False, "int8")):
+    no_chain = HardNet8(arch="h7Le", output_dim=None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for units, other in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(inference, "_has_bf16_units", lambda units=units: units)
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-        assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == expected
+        for vnni in (True, False):
+            monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
+            assert best_precision(seven) == prepare_for_inference(seven, "auto").precision == "int8"
+        assert best_precision(no_chain) == other
     monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
     assert best_precision(seven) == "fp32"
     with pytest.raises(UsageError, match="neither VNNI nor AVX2"):

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from common.h5files import Arrays, read_h5, write_h5
 from kornia_hardnet8.errors import DataError
 
 # Raised when the code of a stage changes what it stores.
-FORMAT = "cache/1"
+FORMAT = "cache/2"
 _KEY_LENGTH = 16
-_CONFIGURATION = "configuration"
+_CONFIGURATION, _DIGEST = "configuration", "sha256"
 
 
 def canonical_json(value: Any) -> str:
@@ -91,11 +93,22 @@ class Cache:
             raise DataError(f"{error}; remove it and it is computed again") from None
         if attributes.get(_CONFIGURATION) != entry.text:
             raise DataError(f"{entry.path} was made with another configuration: remove it or choose another --cache")
+        if attributes.get(_DIGEST) != _digest(arrays):
+            raise DataError(f"{entry.path} is damaged; remove it and it is computed again")
         return arrays
 
     def _write(self, entry: _Entry, arrays: Arrays) -> None:
         if self._keeps:
-            write_h5(entry.path, arrays, {_CONFIGURATION: entry.text})
+            write_h5(entry.path, arrays, {_CONFIGURATION: entry.text, _DIGEST: _digest(arrays)})
+
+
+def _digest(arrays: Arrays) -> str:
+    """SHA-256 of names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 _ROOT = Path(__file__).parents[1]

@@ -79,13 +79,19 @@ def check_optimizer(value: Any, expected: dict[str, Any], parameters: list[nn.Pa
             fits = part is None or (_is_dense(part) and part.shape in ((), parameters[number].shape))
             if not name or not fits:
                 raise DataError(f"{where}.state.{number}.{name} is {_kind(part)}, expected {_kind(parameters[number])}")
+            if part is not None and not torch.isfinite(part).all():
+                raise DataError(f"{where}.state.{number}.{name} holds NaN or infinity")
 
 
 def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type != "meta"
+    if not isinstance(value, Tensor) or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type != "meta"
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"
     if isinstance(value, Tensor):
         return f"a {value.layout} tensor of {value.dtype} {tuple(value.shape)}".replace("torch.", "")
     if isinstance(value, dict):

@@ -17,7 +17,7 @@ import torch
 from common.machine import describe_environment
 from common.shell import duration, progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
-from kornia_hardnet8.files import atomic_path, naming, parse_json, read_json, write_json
+from kornia_hardnet8.files import atomic_path, check_output, naming, parse_json, read_json, write_json
 from train.batches import Batch, Part
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
@@ -129,6 +129,7 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
     if content is not None:
         run.restore(content)
     if run.world.is_first:
+        check_output(out / "metrics.jsonl")
         _cut_metrics(out / "metrics.jsonl", run.step)
         _warn_of_threads(about, device)
     return run

@@ -87,14 +87,14 @@ def values_by_pair(entry: Entry) -> dict[str, dict[tuple[str, str], float]]:
 
     Pairs of the IMW benchmark below co-visibility 0.1 are left out, as in its headline numbers.
     """
-    least = entry["protocol"].get("covisibility", 0.0)
+    least = _covisibility(entry["protocol"], 0.0)
     by_metric: dict[str, dict[tuple[str, str], float]] = {}
     for name in entry["scores"]:
         task, _, metric = name.rpartition("/")
         values = {}
         for row in entry["per_pair"]:
             kinds = ("", row.get("class")) if "task" not in row else (row["task"],)
-            if task not in kinds or row.get("covisibility", 1.0) < least:
+            if task not in kinds or _covisibility(row, 1.0) < least:
                 continue
             value = _value(row, metric)
             if value is not None:
@@ -184,6 +184,13 @@ def _entries(run: Path, tokens: Sequence[str] | None) -> list[Entry]:
         if token not in by_name:
             raise UsageError(f"{path} has no method {token!r}{closest(token, by_name)}: it has {', '.join(by_name)}")
     return [by_name[token] for token in tokens]
+
+
+def _covisibility(values: Mapping[str, Any], default: float) -> float:
+    value = values.get("covisibility", default)
+    if not isinstance(value, (int, float)):
+        raise DataError(f"a covisibility is {str(value)[:40]}: eval does not write such files")
+    return float(value)
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float | None:

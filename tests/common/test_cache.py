@@ -48,6 +48,20 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
         cache.get("matches", {})
 
 
+@pytest.mark.parametrize("name", ["a", "seconds"])
+def test_other_numbers_and_missing_ones_are_damage(name: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put("matches", {}, {"a": np.zeros(1000), "seconds": np.array(1.5), "flags": np.ones(3, bool)})
+    assert cache.get("matches", {}) is not None
+    with h5py.File(cache.path("matches", {}), "r+") as file:
+        if name == "a":
+            file["a"][17] = 1.0
+        else:
+            del file[name]
+    with pytest.raises(DataError, match="is damaged; remove it and it is computed again"):
+        cache.get("matches", {})
+
+
 def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,11 @@ def _of_optimizer(change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], No
         (lambda content: content["features"].pop("3.weight"), "features is entries"),
         (lambda content: content.update(features=[]), "features is [] (list)"),
         (_of_optimizer(lambda value: value[:2]), "optimizer.state.1.exp_avg is a strided tensor"),
+        (_of_optimizer(lambda value: torch.full_like(value, torch.inf)), "optimizer.state.1.exp_avg holds NaN or inf"),
+        (
+            _of_optimizer(lambda value: torch.nested.nested_tensor([value], layout=torch.strided)),
+            "optimizer.state.1.exp_avg is a nested",
+        ),
         (_of_optimizer(lambda _: 3.0), "optimizer.state.1.exp_avg is 3.0 (float)"),
         (lambda content: content["optimizer"].update(state=[]), "optimizer.state is [] (list)"),
         (lambda content: content["optimizer"].update(state={99: {}}), "optimizer.state is entries 99"),
@@ -163,3 +169,14 @@ def test_damaged_lines_of_metrics_are_dropped_on_resume(tmp_path: Path) -> None:
 def test_a_seed_that_no_generator_takes_is_refused() -> None:
     with pytest.raises(DataError, match="seed must be 0"):
         TrainConfig.from_dict({"ds": "lib", "seed": 1 << 64})
+
+
+def test_metrics_that_are_no_file_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_checkpoint.parent, run)
+    (run / "metrics.jsonl").unlink(missing_ok=True)
+    os.mkfifo(run / "metrics.jsonl")
+    assert main(["--resume", str(run), "--threads", "1", "-q"]) == 2
+    assert "metrics.jsonl is neither a file nor a folder" in capsys.readouterr().err

@@ -119,6 +119,8 @@ def test_runs_that_do_not_belong_together_are_refused() -> None:
         compare_entries(a, entry("b", [0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="no values by pair"):
         compare_entries(entry("a", []), entry("b", []))
+    with pytest.raises(DataError, match="a covisibility is x: eval does not write such files"):
+        compare_entries({**a, "protocol": {**a["protocol"], "covisibility": "x"}}, a)
 
 
 def test_methods_are_paired_by_name_unless_one_run_has_one() -> None:

@@ -9,6 +9,7 @@
 #  * h8E512 was trained by the trainer of commit 44610e7, in three parts: the length of its one cycle was changed twice
 #    (4000, 3200, 3650 steps), and fixed cameras weighed 0.7 up to step 2863 and 3 after it. Here it is one run with
 #    their mean weight, 1.1.
+#  * h8small learnt from the released h8E512; here from the one that is made before it.
 #  * matchability learnt from matches of RootSIFT in all models but of h8E512 in 19 of them alone; here of both in all.
 #    Network, loss, steps and seed are those of the released file, the limits of the labels nearly.
 # STEPS, TUPLES, PATCHES, SMALL_STEPS and FIT_STEPS make it shorter, for a try.

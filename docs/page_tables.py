@@ -219,8 +219,7 @@ def readme_table(dev: Entries, chosen: Entries) -> list[str]:
 def calibrated_table(dev: Entries, chosen: Entries, by_f: Entries) -> list[str]:
     """Poses by E from known calibrations, and those of one flat scene by E and by F."""
     rows = with_choice(dev, chosen)
-    names = [name for name in rows if name != "matchability"]
-    flat = {name: value_of(by_f[name], "poses/mAA@10", FLAT_SCENE) for name in names if name in by_f}
+    flat = {name: value_of(entry, "poses/mAA@10", FLAT_SCENE) for name, entry in by_f.items()}
     metrics = ["poses/mAA@10", "poses/mAA@10_mean"]
     cells = with_best(
         [*metrics, "", ""],

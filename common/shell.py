@@ -1,78 +1,23 @@
-"""What the command lines share: one-line errors, exit codes, progress and flags."""
+"""What the command lines share: commands by name, progress and flags."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import logging
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kornia_hardnet8 import __version__
-from kornia_hardnet8.errors import HardNet8Error, closest
+from kornia_hardnet8.command import run_command
+from kornia_hardnet8.errors import closest
 from kornia_hardnet8.files import check_output, check_words
 
 T = TypeVar("T")
 PLAIN_PROGRESS_S = 30.0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which batch systems and ``timeout`` send: a command cleans up after it as after Ctrl-C."""
-
-
-def run_command(command: Callable[[], int | None], debug: bool = False) -> int:
-    """Run ``command`` and return its exit code: errors become one line on stderr, a traceback only with ``debug``.
-
-    0 when it returns None; 1 for bad data or a failed run, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
-    """
-    try:
-        with _ended_by_sigterm():
-            return command() or 0
-    except Terminated:
-        print("error: stopped by SIGTERM", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (HardNet8Error, OSError, MemoryError) as error:
-        if debug:
-            raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, MemoryError):
-            message = f"there is not enough memory ({message})"
-        if not isinstance(error, HardNet8Error) and isinstance(error, OSError) and error.filename is not None:
-            message = f"cannot read or write {error.filename}: {error.strerror}"
-        print(f"error: {message}", file=sys.stderr)
-        return error.exit_code if isinstance(error, HardNet8Error) else 1
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into :class:`Terminated`, once: what comes while a command cleans up is not heard."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def set_up_logging(verbosity: int) -> None:

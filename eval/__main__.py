@@ -2,7 +2,10 @@
 
 import sys
 
-from eval.cli import main
+from common.signals import answered_signals
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with answered_signals():
+        from eval.cli import main
+
+        sys.exit(main(sys.argv[1:]))

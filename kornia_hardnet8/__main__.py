@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import io
 import json
-import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ import torch
 from kornia.io import write_image
 
 from kornia_hardnet8 import __version__
+from kornia_hardnet8.command import run_command
 from kornia_hardnet8.detectors import DETECTORS
-from kornia_hardnet8.errors import DataError, HardNet8Error, UsageError, need
+from kornia_hardnet8.errors import DataError, UsageError, need
 from kornia_hardnet8.feature import HardNet8Feature
 from kornia_hardnet8.files import atomic_path, check_words
 from kornia_hardnet8.hardnet8 import HardNet8
@@ -155,20 +155,13 @@ def _write_hloc(path: Path, photographs: dict[str, dict[str, np.ndarray]]) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for bad data, 2 for wrong usage. Errors are one line."""
-    args = make_parser().parse_args(argv)
-    try:
+
+    def command() -> None:
+        args = make_parser().parse_args(argv)
         check_words(sys.argv[1:] if argv is None else argv)
         args.run(args)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (HardNet8Error, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code if isinstance(error, HardNet8Error) else 1
-    return 0
+
+    return run_command(command)
 
 
 def run_eval() -> None:

@@ -3,12 +3,15 @@
 import os
 import sys
 
-from train.cli import main
+from common.signals import answered_signals
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from train.distributed import end_process
+    with answered_signals():
+        from train.cli import main
 
-        end_process(code)
-    sys.exit(code)
+        code = main(sys.argv[1:])
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from train.distributed import end_process
+
+            end_process(code)
+        sys.exit(code)

@@ -6,7 +6,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from common.shell import dispatch, run_command, run_module
+from common.shell import dispatch, run_module
+from kornia_hardnet8.command import run_command
 from train.recipes2020.flags import SCRIPTS, answer_script, refuse_retired
 
 # name -> (module with configure(parser) and run(args), one line of help); modules are imported when asked for

@@ -162,7 +162,7 @@ import sys, time
 from pathlib import Path
 from common.cache import Cache
 from common.jobs import compute_all, open_executor
-from common.shell import run_command
+from kornia_hardnet8.command import run_command
 from tests.common.test_jobs import sleep_and_tell
 def command():
     with open_executor(jobs=2) as executor:

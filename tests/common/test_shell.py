@@ -14,8 +14,9 @@ from types import ModuleType
 import pytest
 
 from common import shell
-from common.shell import dispatch, duration, positive_number, progress, run_command, run_module, seed_number
+from common.shell import dispatch, duration, positive_number, progress, run_module, seed_number
 from kornia_hardnet8 import __version__
+from kornia_hardnet8.command import run_command
 from kornia_hardnet8.files import atomic_dir, atomic_path
 
 
@@ -117,15 +118,18 @@ def test_progress_counts_on_from_what_was_done(
 PROGRAM = """
 import os, signal, sys, tempfile, time
 from common.colmap import load_pycolmap
-from common.shell import run_command
+from kornia_hardnet8.command import run_command
 from kornia_hardnet8.files import atomic_path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job begins without
 def command():
     if sys.argv[2] == "colmap":
         load_pycolmap()
     with atomic_path(sys.argv[1]):
-        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
-        time.sleep(600)
+        try:
+            os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+            time.sleep(600)
+        finally:
+            os.kill(os.getpid(), getattr(signal, sys.argv[3]))  # the impatient send it again
 sys.exit(run_command(command))
 """
 

@@ -62,7 +62,7 @@ def test_a_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Pa
 FULL = """
 import resource, shutil, sys
 from pathlib import Path
-from common.shell import run_command
+from kornia_hardnet8.command import run_command
 from kornia_hardnet8.files import atomic_dir, atomic_path
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 def file():

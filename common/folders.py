@@ -37,7 +37,11 @@ def claimed(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     is_locked = False
     try:
-        is_locked = handle is not None and _lock(handle, folder)
+        try:
+            is_locked = handle is not None and _lock(handle, folder)
+        except DataError:
+            is_new = False  # who holds it was faster
+            raise
         if is_locked:
             _sweep(folder)
         yield

@@ -78,21 +78,21 @@ def run(args: argparse.Namespace) -> None:
         "resize": {"fpr95": "OpenCV bilinear", "revisited": "Pillow bilinear", "amos": "OpenCV bilinear"},
         "seed": args.seed,
     }
-    benchmark = Benchmark.open("brown", args, dataset, protocol)
-    for descriptor, subset in zip(descriptors, trained, strict=True):
-        unseen = [s for s in sets if subset is None or s.name.removesuffix("_harris") != subset]
-        if not unseen:
-            raise UsageError(f"{descriptor.name} was trained on {subset}: there is no other subset to test it on")
-        with benchmark.timed(descriptor, "total"):
-            scores = {patches.name: judge(patches, descriptor, settings) for patches in unseen}
-        benchmark.result(
-            descriptor,
-            mean_scores(list(scores.values())),
-            {name: of_set.values for name, of_set in scores.items()},
-            [pair for of_set in scores.values() for pair in of_set.pairs],
-            about={"name": descriptor.token.name, "trained_on": subset},
-        )
-    benchmark.finish(_table(benchmark.results, tasks), args.json)
+    with Benchmark.open("brown", args, dataset, protocol) as benchmark:
+        for descriptor, subset in zip(descriptors, trained, strict=True):
+            unseen = [s for s in sets if subset is None or s.name.removesuffix("_harris") != subset]
+            if not unseen:
+                raise UsageError(f"{descriptor.name} was trained on {subset}: there is no other subset to test it on")
+            with benchmark.timed(descriptor, "total"):
+                scores = {patches.name: judge(patches, descriptor, settings) for patches in unseen}
+            benchmark.result(
+                descriptor,
+                mean_scores(list(scores.values())),
+                {name: of_set.values for name, of_set in scores.items()},
+                [pair for of_set in scores.values() for pair in of_set.pairs],
+                about={"name": descriptor.token.name, "trained_on": subset},
+            )
+        benchmark.finish(_table(benchmark.results, tasks), args.json)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.cache import Cache
+from common.folders import claimed
 from eval.core.results import Result, Score, environment, write_results
 from kornia_hardnet8.errors import UsageError
 
@@ -59,16 +60,19 @@ class Benchmark:
     seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
 
     @classmethod
+    @contextlib.contextmanager
     def open(
         cls, name: str, args: argparse.Namespace, dataset: dict[str, Any], protocol: dict[str, Any] | None = None
-    ) -> Benchmark:
-        """The run that ``--out`` and ``--cache`` ask for; its folder is made when it is not there.
+    ) -> Iterator[Benchmark]:
+        """The run that ``--out`` and ``--cache`` ask for; its folder is made when it is not there, and held.
 
         Raises:
             UsageError: ``--out`` is a file.
+            DataError: another process writes there.
         """
         out = run_folder(args.out, name)
-        return cls(name, out, Cache(args.cache or out / "cache"), dataset, protocol or {})
+        with claimed(out):
+            yield cls(name, out, Cache(args.cache or out / "cache"), dataset, protocol or {})
 
     @contextlib.contextmanager
     def timed(self, method: Named, stage: str) -> Iterator[None]:
@@ -126,7 +130,7 @@ class Benchmark:
 
 
 def run_folder(out: Path | None, what: str) -> Path:
-    """The folder of a run, made when it is not there: ``out``, or ``runs/<date>-<what>`` without results in it yet.
+    """The folder of a run: ``out``, or ``runs/<date>-<what>`` without results in it yet.
 
     So a run that was stopped goes on in its folder, and one that ended keeps its results (``runs/<date>-<what>-2`` …).
 
@@ -139,7 +143,6 @@ def run_folder(out: Path | None, what: str) -> Path:
     folder = Path(out) if out is not None else next(unused)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; a folder is needed")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

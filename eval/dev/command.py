@@ -105,9 +105,9 @@ def run(args: argparse.Namespace) -> None:
     )
     methods = load_methods(args)
     data = find_data(args.data)
-    benchmark = Benchmark.open("dev", args, dataset_of(args.data, data))
-    evaluate(benchmark, data, methods, settings)
-    benchmark.finish(table(benchmark.results), args.json)
+    with Benchmark.open("dev", args, dataset_of(args.data, data)) as benchmark:
+        evaluate(benchmark, data, methods, settings)
+        benchmark.finish(table(benchmark.results), args.json)
 
 
 def table(results: Sequence[Result]) -> str:

@@ -96,37 +96,39 @@ def run(args: argparse.Namespace) -> None:
     split = choose(args.split, csv_sequences(args.csv[0]) if folders is None else list(folders))
     data = _patch_data(args, split, folders)
     normalised_on = split.train if any(how != "none" for how in args.normalise) else ()
-    benchmark = Benchmark.open("hpatches", args, _dataset(args, data, folders), _protocol(args, data, normalised_on))
-    methods = _methods(args, folders, benchmark.cache)
-    pairs = lists = None
-    if "verification" in args.task:
-        pairs, benchmark.protocol["verification"] = verification_task(data, benchmark.cache)
-    if "retrieval" in args.task:
-        lists, benchmark.protocol["retrieval"] = retrieval_task(data)
-    for method in methods:
-        start = time.perf_counter()
-        raw = method.load([*split.test, *normalised_on])
-        loaded_s = time.perf_counter() - start
-        check_metric(args.distance, raw.dim)
-        if args.write_csv is not None:
-            write_csv_set(raw, args.write_csv / safe_name(method.name))
-        for how in args.normalise:
+    with Benchmark.open(
+        "hpatches", args, _dataset(args, data, folders), _protocol(args, data, normalised_on)
+    ) as benchmark:
+        methods = _methods(args, folders, benchmark.cache)
+        pairs = lists = None
+        if "verification" in args.task:
+            pairs, benchmark.protocol["verification"] = verification_task(data, benchmark.cache)
+        if "retrieval" in args.task:
+            lists, benchmark.protocol["retrieval"] = retrieval_task(data)
+        for method in methods:
             start = time.perf_counter()
-            descriptors = _normalised(raw, how, split)
-            scores = judge(descriptors, data, args.distance, pairs, "matching" in args.task, lists, args.seed)
-            if "retrieval" in args.task and lists is None:
-                scores.null("retrieval/mAP", _NEEDS_STRIPS)
-            result = benchmark.result(
-                method if how == "none" else replace(method, name=f"{method.name}_{how}"),
-                scores.scores,
-                scores.per_scene,
-                about={"dim": raw.dim, "source": method.source},
-                protocol={"normalisation": how, "not_measured": scores.not_measured, "warnings": scores.warnings},
-                timing={"describe": loaded_s, "score": time.perf_counter() - start},
-            )
-            for line in scores.warnings:
-                log.warning("%s: %s", result.method["descriptor"], line)
-    benchmark.finish(report(benchmark.results, split), args.json)
+            raw = method.load([*split.test, *normalised_on])
+            loaded_s = time.perf_counter() - start
+            check_metric(args.distance, raw.dim)
+            if args.write_csv is not None:
+                write_csv_set(raw, args.write_csv / safe_name(method.name))
+            for how in args.normalise:
+                start = time.perf_counter()
+                descriptors = _normalised(raw, how, split)
+                scores = judge(descriptors, data, args.distance, pairs, "matching" in args.task, lists, args.seed)
+                if "retrieval" in args.task and lists is None:
+                    scores.null("retrieval/mAP", _NEEDS_STRIPS)
+                result = benchmark.result(
+                    method if how == "none" else replace(method, name=f"{method.name}_{how}"),
+                    scores.scores,
+                    scores.per_scene,
+                    about={"dim": raw.dim, "source": method.source},
+                    protocol={"normalisation": how, "not_measured": scores.not_measured, "warnings": scores.warnings},
+                    timing={"describe": loaded_s, "score": time.perf_counter() - start},
+                )
+                for line in scores.warnings:
+                    log.warning("%s: %s", result.method["descriptor"], line)
+        benchmark.finish(report(benchmark.results, split), args.json)
 
 
 def _check(args: argparse.Namespace) -> None:

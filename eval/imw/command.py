@@ -109,24 +109,24 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError("--tune chooses settings of the stereo task, which --task leaves out")
         tuning, scenes = hold_out(scenes, args.tune)
     missing = left_out(scenes, settings.tasks)
-    benchmark = Benchmark.open("imw", args, dataset_of(scenes))
-    runs, notes = [], []
-    with open_executor(args.executor, args.jobs) as executor:
-        device = choose_device(args.device)
-        for method in methods:
-            chosen, tuned = settings, None
-            if tuning is not None:
-                tuned = tune(tuning, method, settings.stereo, benchmark.cache, executor, device)
-                chosen = replace(settings, stereo=tuned.settings)
-                notes.append(f"{method.name}: {tuned}")
-            runs.append(run_method(scenes, method, chosen, benchmark.cache, executor, device))
-            add_result(benchmark, runs[-1], {} if tuned is None else {"tuned": tuned.to_dict()})
-    for method_run, label in zip(runs, official_labels(runs), strict=True):
-        write_json(benchmark.out / "official" / f"{label}.json", strict(to_official(method_run, label)))
-    notes += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
-    if args.viz > 0:
-        notes.append(f"pictures: {len(_draw(benchmark.out, runs, args.viz))} below {benchmark.out}")
-    benchmark.finish("\n".join([tables(benchmark.results), *notes]), args.json)
+    with Benchmark.open("imw", args, dataset_of(scenes)) as benchmark:
+        runs, notes = [], []
+        with open_executor(args.executor, args.jobs) as executor:
+            device = choose_device(args.device)
+            for method in methods:
+                chosen, tuned = settings, None
+                if tuning is not None:
+                    tuned = tune(tuning, method, settings.stereo, benchmark.cache, executor, device)
+                    chosen = replace(settings, stereo=tuned.settings)
+                    notes.append(f"{method.name}: {tuned}")
+                runs.append(run_method(scenes, method, chosen, benchmark.cache, executor, device))
+                add_result(benchmark, runs[-1], {} if tuned is None else {"tuned": tuned.to_dict()})
+        for method_run, label in zip(runs, official_labels(runs), strict=True):
+            write_json(benchmark.out / "official" / f"{label}.json", strict(to_official(method_run, label)))
+        notes += [f"left out: {name}: {part}: {why}" for name, parts in missing.items() for part, why in parts.items()]
+        if args.viz > 0:
+            notes.append(f"pictures: {len(_draw(benchmark.out, runs, args.viz))} below {benchmark.out}")
+        benchmark.finish("\n".join([tables(benchmark.results), *notes]), args.json)
 
 
 def _draw(out: Path, runs: Sequence[MethodRun], count: int) -> list[Path]:

@@ -116,31 +116,31 @@ def run(args: argparse.Namespace) -> None:
         "fingerprint": fingerprint(p for s in sequences for p in (s.reference, *(t[1] for t in s.targets))),
     }
     protocol = {**protocol_of(tasks, robust), "excluded": excluded, "missing": missing, "seed": args.seed}
-    benchmark = Benchmark.open("sequences", args, dataset, protocol)
-    rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
-    for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
-        judge = _SequenceJudge(sequence, settings, robust, benchmark.cache)
+    with Benchmark.open("sequences", args, dataset, protocol) as benchmark:
+        rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
+        for number, sequence in enumerate(progress(sequences, what="sequences", unit="sequence")):
+            judge = _SequenceJudge(sequence, settings, robust, benchmark.cache)
+            for method in methods:
+                with benchmark.timed(method, "describe_match_estimate"):
+                    rows[method.name] += judge.judge(method, tasks)
+                if "mma" in tasks and number < args.viz:
+                    judge.draw(method, benchmark.out / "matches")
         for method in methods:
-            with benchmark.timed(method, "describe_match_estimate"):
-                rows[method.name] += judge.judge(method, tasks)
-            if "mma" in tasks and number < args.viz:
-                judge.draw(method, benchmark.out / "matches")
-    for method in methods:
-        detector = _detector(method, settings)
-        benchmark.result(
-            method,
-            scores_by_class(rows[method.name], tasks, args.seed),
-            {
-                scene: {name: score.value for name, score in pair_scores(pairs, tasks, args.seed).items()}
-                for scene, pairs in rows_by_scene(rows[method.name]).items()
-            },
-            rows[method.name],
-            about={"detector": detector["detector"], "matcher": "mnn", "geometry": robust.method},
-            protocol=detector,
-        )
-    if "mma" in tasks:
-        plot_mma(benchmark.results, benchmark.out / "mma.png")
-    benchmark.finish(_table(benchmark.results, excluded, missing), args.json)
+            detector = _detector(method, settings)
+            benchmark.result(
+                method,
+                scores_by_class(rows[method.name], tasks, args.seed),
+                {
+                    scene: {name: score.value for name, score in pair_scores(pairs, tasks, args.seed).items()}
+                    for scene, pairs in rows_by_scene(rows[method.name]).items()
+                },
+                rows[method.name],
+                about={"detector": detector["detector"], "matcher": "mnn", "geometry": robust.method},
+                protocol=detector,
+            )
+        if "mma" in tasks:
+            plot_mma(benchmark.results, benchmark.out / "mma.png")
+        benchmark.finish(_table(benchmark.results, excluded, missing), args.json)
 
 
 def _robust_estimator(args: argparse.Namespace) -> HomographySettings:

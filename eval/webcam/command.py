@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.folders import fingerprint
-from common.images import SUFFIXES, folders_in, pictures_in, read_gray, reduce_image
+from common.images import SUFFIXES, folders_in, pictures_in, read_gray, reduce_image, usable
 from common.shell import progress
 from eval.core.benchmark import Benchmark, rows_by_scene
 from eval.core.distances import identity_matching
@@ -66,15 +66,15 @@ class WebcamSettings:
 
 
 def find_cameras(root: str | Path) -> dict[str, list[Path]]:
-    """Pictures of each camera: folders below ``root``, or ``root`` itself, with at least two pictures."""
+    """Pictures of each camera: folders below ``root``, or ``root`` itself, with at least two pictures that decode."""
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder of camera folders")
-    if len(here := pictures_in(root)) > 1:
+    if len(here := usable(pictures_in(root))) > 1:
         return {root.resolve().name: here}
-    cameras = {folder.name: paths for folder in folders_in(root) if len(paths := pictures_in(folder)) > 1}
+    cameras = {folder.name: paths for folder in folders_in(root) if len(paths := usable(pictures_in(folder))) > 1}
     if not cameras:
-        raise DataError(f"{root} holds no folder with two or more pictures ({', '.join(SUFFIXES)})")
+        raise DataError(f"{root} holds no folder with two or more pictures that decode ({', '.join(SUFFIXES)})")
     return cameras
 
 
@@ -147,22 +147,22 @@ def run(args: argparse.Namespace) -> None:
         "cameras": {name: len(paths) for name, paths in cameras.items()},
         "fingerprint": fingerprint(p for paths in cameras.values() for p in paths),
     }
-    benchmark = Benchmark.open("webcam", args, dataset, settings.to_dict())
-    rows = judge_cameras(benchmark, cameras, descriptors, settings)
-    for descriptor in descriptors:
-        scenes = rows_by_scene(rows[descriptor.name])
-        values = {
-            scene: {name: [row[key] for row in pairs] for name, key in SCORES.items()}
-            for scene, pairs in scenes.items()
-        }
-        benchmark.result(
-            descriptor,
-            {name: mean_over_scenes([of[name] for of in values.values()], settings.seed) for name in SCORES},
-            {scene: {name: float(np.mean(of[name])) for name in SCORES} for scene, of in values.items()},
-            rows[descriptor.name],
-            about={"detector": "dog-opencv"},
-        )
-    benchmark.finish(table(benchmark.results), args.json)
+    with Benchmark.open("webcam", args, dataset, settings.to_dict()) as benchmark:
+        rows = judge_cameras(benchmark, cameras, descriptors, settings)
+        for descriptor in descriptors:
+            scenes = rows_by_scene(rows[descriptor.name])
+            values = {
+                scene: {name: [row[key] for row in pairs] for name, key in SCORES.items()}
+                for scene, pairs in scenes.items()
+            }
+            benchmark.result(
+                descriptor,
+                {name: mean_over_scenes([of[name] for of in values.values()], settings.seed) for name in SCORES},
+                {scene: {name: float(np.mean(of[name])) for name in SCORES} for scene, of in values.items()},
+                rows[descriptor.name],
+                about={"detector": "dog-opencv"},
+            )
+        benchmark.finish(table(benchmark.results), args.json)
 
 
 def judge_cameras(

@@ -8,7 +8,7 @@ import pytest
 
 from eval.core.benchmark import Benchmark, rows_by_scene, run_folder
 from eval.core.results import Score, read_results
-from kornia_hardnet8.errors import UsageError
+from kornia_hardnet8.errors import DataError, UsageError
 
 
 class Method(NamedTuple):
@@ -18,7 +18,13 @@ class Method(NamedTuple):
 
 def test_a_record_becomes_the_results_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = argparse.Namespace(out=tmp_path / "run", cache=None)
-    benchmark = Benchmark.open("toy", args, {"name": "data"}, {"ratio": 0.8, "seed": 0})
+    with Benchmark.open("toy", args, {"name": "data"}, {"ratio": 0.8, "seed": 0}) as benchmark:
+        _use(benchmark, tmp_path, capsys)
+        with pytest.raises(DataError, match="written by another process"), Benchmark.open("toy", args, {}):
+            pass
+
+
+def _use(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.cache.root == tmp_path / "run" / "cache"
     for method in (Method("sift"), Method("net", "abc")):
         for _ in range(2):
@@ -50,16 +56,15 @@ def test_rows_keep_the_order_of_scenes() -> None:
 
 def test_a_run_goes_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_folder(tmp_path / "a" / "b", "imw").is_dir()
+    assert run_folder(tmp_path / "a" / "b", "imw") == tmp_path / "a" / "b"
     default = run_folder(None, "imw")
-    assert default.is_dir()
     assert default.parent == Path("runs")
     assert default.name.endswith("-imw")
     assert run_folder(None, "imw") == default  # goes on where it was stopped
+    default.mkdir(parents=True)
     (default / "results.json").write_text("{}")
     second = run_folder(None, "imw")
     assert second.name == f"{default.name}-2"
-    assert second.is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         run_folder(tmp_path / "file", "imw")

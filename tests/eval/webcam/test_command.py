@@ -75,6 +75,9 @@ def test_faults(camera, tmp_path, capsys):
         find_cameras(tmp_path / "one")
     with pytest.raises(UsageError):
         WebcamSettings(keypoints=0)
+    (camera / "tower" / "3.png").write_bytes((camera / "tower" / "0.png").read_bytes()[:900])
+    assert [path.name for path in find_cameras(camera)["tower"]] == ["0.png", "1.png", "2.png"]  # it costs itself alone
     cv2.imwrite(str(camera / "tower" / "3.png"), picture(1, (100, 100)))
     assert main(["webcam", "--data", str(camera), "--desc", "rootsift", "--out", str(tmp_path / "r")]) == 1
     assert "differ in size (100 x 100, 220 x 160)" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

@@ -57,7 +57,7 @@ def check_output(path: str | Path) -> None:
         DataError: a link that leads back to itself.
         UsageError: a device, a pipe or a socket is there, something above it is no folder, or it may not be written.
     """
-    target = _resolved(path)
+    target = resolved(path)
     if target.exists() and not target.is_file() and not target.is_dir():
         raise UsageError(f"{path} is neither a file nor a folder: choose another place")
     above = next(parent for parent in (target, *target.parents) if parent.exists())
@@ -66,7 +66,7 @@ def check_output(path: str | Path) -> None:
         raise UsageError(f"cannot write {path}: {reason}; choose another place")
 
 
-def _resolved(path: str | Path) -> Path:
+def resolved(path: str | Path) -> Path:
     """What a path stands for when links are followed."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
@@ -97,7 +97,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         DataError: something that is no file is there, or the disk is full.
     """
-    target = _resolved(path)
+    target = resolved(path)
     if target.exists() and not target.is_file():
         raise DataError(f"{path} is there and is not a file: choose another place")
     with naming(Path(path)):
@@ -123,8 +123,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     Raises:
         DataError: ``path`` is there already, or at the end, and is not an empty folder; or the disk is full.
     """
-    target = _resolved(path)
-    _refuse_filled(target, path)
+    target = resolved(path)
+    refuse_filled(path)
     with naming(Path(path)):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -136,7 +136,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
                     _flush(Path(folder, name))
                 _flush(Path(folder))
         temporary.chmod(0o777 & ~_umask())
-        _refuse_filled(target, path)  # another process may have been faster
+        refuse_filled(path)  # another process may have been faster
         if target.is_dir():
             target.rmdir()
         temporary.replace(target)
@@ -145,7 +145,9 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_filled(target: Path, path: str | Path) -> None:
+def refuse_filled(path: str | Path) -> None:
+    """Raise a DataError where a folder would go if something is there."""
+    target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{path} exists already: choose another place or remove it")
 

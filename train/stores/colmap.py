@@ -16,10 +16,11 @@ from common.images import read_luma
 from common.jobs import ordered_map
 from common.shell import progress, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.files import refuse_filled
 from train.stores.colmap_model import Observations, load_observations
 from train.stores.flags import add_cut, add_output, how_built, parse_crop, refuse_idle
 from train.stores.frames import MIN_INSIDE, Cut, cut, inside_share, similarity_frames
-from train.stores.writer import Built, create_store, refuse_existing, source_hashes, source_key
+from train.stores.writer import Built, create_store, source_hashes, source_key
 
 log = logging.getLogger(__name__)
 FIXED_SIDE = 64  # pixels: the window of the 2020 recipe
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if args.dense and args.features is not None:
         raise UsageError(_DENSE_ALONE)
-    refuse_existing(args.out)
+    refuse_filled(args.out)
     model, features = _model_of(args)
     built = build_colmap(
         args.images, model, args.out, settings,

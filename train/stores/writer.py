@@ -18,7 +18,16 @@ import numpy as np
 from common.folders import claimed
 from common.patchstore import FORMAT, ROW_ARRAYS
 from kornia_hardnet8.errors import DataError
-from kornia_hardnet8.files import atomic_dir, atomic_path, full_disk_names, parse_json, sha256_file, write_json
+from kornia_hardnet8.files import (
+    atomic_dir,
+    atomic_path,
+    full_disk_names,
+    parse_json,
+    refuse_filled,
+    resolved,
+    sha256_file,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 _JOURNAL = "journal.jsonl"
@@ -173,8 +182,9 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
                 writer._close()
             writer._finish()
         return
-    refuse_existing(path)
-    folder = path.with_name(f".{path.name}.building")
+    refuse_filled(path)
+    target = resolved(path)  # a link stays a link
+    folder = target.with_name(f".{target.name}.building")
     with claimed(folder), full_disk_names(path, folder):
         text = json.dumps([_version(), patch_size, channels, key], sort_keys=True)
         lines = _read_journal(folder, text)
@@ -184,6 +194,10 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
         try:
             yield writer
             writer._finish()
+            refuse_filled(path)
+            if target.is_dir():
+                target.rmdir()
+            folder.replace(target)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk: what is in memory stays there
                 writer._close()
@@ -192,15 +206,6 @@ def create_store(path: str | Path, patch_size: int, channels: int = 1, key: Any 
             else:
                 log.warning("%s: interrupted; the same command goes on from here", path)
             raise
-        if path.is_dir():
-            path.rmdir()
-        folder.replace(path)
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise a DataError where a store would go if something is there."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} exists already: choose another place or remove it")
 
 
 def source_hashes(paths: Iterable[Path], root: Path) -> list[dict[str, str]]:

@@ -241,6 +241,28 @@ def test_other_settings_start_over_and_errors_leave_nothing(tmp_path: Path) -> N
         _write(tmp_path / "s", a=2)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_link_stays_a_link(is_there: bool, tmp_path: Path) -> None:
+    """A folder cannot be renamed onto it: the store goes to where it leads."""
+    (tmp_path / "s").symlink_to("elsewhere")
+    if is_there:
+        (tmp_path / "elsewhere").mkdir()
+    _write(tmp_path / "s", a=1)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["elsewhere", "s"]
+    assert (tmp_path / "s").is_symlink()
+    PatchStore.open(tmp_path / "elsewhere")
+
+
+def test_what_appears_during_the_build_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="exists already"), create_store(tmp_path / "s", 8, key=1) as writer:
+        patches, rows = _items()[0]
+        writer.append(patches, **rows)
+        writer.meta = {"crop": 1.0, "mr_size": 1.0, "sources": []}
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "mine").touch()
+    assert [f.name for f in tmp_path.rglob("*")] == ["s", "mine"]
+
+
 def test_the_line_that_a_killed_build_was_writing_does_not_count(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _write(tmp_path / "s", 4, a=1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmarks import agreement, descriptors, hpatches, imw, reconstruct
-from common.shell import add_message_flags
+from common.shell import add_message_flags, output_file
 from eval.core.results import environment, strict
 from kornia_hardnet8.files import write_json
 
@@ -24,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imw", action="store_true", help="WHAT is imw, as it comes")
     parser.add_argument("--hpatches", action="store_true", help="WHAT is hpatches, as it comes")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    shared.add_argument("--out", type=output_file, metavar="FILE", help="write the numbers as JSON")
     add_message_flags(shared)
     benches = parser.add_subparsers(dest="what", metavar="WHAT", title="what to measure (default: descriptors)")
     for name, (module, text) in BENCHES.items():

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from common.machine import keep_freed_memory
 from common.patchstore import PatchStore
-from common.shell import positive_number
+from common.shell import output_file, positive_number
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.arch import get_arch
 from train.config import TrainConfig
@@ -213,7 +213,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive_number, default=3, help="timed steps")
     parser.add_argument("--threads", type=positive_number, help="threads on a CPU (default: all cores)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
 
 

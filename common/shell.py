@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from kornia_hardnet8 import __version__
 from kornia_hardnet8.command import run_command
-from kornia_hardnet8.errors import closest
+from kornia_hardnet8.errors import HardNet8Error, closest
 from kornia_hardnet8.files import check_output, check_words
 
 T = TypeVar("T")
@@ -126,8 +126,6 @@ def run_module(title: str, module_name: str, description: str, argv: Sequence[st
         run, parser = command_parser(title, module_name, description)
         args = parser.parse_args(argv)
         set_up_logging(-1 if args.quiet else args.verbose)
-        if isinstance(getattr(args, "out", None), Path):
-            check_output(args.out)
         return run(args)
 
     return run_command(command, debug="--debug" in argv)
@@ -170,6 +168,24 @@ def seed_number(text: str) -> int:
     if not 0 <= value < 2**31:
         raise argparse.ArgumentTypeError(f"a seed is a whole number of 0 to 2^31 - 1, got {text!r}")
     return value
+
+
+def output_file(text: str) -> Path:
+    """The type of a flag that names a file to write: a place where none can be written is refused before the work."""
+    return _output(text, is_folder=False)
+
+
+def output_folder(text: str) -> Path:
+    """The type of a flag that names a folder to make or to go on with; see :func:`output_file`."""
+    return _output(text, is_folder=True)
+
+
+def _output(text: str, is_folder: bool) -> Path:
+    try:
+        check_output(text, is_folder)
+    except HardNet8Error as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def positive_number(text: str) -> int:

@@ -21,7 +21,7 @@ from kornia_hardnet8.command import run_command
 from kornia_hardnet8.detectors import DETECTORS
 from kornia_hardnet8.errors import DataError, UsageError, need
 from kornia_hardnet8.feature import HardNet8Feature
-from kornia_hardnet8.files import atomic_path, check_words
+from kornia_hardnet8.files import atomic_path, check_output, check_words
 from kornia_hardnet8.hardnet8 import HardNet8
 from kornia_hardnet8.pair import draw_matches, example_pair, match_pair, read_image
 
@@ -159,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         args = make_parser().parse_args(argv)
         check_words(sys.argv[1:] if argv is None else argv)
+        if args.out is not None:
+            check_output(args.out, is_folder=False)
         args.run(args)
 
     return run_command(command)

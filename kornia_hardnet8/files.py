@@ -50,16 +50,17 @@ def check_words(words: Iterable[str]) -> None:
             raise UsageError(f"the name {shown_name(word)} is not UTF-8: {RENAME}")
 
 
-def check_output(path: str | Path) -> None:
-    """Refuse a place where neither a file nor a folder can be written: to be asked before the work, not after it.
+def check_output(path: str | Path, is_folder: bool) -> None:
+    """Refuse a place where a file, or a folder, cannot be written: to be asked before the work, not after it.
 
     Raises:
         DataError: a link that leads back to itself.
-        UsageError: a device, a pipe or a socket is there, something above it is no folder, or it may not be written.
+        UsageError: something else is there, something above it is no folder, or it may not be written.
     """
     target = resolved(path)
-    if target.exists() and not target.is_file() and not target.is_dir():
-        raise UsageError(f"{path} is neither a file nor a folder: choose another place")
+    if target.exists() and not (target.is_dir() if is_folder else target.is_file()):
+        there = "folder" if target.is_dir() else "file" if target.is_file() else "device, pipe or socket"
+        raise UsageError(f"{path} is a {there}, a {'folder' if is_folder else 'file'} is needed: choose another place")
     above = next(parent for parent in (target, *target.parents) if parent.exists())
     if not os.access(above, os.W_OK) or (above != target and not above.is_dir()):
         reason = f"{above} may not be written to" if above.is_dir() or above == target else f"{above} is no folder"

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from common.machine import autocast, choose_device
+from common.shell import output_file
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import DataError, UsageError
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "anew on patches drawn as the first run drew them. Fit the projection afterwards (python -m train pca)."
     )
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="last.ckpt of a run")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--out", type=output_file, required=True, help="checkpoint to write")
     parser.add_argument("--batches", type=int, default=24, help="batches for the statistics")
     parser.add_argument("--ds", help="data sets to draw them from, where those of the first run have moved")
     parser.add_argument("--data-root", help="folder in which tokens are looked up")

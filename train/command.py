@@ -15,7 +15,7 @@ import torch
 
 from common.folders import claimed
 from common.machine import choose_device, keep_freed_memory
-from common.shell import positive_number, seed_number
+from common.shell import output_folder, positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError
 from train.augment import PRESETS
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(run: argparse._ArgumentGroup, add: _Add) -> None:
-    run.add_argument("--out", type=Path, help="run folder (default: runs/<date>-<arch>)")
+    run.add_argument("--out", type=output_folder, help="run folder (default: runs/<date>-<arch>)")
     run.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
     run.add_argument(
         "--recipe",

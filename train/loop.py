@@ -129,7 +129,7 @@ def resume_run(out: Path, device: torch.device, world: World | None = None) -> R
     if content is not None:
         run.restore(content)
     if run.world.is_first:
-        check_output(out / "metrics.jsonl")
+        check_output(out / "metrics.jsonl", is_folder=False)
         _cut_metrics(out / "metrics.jsonl", run.step)
         _warn_of_threads(about, device)
     return run

@@ -9,6 +9,7 @@ from typing import get_args
 
 import torch
 
+from common.shell import output_file
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import MATCHABILITY, load_weights, save_kornia, save_weights
 from kornia_hardnet8.errors import DataError, UsageError
@@ -24,7 +25,9 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 def configure_convert(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("input", metavar="IN", help="weight file of any known format, or the name of a bundled model")
-    parser.add_argument("output", metavar="OUT", type=Path, help="file to write: .safetensors, or .pt/.pth for kornia")
+    parser.add_argument(
+        "output", metavar="OUT", type=output_file, help="file to write: .safetensors, or .pt/.pth for kornia"
+    )
     parser.add_argument("--to", choices=("ours", "kornia"), help="format to write (default: what OUT's suffix says)")
     parser.add_argument("--dtype", choices=tuple(_DTYPES), default="fp32", help="of convolutions in our format")
 
@@ -49,7 +52,7 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("checkpoint", help="weight file of any known format, or the name of what is bundled")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx", help="what to write")
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .jitpt or .xml")
+    parser.add_argument("--out", type=output_file, required=True, help="file to write: .onnx, .jitpt or .xml")
     parser.add_argument("--precision", choices=get_args(ExportPrecision), default="fp32", help="of the convolutions")
     parser.add_argument(
         "--output-dim", type=int, help="width of the descriptor (default: the projection's, 128 of a full basis)"
@@ -76,7 +79,7 @@ def configure_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint with its projection (python -m train pca)")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--name", help="put it into this checkout's library as the model of this name, e.g. h8E512")
-    target.add_argument("--out", type=Path, metavar="FILE.safetensors", help="write it there instead")
+    target.add_argument("--out", type=output_file, metavar="FILE.safetensors", help="write it there instead")
 
 
 def run_bundle(args: argparse.Namespace) -> None:

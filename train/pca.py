@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.machine import choose_device
 from common.patchstore import PatchStore
-from common.shell import positive_number, progress, seed_number
+from common.shell import output_file, positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import UsageError
@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="weights to fit a projection to")
     parser.add_argument("--ds", required=True, help="data sets, as for training (weights are ignored)")
     parser.add_argument("--data-root", default="Datasets", help="folder in which tokens are looked up")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write: the same with its projection")
+    parser.add_argument(
+        "--out", type=output_file, required=True, help="checkpoint to write: the same with its projection"
+    )
     parser.add_argument("--patches", type=positive_number, default=100_000, help="at most so many patches")
     parser.add_argument(
         "--whiten",

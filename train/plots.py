@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from common.shell import output_file
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, need
 from kornia_hardnet8.files import atomic_path, parse_json
 
@@ -23,7 +24,7 @@ PANELS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", type=Path, default=Path("training.png"), metavar="FILE", help="picture to write")
+    parser.add_argument("--out", type=output_file, default="training.png", metavar="FILE", help="picture to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 from common.cache import Cache
 from common.folders import claimed
 from eval.core.results import Result, Score, environment, write_results
-from kornia_hardnet8.errors import UsageError
 
 
 class Named(Protocol):
@@ -67,7 +66,6 @@ class Benchmark:
         """The run that ``--out`` and ``--cache`` ask for; its folder is made when it is not there, and held.
 
         Raises:
-            UsageError: ``--out`` is a file.
             DataError: another process writes there.
         """
         out = run_folder(args.out, name)
@@ -133,16 +131,11 @@ def run_folder(out: Path | None, what: str) -> Path:
     """The folder of a run: ``out``, or ``runs/<date>-<what>`` without results in it yet.
 
     So a run that was stopped goes on in its folder, and one that ended keeps its results (``runs/<date>-<what>-2`` …).
-
-    Raises:
-        UsageError: it is a file.
     """
     name = f"{datetime.date.today().isoformat()}-{what}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     unused = (Path("runs") / name for name in names if not (Path("runs") / name / "results.json").exists())
     folder = Path(out) if out is not None else next(unused)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file; a folder is needed")
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.machine import choose_device
-from common.shell import seed_number
+from common.shell import output_folder, seed_number
 from eval.core.estimators import (
     BASELINE,
     METHODS,
@@ -66,7 +66,9 @@ def add_run_flags(parser: argparse.ArgumentParser, what: str, cached: str | None
     parser.set_defaults(cache=None)
     if cached is not None:
         group.add_argument("--cache", type=Path, metavar="DIR", help=f"cache of {cached} (default: RUN/cache)")
-    group.add_argument("--out", type=Path, metavar="RUN", help=f"folder of the results (default: runs/<date>-{what})")
+    group.add_argument(
+        "--out", type=output_folder, metavar="RUN", help=f"folder of the results (default: runs/<date>-{what})"
+    )
     group.add_argument("--seed", type=seed_number, default=0, help="of sampling and of the intervals")
     group.add_argument("--json", action="store_true", help="print the results file instead of the table")
 

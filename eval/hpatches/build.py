@@ -22,7 +22,7 @@ from common.cache import demo_folder
 from common.homography import warp_points
 from common.hpatches import LEVEL_NAMES, LEVELS, NUM_TARGETS, PATCH_SIDE, TYPES, write_strip
 from common.images import read_gray
-from common.shell import progress
+from common.shell import output_folder, progress
 from eval.core.image_sequences import ImageSequence, find_sequences
 from eval.core.results import format_table
 from kornia_hardnet8.errors import DataError, UsageError
@@ -371,7 +371,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", type=Path, required=True, metavar="DIR", help="sequences: images 1 … 6 and H_1_2 … H_1_6"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, one folder a sequence")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="new folder, one folder a sequence"
+    )
     parser.add_argument("--detections", type=int, default=defaults.detections, help="strongest of each detector")
     parser.add_argument("--patches", type=int, default=defaults.max_patches, help="patches of a sequence, at most")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the choice of patches and their jitter")

@@ -28,7 +28,7 @@ from common.hpatches import (
     patch_std,
     read_strip,
 )
-from common.shell import progress
+from common.shell import output_folder, progress
 from eval.core.benchmark import Benchmark, safe_name
 from eval.core.distances import METRICS, check_metric
 from eval.core.options import add_descriptor_flags, add_run_flags, load_descriptors
@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(NORMALISATIONS)} (splits a, b, c) or zca:SHARE (clipped at an energy share, e.g. zca:0.4)",
     )
     group.add_argument("--pairs", type=int, help="verification pairs to draw (default: the official million, or less)")
-    group.add_argument("--write-csv", type=Path, metavar="DIR", help="write DIR/<token>/<sequence>/<type>.csv")
+    group.add_argument("--write-csv", type=output_folder, metavar="DIR", help="write DIR/<token>/<sequence>/<type>.csv")
     add_run_flags(parser, "hpatches", cached="descriptors and draws")
 
 

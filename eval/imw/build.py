@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.colmap import ModelImage, is_distorted, load_pycolmap, open_model
 from common.h5files import write_h5
 from common.images import read_bgr
-from common.shell import progress
+from common.shell import output_folder, progress
 from eval.imw.depth import DenseModel
 from eval.imw.scene import THRESHOLDS, Camera, all_pairs, open_scene, pair_key
 from kornia_hardnet8.errors import DataError, UsageError
@@ -342,7 +342,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="COLMAP model: cameras, images, points3D, binary or text",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the scene: a new or empty folder")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="the scene: a new or empty folder"
+    )
     parser.add_argument(
         "--bags",
         default="5:20,10:10,25:5",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.h5files import open_h5, read_h5
 from common.images import read_gray
-from common.shell import progress
+from common.shell import output_file, progress
 from eval.features.extract import image_digest
 from eval.features.imported import MATCH_TASKS, ImportedImage, write_imported
 from eval.features.keypoints import Keypoints
@@ -321,7 +321,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--features", type=Path, metavar="FILE.h5", help="hloc's features: keypoints, descriptors, scores"
     )
     source.add_argument("--matches", type=Path, metavar="FILE.h5", help="hloc's matches of these features")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.h5", help="file of the imported features")
+    parser.add_argument(
+        "--out", type=output_file, required=True, metavar="FILE.h5", help="file of the imported features"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.images import reduce_image
-from common.shell import seed_number
+from common.shell import output_file, seed_number
 from eval.core.estimators import BASELINE, SEEDED_METHODS, EstimatorSettings
 from eval.core.homography_estimators import HomographySettings
 from eval.core.options import (
@@ -57,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.epilog = tokens_help()
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE", help="two photographs")
-    parser.add_argument("--out", type=Path, metavar="FILE.png", help="draw the matches; FILE.html too, to look closer")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.png", help="draw the matches; FILE.html too, to look closer"
+    )
     parser.add_argument("--json", action="store_true", help="print counts, model and inliers (x0, y0, x1, y1) as JSON")
     parser.add_argument("--seed", type=seed_number, help="of the estimator (default: 0)")
     features = parser.add_argument_group("features")

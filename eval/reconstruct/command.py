@@ -11,7 +11,7 @@ from typing import Any
 from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
-from common.shell import seed_number
+from common.shell import output_folder, seed_number
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = ReconstructSettings()
     parser.epilog = tokens_help()
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photographs, folders below it too")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model.html, sparse/0, database.db …")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="model.html, sparse/0, database.db …"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")
     features = parser.add_argument_group("features")
     features.add_argument(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.metrics import maa_per_pair
-from common.shell import seed_number
+from common.shell import output_file, seed_number
 from eval.core.results import Score, format_table, lower_is_better, mean_over_scenes, nested_mean, read_results, strict
 from kornia_hardnet8.errors import DataError, UsageError, closest
 from kornia_hardnet8.files import write_json
@@ -116,7 +116,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--desc-b", nargs="+", metavar="TOKEN", help="methods of RUN_B (default: all)")
     parser.add_argument("--metric", nargs="+", metavar="NAME", help="only these, e.g. poses/mAA@10")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the intervals")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the differences to a file")
+    parser.add_argument("--out", type=output_file, metavar="FILE.json", help="also write the differences to a file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
 
 

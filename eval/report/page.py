@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.images import open_picture
+from common.shell import output_folder
 from eval.brown.data import HEADS, combinations_table
 from eval.core.results import lower_is_better, read_results
 from eval.pages.render import command_line, render_page, write_page
@@ -350,7 +351,7 @@ def _embedded(path: Path) -> str:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument("results", nargs="+", type=Path, metavar="RUN", help="run folders, or results.json files")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of index.html")
+    parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of index.html")
     parser.add_argument("--title", default="Local features: results", help="heading of the page")
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from common import shell
-from common.shell import dispatch, duration, positive_number, progress, run_module, seed_number
+from common.shell import dispatch, duration, output_file, positive_number, progress, run_module, seed_number
 from kornia_hardnet8 import __version__
 from kornia_hardnet8.command import run_command
 from kornia_hardnet8.files import atomic_dir, atomic_path
@@ -160,10 +160,18 @@ def test_an_output_that_is_no_file_is_refused_before_the_work(
         raise AssertionError("the work was begun")
 
     module = ModuleType("with_output")
-    module.configure = lambda parser: parser.add_argument("--out", type=Path)  # type: ignore[attr-defined]
+    module.configure = lambda parser: parser.add_argument("--out", type=output_file)  # type: ignore[attr-defined]
     module.run = work  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "with_output", module)
     os.mkfifo(tmp_path / "pipe")
-    assert run_module("test it", "with_output", "", ["--out", str(tmp_path / "pipe")]) == 2
-    line = f"error: {tmp_path / 'pipe'} is neither a file nor a folder: choose another place\n"
-    assert capsys.readouterr().err == line
+    (tmp_path / "link").symlink_to("link")
+    for name, reason in (
+        ("pipe", "is a device, pipe or socket, a file is needed: choose another place"),
+        ("link", "is a link that leads back to itself: remove it or choose another place"),
+        ("", "is a folder, a file is needed: choose another place"),
+    ):
+        place = tmp_path / name
+        with pytest.raises(SystemExit) as stop:
+            run_module("test it", "with_output", "", ["--out", str(place)])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == f"error: python -m test it: argument --out: {place} {reason}\n"

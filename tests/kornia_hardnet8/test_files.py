@@ -39,15 +39,20 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{path} is there and is not a file"), atomic_path(path):
             pytest.fail("the work was begun")
     for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull)):
-        with pytest.raises(UsageError, match=f"{path} is neither a file nor a folder"):
-            check_output(path)
+        for is_folder in (False, True):
+            with pytest.raises(UsageError, match=f"{path} is a device, pipe or socket, a .* is needed"):
+                check_output(path, is_folder)
         with pytest.raises(DataError, match="exists already"), atomic_dir(path):
             pytest.fail("the work was begun")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=f"cannot write .*: {tmp_path / 'file'} is no folder"):
-        check_output(tmp_path / "file" / "a" / "b")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "new" / "deep", Path("here")):
-        check_output(path)
+        check_output(tmp_path / "file" / "a" / "b", is_folder=True)
+    with pytest.raises(UsageError, match="file is a file, a folder is needed"):
+        check_output(tmp_path / "file", is_folder=True)
+    with pytest.raises(UsageError, match=f"{tmp_path} is a folder, a file is needed"):
+        check_output(tmp_path, is_folder=False)
+    for path, is_folder in ((tmp_path, True), (tmp_path / "file", False), (tmp_path / "new" / "deep", True)):
+        check_output(path, is_folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
@@ -91,7 +96,11 @@ def test_when_there_is_no_room_the_path_is_named_and_nothing_stays(kind: str, tm
 def test_a_link_to_itself_is_no_place(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    for ask in (check_output, lambda path: write_json(path, 1), lambda path: atomic_dir(path).__enter__()):
+    for ask in (
+        lambda path: check_output(path, True),
+        lambda path: write_json(path, 1),
+        lambda path: atomic_dir(path).__enter__(),
+    ):
         with pytest.raises(DataError, match="a link that leads back to itself"):
             ask(tmp_path / "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

@@ -179,4 +179,4 @@ def test_metrics_that_are_no_file_are_refused(
     (run / "metrics.jsonl").unlink(missing_ok=True)
     os.mkfifo(run / "metrics.jsonl")
     assert main(["--resume", str(run), "--threads", "1", "-q"]) == 2
-    assert "metrics.jsonl is neither a file nor a folder" in capsys.readouterr().err
+    assert "metrics.jsonl is a device, pipe or socket, a file is needed" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common.cache import Cache
 from common.folders import fingerprint
 from common.jobs import ordered_map
-from common.shell import positive_number, progress, seed_number
+from common.shell import output_file, positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8, prepare_for_inference
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 from kornia_hardnet8.files import sha256_file
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", type=Path, nargs="+", metavar="DIR", help="folders with images/ and a COLMAP model in sparse/"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="weights to write")
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE.safetensors", help="weights to write")
     parser.add_argument(
         "--hold-out",
         nargs="+",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, Literal
 
 from common.machine import available_cores
+from common.shell import output_folder
 from kornia_hardnet8.errors import UsageError
 from train.stores.frames import Cut
 
@@ -15,7 +15,7 @@ _NOT_SETTINGS = ("verbose", "quiet", "debug", "num_workers")
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Where the store goes, and in how many processes it is built."""
-    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
+    parser.add_argument("--out", required=True, type=output_folder, metavar="STORE", help="the store to build")
     parser.add_argument(
         "--num-workers", type=int, default=available_cores(), metavar="N", help="processes; 0 = only this one"
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.images import load_cv2
 from common.patchstore import PatchStore
-from common.shell import seed_number
+from common.shell import output_file, seed_number
 from kornia_hardnet8.errors import DataError, UsageError
 from kornia_hardnet8.files import atomic_path
 from train.datasets import open_place
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("store", type=Path, metavar="STORE", help="the store, or a data file of 2020")
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="write a picture: a row a label, the plain patch outlined"
+        "--sheet", type=output_file, metavar="FILE", help="write a picture: a row a label, the plain patch outlined"
     )
     parser.add_argument("--rows", type=int, default=24, metavar="N", help="labels on the sheet")
     parser.add_argument("--columns", type=int, default=8, metavar="N", help="patches of a label on the sheet")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.patchstore import PatchStore
-from common.shell import progress
+from common.shell import output_folder, progress
 from kornia_hardnet8.errors import DataError, UsageError
 from train.stores.writer import StoreWriter, create_store
 
@@ -21,7 +21,7 @@ _BLOCK = 8192  # patches copied at once
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="the stores, in this order")
-    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="the store to build")
+    parser.add_argument("--out", required=True, type=output_folder, metavar="STORE", help="the store to build")
     parser.add_argument(
         "--same-place",
         action="append",

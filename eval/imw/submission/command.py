@@ -11,6 +11,7 @@ from typing import Any
 
 from common.cache import Cache
 from common.jobs import open_executor
+from common.shell import output_file
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -41,7 +42,7 @@ def configure_submit(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="DATASET/SCENE folders with images, or full scenes"
     )
     data.add_argument("--cache", type=Path, metavar="DIR", help="cache of the stages (default: FILE.cache)")
-    data.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the submission")
+    data.add_argument("--out", type=output_file, required=True, metavar="FILE.zip", help="the submission")
     data.add_argument("--metadata", type=Path, metavar="FILE.json", help="authors, method and so on; see docs/imw.md")
     entry = parser.add_argument_group("entry")
     entry.add_argument("--desc", required=True, metavar="TOKEN", help="descriptor or whole local feature, listed below")

@@ -8,7 +8,7 @@ import pytest
 
 from eval.core.benchmark import Benchmark, rows_by_scene, run_folder
 from eval.core.results import Score, read_results
-from kornia_hardnet8.errors import DataError, UsageError
+from kornia_hardnet8.errors import DataError
 
 
 class Method(NamedTuple):
@@ -65,6 +65,3 @@ def test_a_run_goes_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (default / "results.json").write_text("{}")
     second = run_folder(None, "imw")
     assert second.name == f"{default.name}-2"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file"):
-        run_folder(tmp_path / "file", "imw")

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.images import image_size, read_luma
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import sha256_file
+from kornia_hardnet8.files import check_text, sha256_file
 
 SIDE = 64
 PAIRS = "m50_100000_100000_0.txt"
@@ -151,8 +151,7 @@ def read_mosaic(path: Path) -> tuple[np.ndarray, str]:
 
 
 def _columns(path: Path, columns: list[int]) -> np.ndarray:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
+    check_text(path)
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     try:

@@ -260,11 +260,21 @@ def read_text(path: str | Path) -> str:
     return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
 
 
-def _text_bytes(path: Path) -> bytes:
+def check_text(path: Path) -> None:
+    """To be asked before a text file is read.
+
+    Raises:
+        MissingFileError: it is not there.
+        DataError: it is larger than 1 GiB.
+    """
     if not path.is_file():
         raise MissingFileError(f"{path} is not there")
     if path.stat().st_size > _MOST_TEXT_BYTES:
         raise DataError(f"{path} is larger than any text file of this program: at most 1 GiB is read")
+
+
+def _text_bytes(path: Path) -> bytes:
+    check_text(path)
     return path.read_bytes()
 
 

@@ -17,7 +17,7 @@ import torch
 from common.machine import describe_environment
 from common.shell import duration, progress
 from kornia_hardnet8.errors import DataError, HardNet8Error, MissingFileError, UsageError
-from kornia_hardnet8.files import atomic_path, check_output, naming, parse_json, read_json, write_json
+from kornia_hardnet8.files import atomic_path, check_output, check_text, naming, parse_json, read_json, write_json
 from train.batches import Batch, Part
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig
@@ -334,6 +334,7 @@ def _cut_metrics(path: Path, step: int) -> None:
     """Drop the lines of steps after the checkpoint: they are about to be written again."""
     if not path.is_file():
         return
+    check_text(path)
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.shell import output_file
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, need
-from kornia_hardnet8.files import atomic_path, parse_json
+from kornia_hardnet8.files import atomic_path, check_text, parse_json
 
 # title of a panel, whether its axis is logarithmic, and the figures in it
 PANELS = (
@@ -43,6 +43,7 @@ def read_metrics(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise MissingFileError(f"{run} holds no run: {path} is not there")
+    check_text(path)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for number, line in enumerate(lines, 1):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.hpatches import TYPES, count_patches, read_strip
 from eval.features.base import Descriptor
 from kornia_hardnet8.errors import DataError, MissingFileError
-from kornia_hardnet8.files import atomic_path
+from kornia_hardnet8.files import atomic_path, check_text
 
 Floats32 = NDArray[np.float32]
 
@@ -202,8 +202,7 @@ def read_descriptor_csv(path: Path, packed: bool = False) -> Floats32:
     Raises:
         MissingFileError, DataError: no such file; not a table of finite numbers with two columns or more.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
+    check_text(path)
     with open(path, encoding="utf-8", errors="replace") as file:
         first = next((line for line in file if line.strip()), None)
         if first is None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kornia_hardnet8.errors import DataError, MissingFileError
+from kornia_hardnet8.errors import DataError
+from kornia_hardnet8.files import check_text
 
 Ints = NDArray[np.int64]
 
@@ -242,8 +243,7 @@ def read_retrieval(
 
 
 def _read_columns(path: Path, header: str) -> list[tuple[str, ...]]:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not there")
+    check_text(path)
     with open(path, encoding="utf-8", errors="replace") as file:
         head = file.readline().strip()
         if head != header:

@@ -21,6 +21,7 @@ from kornia_hardnet8.errors import DataError
 from kornia_hardnet8.files import (
     atomic_dir,
     atomic_path,
+    check_text,
     full_disk_names,
     parse_json,
     refuse_filled,
@@ -225,8 +226,9 @@ def source_key(paths: Iterable[Path]) -> list[list[Any]]:
 def _read_journal(folder: Path, key: str) -> list[_Line]:
     """Lines of the journal of an interrupted build of this key."""
     try:
+        check_text(folder / _JOURNAL)
         text = (folder / _JOURNAL).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, DataError):
         return []
     lines: list[_Line] = []
     for number, line in enumerate(text.splitlines()):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.folders import claimed
 from common.images import read_luma
 from common.jobs import ordered_map
 from common.shell import progress, seed_number
@@ -131,7 +132,8 @@ def _model_of(args: argparse.Namespace) -> tuple[Path, Path | None]:
         if features == model and not has_scales(model):
             log.info("%s holds no scales: SIFT is detected again", model)
             features = None
-        return map_database(args.images, model, work / "sparse"), features
+        with claimed(work):
+            return map_database(args.images, model, work / "sparse"), features
     given = {name: value for name, value in detecting.items() if value is not None}
     return reconstruct(args.images, work, num_threads=max(1, args.num_workers), **given), features
 

@@ -11,6 +11,7 @@ import pycolmap
 import pytest
 import torch
 
+from common.folders import claimed
 from common.patchstore import PatchStore
 from kornia_hardnet8.errors import DataError, MissingFileError
 from train.cli import main
@@ -235,6 +236,20 @@ def test_a_database_of_other_keypoints_is_not_taken_by_itself(scene, built: Path
     (tmp_path / "database.db").write_bytes(b"no database, certainly" * 100)
     with pytest.raises(DataError, match="is no COLMAP database"):
         load_observations(scene.images, tmp_path / "model", tmp_path / "database.db")
+
+
+def test_one_process_at_a_time_maps_a_database(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pycolmap.Database.open(str(tmp_path / "empty.db")).close()
+    line = ["build", "colmap", "--images", str(photographs), "--model", str(tmp_path / "empty.db")]
+    line += ["--out", str(tmp_path / "store")]
+    with claimed(tmp_path / "store.colmap"):
+        assert main(line) == 1
+    assert "store.colmap is being written by another process" in capsys.readouterr().err
+    assert main(line) == 1
+    assert "no verified matches" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
 
 
 def test_what_cannot_be_mapped_is_said(photographs: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Extrema of differences of Gaussians: the keypoints of kornia's scale-space detector, without its volumes.
 
-Blurs are products with band matrices, which run at the speed of a matrix product; extrema are looked for in strips of
-rows that stay in the cache, and only they are refined.
+Blurs are convolutions whose channels are pixels side by side, or products with band matrices; extrema are looked for in
+strips that stay in the cache, and only they are refined.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,15 +20,25 @@ SIGMA = 1.6
 _CAMERA_SIGMA = 0.5
 # An octave whose shorter side were at most this is not made.
 _MIN_OCTAVE = 32
+# Blurs from each level of an octave to the next.
+_STEPS = tuple(SIGMA * 2.0 ** (index / LEVELS) * math.sqrt(2.0 ** (2.0 / LEVELS) - 1.0) for index in range(LEVELS + 2))
 # Pixels of an octave between its border and the inner half of a frame.
 _BORDER = 5.0
 # Differences of the Gaussians below this share of the largest gray value are rounding: a flat image has no extrema.
 _ROUNDING = 1e-6
 _ITERATIONS = 5
 _LARGEST_STEP = 0.6
+# Pixels of a row that a convolution takes for the channels of one place: at least the radius of every blur.
+_BLOCK = 16
+# Rows of an octave that are searched at once.
+_BAND = 512
+# Rows that refinement may read beyond the place where it began.
+_REACH = _ITERATIONS + 2
+# oneDNN takes longer for fewer taps than for so many.
+_FAST_TAPS = 15
 # Columns or rows that one product with a band makes.
 _TILE = 64
-# Values of one level in one strip of the search.
+# Values of one level that are searched at once.
 _STRIP = 1 << 16
 
 
@@ -51,66 +62,132 @@ def detect(image: Tensor, num_features: int, mr_size: float, mask: Tensor | None
     ``BlobDoG``, ``ScalePyramid(3, 1.6, 32, double_image=True)`` and ``ConvQuadInterp3d``).
     """
     height, width = image.shape
-    doubled = F.interpolate(image[None, None], scale_factor=2.0, mode="bilinear", align_corners=True)[0, 0]
-    level = blur(doubled, math.sqrt(SIGMA**2 - (2 * _CAMERA_SIGMA) ** 2))
+    level = F.interpolate(image[None, None], scale_factor=2.0, mode="bilinear", align_corners=True)[0, 0]
+    missing = math.sqrt(SIGMA**2 - (2 * _CAMERA_SIGMA) ** 2)
     noise = _ROUNDING * float(image.abs().max())
     octaves: list[tuple[Tensor, Tensor]] = []
     while True:
-        octave = _octave(level)
-        factors = ((width - 1) / (octave.shape[2] - 1), (height - 1) / (octave.shape[1] - 1))
-        points, responses = _extrema(octave, noise)
+        rows, columns = level.shape
+        points, responses = _search(level, missing, noise)
         sigmas = SIGMA * 2.0 ** (points[:, 0] / LEVELS)
-        keep = _inside(points, 0.5 * mr_size * sigmas, octave)
-        scale = image.new_tensor(factors)
+        keep = _inside(points, 0.5 * mr_size * sigmas, rows, columns)
+        scale = image.new_tensor([(width - 1) / (columns - 1), (height - 1) / (rows - 1)])
         centres, sizes = points[:, 1:] * scale, (mr_size * sigmas)[:, None] * scale
         if mask is not None:
             x, y = centres.round().long().unbind(1)
             keep &= mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] > 0
         frames = torch.cat([torch.diag_embed(sizes), centres[:, :, None]], dim=2)
         octaves.append((frames[keep], responses[keep]))
-        last = octave[LEVELS]
-        if min(last.shape) // 2 <= _MIN_OCTAVE:
+        if min(rows, columns) // 2 <= _MIN_OCTAVE:
             break
-        half = [side // 2 for side in last.shape]
-        level = F.interpolate(last[None, None], half, mode="bilinear", align_corners=True)[0, 0]
+        missing = 0.0
+        level = F.interpolate(level[None, None], [rows // 2, columns // 2], mode="bilinear", align_corners=True)[0, 0]
     lafs, strengths = (torch.cat(parts) for parts in zip(*octaves, strict=True))
     order = strengths.sort(descending=True, stable=True).indices[:num_features]
     return lafs[order], strengths[order]
 
 
-def _octave(level: Tensor) -> Tensor:
-    """All levels of an octave (LEVELS + 3, H, W) from its first one."""
-    octave = level.new_empty(LEVELS + 3, *level.shape)
-    octave[0] = level
-    step = 2.0 ** (1.0 / LEVELS)
-    for index in range(1, len(octave)):
-        blur(octave[index - 1], SIGMA * step ** (index - 1) * math.sqrt(step**2 - 1.0), octave[index])
-    return octave
+def _search(level: Tensor, missing: float, noise: float) -> tuple[Tensor, Tensor]:
+    """Extrema of an octave: points (N, 3) as level, x, y, and responses (N,).
+
+    Bands of rows, each with what blurs and refinement read beyond it, bound the memory.
+
+    Args:
+        level: the first level of the octave but for a blur; overwritten by that of twice its sigma.
+        missing: sigma of that blur, 0 for none.
+        noise: differences up to this are no extrema.
+    """
+    height, width = level.shape
+    reach = sum(len(_taps(sigma)) // 2 for sigma in (missing, *_STEPS) if sigma)
+    space = level.new_empty(LEVELS + 2, min(height, _BAND + 2 * _REACH), width)
+    found: list[tuple[Tensor, Tensor]] = []
+    before: tuple[slice, Tensor] | None = None
+    for start in range(0, height, _BAND):
+        stop = min(start + _BAND, height)
+        first, end = max(0, start - _REACH), min(height, stop + _REACH)
+        low, high = max(0, first - reach), min(height, end + reach)
+        differences = space.view(-1)[: len(space) * (end - first) * width].view(len(space), -1, width)
+        last = _octave(level[low:high], missing, slice(first - low, end - low), differences)
+        if before is not None:
+            level[before[0]] = before[1]  # not sooner: this band has read some of its rows
+        before = slice(start, stop), last[start - low : stop - low]
+        points, responses, places = _extrema(differences, noise)
+        own = (places[:, 1] >= start - first) & (places[:, 1] < stop - first)
+        found.append((points[own] + points.new_tensor([0, 0, first]), responses[own]))
+    if before is not None:
+        level[before[0]] = before[1]
+    points, responses = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return points, responses
+
+
+def _octave(level: Tensor, missing: float, rows: slice, differences: Tensor) -> Tensor:
+    """Fill the differences between the levels of an octave in its rows; returns the level of twice its sigma."""
+    level = blur(level, missing) if missing else level
+    last = level
+    for index, sigma in enumerate(_STEPS):
+        blurred = blur(level, sigma)
+        torch.sub(blurred[rows], level[rows], out=differences[index])
+        last, level = level if index == LEVELS else last, blurred
+    return last
 
 
 # -- blur --------------------------------------------------------------------------------------------------------------
 
 
-def blur(image: Tensor, sigma: float, out: Tensor | None = None) -> Tensor:
+def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of an image (H, W) with reflected borders, over 4 sigma; sides must be longer than that."""
-    out = torch.empty_like(image) if out is None else out
     taps = _taps(sigma)
     radius = len(taps) // 2
     if image.device.type != "cpu":
-        return out.copy_(_convolved(image, taps))
+        return _convolved(image, taps)
     height, width = image.shape
-    rows = torch.empty_like(image)
-    for start, stop, low, high in _tiles(width, radius):
+    direct = image.dtype == torch.float32 and _has_direct_convolutions()
+    rows = _along_rows(image, taps) if direct else torch.empty_like(image)
+    for start, stop in _ends(width, 2 * _BLOCK) if direct else _tiles(width):
+        low, high = max(0, start - radius), min(width, stop + radius)
         band = _band(taps, start - low, stop - start, high - stop, image.dtype)
         torch.mm(image[:, low:high], band.T, out=rows[:, start:stop])
-    for start, stop, low, high in _tiles(height, radius):
+    out = _along_columns(rows, taps) if direct else torch.empty_like(image)
+    for start, stop in _ends(height, radius) if direct else _tiles(height):
+        low, high = max(0, start - radius), min(height, stop + radius)
         band = _band(taps, start - low, stop - start, high - stop, image.dtype)
         torch.mm(band, rows[low:high], out=out[start:stop])
     return out
 
 
+def _has_direct_convolutions() -> bool:
+    """Whether oneDNN has kernels of its own for convolutions whose channels lie side by side."""
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def _along_rows(image: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """The blur along rows, right further than ``2 * _BLOCK`` columns from both ends.
+
+    The image is read as one line, ``_BLOCK`` pixels of which are the channels of one place: each of them is a sum over
+    the channels of three places.
+    """
+    band = _band(taps, _BLOCK, _BLOCK, _BLOCK, image.dtype)
+    kernel = band.view(_BLOCK, 3, _BLOCK).transpose(1, 2)[:, :, None].contiguous(memory_format=torch.channels_last)
+    line = image.reshape(-1)
+    if rest := -len(line) % _BLOCK:
+        line = F.pad(line, (0, rest))
+    channels = line.view(1, 1, -1, _BLOCK).permute(0, 3, 1, 2)
+    blurred = F.conv2d(channels, kernel, padding=(0, 1)).permute(0, 2, 3, 1)
+    return blurred.reshape(-1)[: image.numel()].view(image.shape)
+
+
+def _along_columns(image: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """The blur along columns, right further than its radius from both ends: each column is a channel."""
+    width, spare = image.shape[1], max(0, (_FAST_TAPS - len(taps)) // 2)
+    kernel = F.pad(image.new_tensor(taps), (spare, spare)).expand(width, 1, 1, -1)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    channels = image[None, None].permute(0, 3, 1, 2)
+    padding = (0, len(taps) // 2 + spare)
+    return F.conv2d(channels, kernel, padding=padding, groups=width).permute(0, 2, 3, 1)[0, 0]
+
+
 def _convolved(image: Tensor, taps: tuple[float, ...]) -> Tensor:
-    """The same blur for devices where a convolution is as fast."""
+    """The same blur for devices where a plain convolution is as fast."""
     kernel, radius = image.new_tensor(taps), len(taps) // 2
     padded = F.pad(image[None, None], (radius, radius, radius, radius), mode="reflect")
     rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
@@ -124,11 +201,14 @@ def _taps(sigma: float) -> tuple[float, ...]:
     return tuple(value / total for value in values)
 
 
-def _tiles(size: int, radius: int) -> list[tuple[int, int, int, int]]:
-    """(start, stop) of tiles of an axis and (low, high) of what they read."""
-    starts = range(0, size, _TILE)
-    stops = [min(start + _TILE, size) for start in starts]
-    return [(a, b, max(0, a - radius), min(size, b + radius)) for a, b in zip(starts, stops, strict=True)]
+def _tiles(size: int) -> list[tuple[int, int]]:
+    """(start, stop) of the tiles of an axis."""
+    return [(start, min(start + _TILE, size)) for start in range(0, size, _TILE)]
+
+
+def _ends(size: int, margin: int) -> list[tuple[int, int]]:
+    """(start, stop) of the first and the last places of an axis."""
+    return [(0, min(margin, size)), (max(0, size - margin), size)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -149,44 +229,69 @@ def _band(taps: tuple[float, ...], lead: int, count: int, trail: int, dtype: tor
 # -- extrema -----------------------------------------------------------------------------------------------------------
 
 
-def _extrema(octave: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Refined extrema of the differences of an octave: points (N, 3) as level, x, y, and responses (N,)."""
-    maxima, minima = _candidates(octave, noise)
-    points, values = _refine(octave, maxima, 1.0)
-    low_points, low_values = _refine(octave, minima, -1.0)
+def _extrema(differences: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Refined extrema of differences (D, H, W): points (N, 3) as level, x, y, responses (N,), first places (N, 3)."""
+    places, cubes = _candidates(differences, noise)
+    points, values = _refine(differences, places, cubes)
     # A minimum counts as the blob that it is only below zero.
-    dark = low_values > _difference(octave, *minima.unbind(1))
-    return torch.cat([points, low_points[dark]]), torch.cat([values, low_values[dark]])
+    kept = (cubes[13] > cubes[12]) | (values > cubes[13])
+    return points[kept], values[kept], places[kept]
 
 
-def _candidates(octave: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Strict maxima and minima over level, row and column among differences: two lists (N, 3) of level, y, x."""
-    _, height, width = octave.shape
-    rows = max(1, _STRIP // width)
-    candidates: list[list[Tensor]] = [[], []]
-    for start in range(1, height - 1, rows):
-        stop = min(start + rows, height - 1)
-        strip = octave[:, start - 1 : stop + 1]
-        differences = strip[1:] - strip[:-1]
-        middle = differences[1:-1, 1:-1, 1:-1]
-        strong = middle.abs() > noise
-        for sign, extreme in enumerate((torch.maximum, torch.minimum)):
-            best = extreme(extreme(differences[:-2], differences[1:-1]), differences[2:])
-            best = extreme(extreme(best[:, :-2], best[:, 1:-1]), best[:, 2:])
-            best = extreme(extreme(best[:, :, :-2], best[:, :, 1:-1]), best[:, :, 2:])
-            places = ((middle == best) & strong).nonzero()
-            cubes = _cubes(differences, places + 1)
-            good = (cubes == cubes[:, 13:14]).sum(dim=1) == 1  # none of the others is as high
-            candidates[sign].append(places[good] + places.new_tensor([1, start, 1]))
-    maxima, minima = (torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long) for parts in candidates)
-    return maxima.to(octave.device), minima.to(octave.device)
+def _candidates(differences: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Strict maxima and minima over level, row and column: level, y, x of each (N, 3), and its 27 values (27, N).
+
+    What is no extremum along each of the three axes is left out first.
+    """
+    levels, height, width = differences.shape
+    flat = differences.view(levels, -1)
+    found, values = [], []
+    for start in range(width, (height - 1) * width, _STRIP):
+        stop = min(start + _STRIP, (height - 1) * width)
+        turns = _turns(flat[1:-1, start - 1 : stop + 1], 1)
+        turns &= _turns(flat[1:-1, start - width : stop + width], width)
+        rising = _above(flat[1:, start:stop], flat[:-1, start:stop])
+        turns &= rising[:-1] ^ rising[1:]
+        level, place = _nonzero(turns)
+        place = place + start
+        x = place % width
+        inner = (x > 0) & (x < width - 1)
+        places = torch.stack([level + 1, place // width, x], dim=1)[inner]
+        cubes = _cubes(differences, places)
+        centre = cubes[13]
+        others = torch.cat([cubes[:13], cubes[14:]])
+        extreme = (centre > others.amax(dim=0)) | (centre < others.amin(dim=0))
+        extreme &= centre.abs() > noise
+        found.append(places[extreme])
+        values.append(cubes[:, extreme])
+    return torch.cat(found), torch.cat(values, dim=1)
+
+
+def _turns(values: Tensor, step: int) -> Tensor:
+    """Where rows of values stop to rise or to fall, comparing each with those ``step`` before and after it."""
+    rising = _above(values[:, step:], values[:, :-step])
+    return rising[:, :-step] ^ rising[:, step:]
+
+
+def _above(values: Tensor, others: Tensor) -> Tensor:
+    """``values > others``; by floats, which torch compares several times faster on CPUs."""
+    return torch.gt(values, others, out=torch.empty_like(values)).bool()
+
+
+def _nonzero(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column where flags (R, C) are set; by numpy on CPUs, several times faster there."""
+    if flags.device.type == "cpu":
+        places = torch.from_numpy(np.flatnonzero(flags.numpy()))
+    else:
+        places = flags.flatten().nonzero().flatten()
+    return places // flags.shape[1], places % flags.shape[1]
 
 
 def _cubes(volume: Tensor, places: Tensor) -> Tensor:
-    """The 27 values around each place (N, 3) of a volume (D, H, W), level slowest: (N, 27)."""
+    """The 27 values around each place (N, 3) of a volume (D, H, W), level slowest: (27, N)."""
     steps = _neighbours(volume.shape[1], volume.shape[2], places.device)
     centre = (places[:, 0] * volume.shape[1] + places[:, 1]) * volume.shape[2] + places[:, 2]
-    return volume.reshape(-1)[centre[:, None] + steps]
+    return volume.view(-1).index_select(0, (steps[:, None] + centre).view(-1)).view(27, -1)
 
 
 def _neighbours(height: int, width: int, device: torch.device) -> Tensor:
@@ -194,28 +299,26 @@ def _neighbours(height: int, width: int, device: torch.device) -> Tensor:
     return ((step[:, None, None] * height + step[:, None]) * width + step).flatten()
 
 
-def _difference(octave: Tensor, level: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    return octave[level + 1, y, x] - octave[level, y, x]
-
-
-def _refine(octave: Tensor, places: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-    """Vertices of the parabolas through the 27 values around maxima of ``sign`` times the differences.
+def _refine(differences: Tensor, places: Tensor, cubes: Tensor) -> tuple[Tensor, Tensor]:
+    """Vertices of the parabolas through the 27 values around extrema, as level, x, y; their height, of minima negated.
 
     A place moves on by whole steps while the vertex lies further than ``_LARGEST_STEP`` off; one that leaves the
-    surroundings of all maxima, does not settle or has no vertex stays where it was found.
+    surroundings of all extrema of its kind, does not settle or has no vertex stays where it was found.
     """
-    levels, height, width = octave.shape
-    top = places.new_tensor([levels - 2, height - 1, width - 1])
+    levels, height, width = differences.shape
+    top = places.new_tensor([levels - 1, height - 1, width - 1])
+    sign = torch.where(cubes[13] > cubes[12], 1.0, -1.0).to(cubes.dtype)
+    cubes = sign * cubes
     now = places.clone()
     valid = torch.ones(len(places), dtype=torch.bool, device=places.device)
     moved = torch.zeros_like(valid)
-    shift = octave.new_zeros(len(places), 3)
-    gain = octave.new_zeros(len(places))
+    shift = cubes.new_zeros(len(places), 3)
+    gain = cubes.new_zeros(len(places))
     active = torch.arange(len(places), device=places.device)
-    for _ in range(_ITERATIONS):
-        cubes = sign * (_cubes(octave, now[active] + places.new_tensor([1, 0, 0])) - _cubes(octave, now[active]))
+    for iteration in range(_ITERATIONS):
         step, rise, solved = _vertex(cubes)
-        solved &= _near(now[active], places, active, height, width)
+        if iteration > 1:  # before, none is further from its own
+            solved &= _near(now[active], places, sign, active, differences)
         valid[active] = solved
         active, step, rise = active[solved], step[solved], rise[solved]
         shift[active], gain[active] = step, rise
@@ -228,29 +331,32 @@ def _refine(octave: Tensor, places: Tensor, sign: float) -> tuple[Tensor, Tensor
         active = active[within & whole.any(dim=1)]
         if len(active) == 0:
             break
+        cubes = sign[active] * _cubes(differences, now[active])
     valid &= ~moved & (shift.abs() <= 1.5).all(dim=1)
     now = torch.where(valid[:, None], now, places)
     shift = torch.where(valid[:, None], shift, torch.zeros_like(shift))
     refined = now.to(shift.dtype) + shift
-    values = sign * _difference(octave, *now.unbind(1)) + 0.5 * torch.where(valid, gain, torch.zeros_like(gain))
+    level, y, x = now.unbind(1)
+    values = sign * differences[level, y, x] + 0.5 * torch.where(valid, gain, torch.zeros_like(gain))
     return refined[:, [0, 2, 1]], values
 
 
-def _near(now: Tensor, places: Tensor, active: Tensor, height: int, width: int) -> Tensor:
-    """Whether each position is at most one step away from a maximum: from its own, mostly."""
+def _near(now: Tensor, places: Tensor, sign: Tensor, active: Tensor, differences: Tensor) -> Tensor:
+    """Whether each position is at most one step away from an extremum of its kind: from its own, mostly."""
     near = (now - places[active]).abs().amax(dim=1) <= 1
     far = (~near).nonzero().flatten()
     if len(far):
-        flat = (places[:, 0] * height + places[:, 1]) * width + places[:, 2]
-        here = (now[far, 0] * height + now[far, 1]) * width + now[far, 2]
-        around = here[:, None] + _neighbours(height, width, now.device)
-        near[far] = torch.isin(around, flat).any(dim=1)
+        size = torch.tensor(differences.shape, device=now.device)
+        strides = torch.tensor(differences.stride(), device=now.device)
+        side = (sign < 0).long() * size.prod()
+        around = (now[far] * strides).sum(dim=1)[:, None] + _neighbours(int(size[1]), int(size[2]), now.device)
+        near[far] = torch.isin(around + side[active[far], None], (places * strides).sum(dim=1) + side).any(dim=1)
     return near
 
 
 def _vertex(cubes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of 27 values (N, 27): offset of the vertex (N, 3) as level, y, x; twice its rise (N,); whether there is one."""
-    c = cubes.unbind(1)
+    """Of 27 values (27, N): offset of the vertex (N, 3) as level, y, x; twice its rise (N,); whether there is one."""
+    c = cubes.unbind(0)
     gs, gy, gx = 0.5 * (c[22] - c[4]), 0.5 * (c[16] - c[10]), 0.5 * (c[14] - c[12])
     dss, dyy, dxx = (c[a] - 2.0 * c[13] + c[b] for a, b in ((22, 4), (16, 10), (14, 12)))
     dxy = 0.25 * (c[17] - c[15] - c[11] + c[9])
@@ -270,8 +376,8 @@ def _vertex(cubes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([s, y, x], dim=1), gx * x + gy * y + gs * s, solved
 
 
-def _inside(points: Tensor, half: Tensor, octave: Tensor) -> Tensor:
-    """Whether the inner half of a frame keeps its distance from the border of the octave."""
+def _inside(points: Tensor, half: Tensor, height: int, width: int) -> Tensor:
+    """Whether the inner half of a frame keeps its distance from the border of an octave."""
     x, y = points[:, 1], points[:, 2]
-    right, bottom = octave.shape[2] - 1 - _BORDER, octave.shape[1] - 1 - _BORDER
+    right, bottom = width - 1 - _BORDER, height - 1 - _BORDER
     return (x - half >= _BORDER) & (x + half <= right) & (y - half >= _BORDER) & (y + half <= bottom)

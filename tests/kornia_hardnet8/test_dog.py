@@ -76,8 +76,9 @@ def test_strict_extrema_by_brute_force() -> None:
     octave = torch.rand(6, 13, 11, generator=torch.Generator().manual_seed(0))
     octave[:, 4:7, 3:6] = octave[:, 4:5, 3:4]  # a plateau has none
     differences = octave[1:] - octave[:-1]
-    found = dog._candidates(octave, 0.0)
-    for sign, places in zip((1, -1), found, strict=True):
+    found, cubes = dog._candidates(differences, 0.0)
+    for sign in (1, -1):
+        places = found[sign * cubes[13] > sign * cubes[12]]
         expected = []
         for level in range(1, 4):
             for y in range(1, 12):
@@ -92,7 +93,9 @@ def test_strict_extrema_by_brute_force() -> None:
 
 @pytest.mark.parametrize("size", [(40, 64), (33, 130), (129, 65)])
 @pytest.mark.parametrize("sigma", [0.7, 1.6, 3.09])
-def test_blur_is_a_convolution_with_reflected_borders(size: tuple[int, int], sigma: float) -> None:
+def test_blur_is_a_convolution_with_reflected_borders(
+    size: tuple[int, int], sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = torch.rand(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     radius = int(8 * sigma + 1) // 2
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -103,6 +106,19 @@ def test_blur_is_a_convolution_with_reflected_borders(size: tuple[int, int], sig
     torch.testing.assert_close(dog.blur(image, sigma), expected)
     torch.testing.assert_close(dog._convolved(image, dog._taps(sigma)), expected)  # what other devices run
     torch.testing.assert_close(dog.blur(image.float(), sigma), expected.float(), atol=1e-6, rtol=0)
+    monkeypatch.setattr(dog, "_has_direct_convolutions", lambda: False)  # what CPUs without them run
+    torch.testing.assert_close(dog.blur(image.float(), sigma), expected.float(), atol=1e-6, rtol=0)
+
+
+def test_bands_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(100, 90, seed=6)[0]
+    lafs, responses = dog.detect(image, 10000, 6.0)
+    monkeypatch.setattr(dog, "_BAND", 64)  # four of them in the first octave
+    monkeypatch.setattr(dog, "_STRIP", 300)
+    banded, strengths = dog.detect(image, 10000, 6.0)
+    assert len(lafs) > 150
+    torch.testing.assert_close(banded, lafs, atol=1e-3, rtol=0)
+    torch.testing.assert_close(strengths, responses, atol=1e-6, rtol=0)
 
 
 def test_a_mask_leaves_room_for_what_it_allows() -> None:

@@ -107,7 +107,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with full_disk_names(path, temporary):
+        with _final_names(path, temporary):
             yield temporary
             _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
@@ -130,7 +130,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        with full_disk_names(path, temporary):
+        with _final_names(path, temporary):
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
@@ -151,6 +151,18 @@ def refuse_filled(path: str | Path) -> None:
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{path} exists already: choose another place or remove it")
+
+
+@contextlib.contextmanager
+def _final_names(path: str | Path, temporary: Path) -> Iterator[None]:
+    """Errors name what is being made, not what stands for it, which will be gone."""
+    try:
+        with full_disk_names(path, temporary):
+            yield
+    except DataError as error:
+        if str(temporary) not in str(error):
+            raise
+        raise DataError(str(error).replace(str(temporary), str(path))) from None
 
 
 @contextlib.contextmanager

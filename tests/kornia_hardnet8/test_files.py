@@ -56,6 +56,12 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
+def test_an_error_of_a_file_in_a_folder_names_the_folder_that_is_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised, atomic_dir(tmp_path / "a") as temporary:
+        raise DataError(f"cannot write {temporary / 'b.png'}: No space left on device")
+    assert str(raised.value) == f"cannot write {tmp_path / 'a' / 'b.png'}: No space left on device"
+
+
 def test_a_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="exists already"), atomic_dir(tmp_path / "a") as temporary:
         (temporary / "mine").touch()

@@ -35,8 +35,8 @@ _CLIPPED = 1e-5
 PLANES = 8
 # The largest 8-bit weight: x86 CPUs without VNNI add two products in a signed sum of 16 bits, where 2 * 255 * 64 fits.
 LARGEST_WITH_VNNI, LARGEST_ANYWHERE = 127, 64
-# Output channels that are folded at once.
-_FOLDED = 64
+# Weights that are folded or quantised at once: what is larger is mapped and cleared anew, most of the time.
+_FOLDED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,17 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """Float32 weights times a float64 scale of each output channel, few at a time: the last layer has 8 M weights."""
+    """Float32 weights times a float64 scale of each output channel."""
     scaled = torch.empty(weight.shape, dtype=torch.float32)
-    for start in range(0, len(weight), _FOLDED):
-        rows = slice(start, start + _FOLDED)
+    for rows in _parts(weight):
         scaled[rows] = weight[rows].double() * scale[rows, None, None, None]
     return scaled
+
+
+def _parts(weight: Tensor) -> list[slice]:
+    """Few output channels at a time: the last layer has 8 M weights."""
+    channels = max(1, _FOLDED // weight[0].numel())
+    return [slice(start, start + channels) for start in range(0, len(weight), channels)]
 
 
 def fits_int8(features: nn.Sequential) -> bool:
@@ -338,11 +343,10 @@ def _float_operator(
 
 
 def quantised(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """Weights (C, …) as int8, up to ``largest``, and the scale of each output channel (C,), few channels at a time."""
+    """Weights (C, …) as int8, up to ``largest``, and the scale of each output channel (C,)."""
     whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = weight.new_empty(len(weight))
-    for start in range(0, len(weight), _FOLDED):
-        rows = slice(start, start + _FOLDED)
+    for rows in _parts(weight):
         scale[rows] = weight[rows].flatten(1).abs().amax(dim=1).clamp(min=1e-12) / largest
         whole[rows] = (weight[rows] / scale[rows, None, None, None]).round_().clamp_(-largest, largest)
     return whole, scale

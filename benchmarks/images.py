@@ -65,12 +65,17 @@ def measure(
     detectors: tuple[DetectorName, ...] = ("dog", "sift-opencv")
     precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
     selections: tuple[Selection, ...] = ("response", "matchability")
-    for detector, precision, select in product(detectors, precisions, selections):
+    kinds = [
+        *product(("ours",), detectors, precisions, selections),
+        *product(("h8small",), detectors, precisions[-1:], selections),
+    ]
+    for network, detector, precision, select in kinds:
         try:
-            feature = HardNet8Feature(num_features, detector, HardNet8(weights), precision=precision, select=select)
+            module = HardNet8(weights if network == "ours" else network)
+            feature = HardNet8Feature(num_features, detector, module, precision=precision, select=select)
         except HardNet8Error:
             continue
-        pipelines[f"ours {detector} {feature.descriptor.precision} {select}"] = _Ours(feature)
+        pipelines[f"{network} {detector} {feature.descriptor.precision} {select}"] = _Ours(feature)
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in pipelines}
     counts: dict[str, int] = {}
     with torch.inference_mode():

@@ -70,6 +70,8 @@ DEV_PARTS = ("poses", "oxford", "webcam")
 STRIPS = (("made/strips", "eval hpatches-build --sequences {data}/oxford --patches 500 --out {out}/made/strips"),)
 STORE = (("made/amos", "train build amos {data}/webcam --max-sets 300 --out {out}/made/amos"),)
 SCENE = "eval imw-scene --images {data}/poses/NAME/images --model {data}/poses/NAME/sparse --out {out}/made/scenes/NAME"
+SCENES = (("made/scenes/NAME", f"{SCENE} --bags {BAGS}"),)
+IMW = "eval imw --data {out}/made/scenes"
 DIMS = (32, 64, 96, 128, 256, 512)
 FLAT_SCENE = "poses/entry_P10"
 
@@ -89,12 +91,8 @@ RUNS: dict[str, Run] = {
     "strips": Run("eval hpatches --data {data}/hpatches", f"{PATCHES} {UNTRAINED}", ("hpatches",)),
     "built-strips": Run("eval hpatches --data {out}/made/strips", f"{PATCHES} {UNTRAINED}", ("oxford",), STRIPS),
     "amos": Run("eval brown --data {out}/made/amos --task amos", PATCHES, ("webcam",), STORE, has_cache=False),
-    "imw": Run(
-        "eval imw --data {out}/made/scenes",
-        f"{PATCHES} aliked-n16 xfeat",
-        ("poses",),
-        (("made/scenes/NAME", f"{SCENE} --bags {BAGS}"),),
-    ),
+    "imw": Run(IMW, "rootsift hardtfeat h8E512 aliked-n16 xfeat", ("poses",), SCENES),
+    "imw-matchability": Run(f"{IMW} --select matchability", "h8E512", ("poses",), SCENES),
     **{f"estimator-{name}": Run(f"eval dev --data {{data}} --estimator {name}", INT8, DEV_PARTS) for name in METHODS},
 }
 
@@ -194,14 +192,19 @@ def differences_table(columns: Mapping[str, str], of: str = "h8E512") -> Callabl
     return make
 
 
-def with_choice(dev: Entries, chosen: Entries) -> Entries:
-    """The descriptors of a run, and after h8E512 what choosing its keypoints gives."""
+def with_choice(run: Entries, chosen: Entries, of: str = INT8) -> Entries:
+    """The descriptors of a run, and after ``of`` what choosing its keypoints gives."""
     rows: dict[str, Entry] = {}
-    for name, entry in dev.items():
+    for name, entry in run.items():
         rows[name] = entry
-        if name == INT8:
-            rows["matchability"] = chosen[INT8]
+        if name == of:
+            rows["matchability"] = chosen[of]
     return rows
+
+
+def of_imw(make: Callable[[Entries], list[str]]) -> Table:
+    """A table of the benchmark's run on scenes, with what choosing the keypoints of h8E512 gives."""
+    return Table(("imw", "imw-matchability"), lambda run, chosen: make(with_choice(run, chosen, "h8E512")))
 
 
 def readme_table(dev: Entries, chosen: Entries) -> list[str]:
@@ -345,8 +348,7 @@ TABLES: dict[str, Table] = {
     "calibrated": Table(("calibrated", "calibrated-matchability", "dev"), calibrated_table),
     "dimensions": Table(("dimensions",), dimensions_table),
     "estimators": Table(tuple(f"estimator-{name}" for name in METHODS), estimators_table),
-    "imw": Table(
-        ("imw",),
+    "imw": of_imw(
         scores_table(
             {
                 **BOTH_TASKS,
@@ -355,11 +357,11 @@ TABLES: dict[str, Table] = {
                 "track": "multiview/track_length",
             },
             list(BOTH_TASKS.values()),
-        ),
+        )
     ),
-    "imw-differences": Table(("imw",), differences_table(BOTH_TASKS)),
-    "imw-stereo": Table(("imw",), scenes_table("stereo/mAA@10")),
-    "imw-multiview": Table(("imw",), scenes_table("multiview/mAA@10")),
+    "imw-differences": of_imw(differences_table(BOTH_TASKS)),
+    "imw-stereo": of_imw(scenes_table("stereo/mAA@10")),
+    "imw-multiview": of_imw(scenes_table("multiview/mAA@10")),
     "built-strips": Table(
         ("built-strips",),
         scores_table(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kornia_hardnet8 import HardNet8
@@ -48,8 +49,9 @@ def test_weights_are_the_mean_and_statistics_those_of_the_new_network(two_runs: 
     convolutions = [name for name, value in mean["features"].items() if value.dim() == 4]
     assert len(convolutions) == 7
     for name in convolutions:
-        expected = (first["features"][name] + second["features"][name]) / 2
-        torch.testing.assert_close(mean["features"][name], expected)
+        directions = [F.normalize(content["features"][name].flatten(1)) for content in (first, second)]
+        expected = F.normalize(directions[0] + directions[1])
+        torch.testing.assert_close(F.normalize(mean["features"][name].flatten(1)), expected)
     model = HardNet8(out, output_dim=None)
     run = start_run(TrainConfig.from_dict({**first["config"], "nested": None}), tmp_path / "drawn", CPU)
     patches = [run.source.batch(step) for step in range(3)]
@@ -66,6 +68,21 @@ def test_weights_are_the_mean_and_statistics_those_of_the_new_network(two_runs: 
     torch.testing.assert_close(layers[norm].running_var, variances, atol=1e-5, rtol=1e-4)
     assert mean["metadata"]["averaged"] == 2
     assert mean["metadata"]["mr_size"] == 12.0
+
+
+def test_weights_without_a_run_count_like_the_runs(two_runs: list[Path], tmp_path: Path) -> None:
+    content = load_checkpoint(two_runs[0])
+    longer = {name: 7.0 * value if value.dim() == 4 else value for name, value in content["features"].items()}
+    bare = tmp_path / "bare.ckpt"
+    save_checkpoint(bare, {"arch": content["arch"], "features": longer, "metadata": content["metadata"]})
+    for k, first in enumerate((two_runs[0], bare)):
+        assert (
+            main(["average", str(first), str(two_runs[1]), "--batches", "1", "--out", str(tmp_path / f"{k}.ckpt")]) == 0
+        )
+    one, two = (load_checkpoint(tmp_path / f"{k}.ckpt")["features"] for k in range(2))
+    for name, value in one.items():
+        if value.dim() == 4:
+            torch.testing.assert_close(F.normalize(value.flatten(1)), F.normalize(two[name].flatten(1)))
 
 
 def test_average_leaves_the_networks_alone(two_runs: list[Path]) -> None:
@@ -86,9 +103,9 @@ def test_what_has_no_average(two_runs: list[Path], tmp_path: Path, capsys: pytes
     for arguments, part in (
         ([one], "at least two"),
         ([one, one, "--batches", "0"], "--batches must be positive"),
-        ([str(bare), one], "no checkpoint of a run"),
+        ([str(bare), str(bare)], "no checkpoint of a run"),
         ([one, str(other)], "differ in mr_size: ['12.0', '8.0']"),
-        ([one, str(tmp_path / "none.ckpt")], "no checkpoint at"),
+        ([one, str(tmp_path / "none.ckpt")], "no weight file at"),
         ([one, one, "--ds", str(tmp_path / "gone")], "gone"),
     ):
         assert main(["average", *arguments, "--out", str(out)]) != 0

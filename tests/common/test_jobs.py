@@ -158,12 +158,13 @@ def test_a_cluster_without_workers_is_given_up(status: str, tmp_path: Path, monk
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from common.cache import Cache
 from common.jobs import compute_all, open_executor
 from kornia_hardnet8.command import run_command
 from tests.common.test_jobs import sleep_and_tell
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may have it ignored
 def command():
     with open_executor(jobs=2) as executor:
         compute_all(Cache(Path(sys.argv[1])), "sleep", [({"n": n}, (sys.argv[1], n)) for n in range(2)],

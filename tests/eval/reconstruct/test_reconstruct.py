@@ -298,9 +298,6 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
         (out / "sparse").mkdir(parents=True)
         (out / "summary.json").write_text('{"format": "of another tool"}')
         return base, 2, "not from this command"
-    if kind == "file out":
-        out.write_text("")
-        return base, 2, "is a file"
     if kind == "no model":
         noise = np.random.default_rng(0).integers(0, 255, (200, 300), dtype=np.uint8)
         cv2.imwrite(str(images / "noise.png"), noise)
@@ -332,8 +329,8 @@ def fault(kind: str, yard, folder: Path) -> tuple[list[str], int, str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "single image", "no folder", "video", "unknown feature", "strange out", "file out", "no model",
-        "little parallax", "mixed sizes", "parameters", "no numbers", "pairs",
+        "single image", "no folder", "video", "unknown feature", "strange out", "no model", "little parallax",
+        "mixed sizes", "parameters", "no numbers", "pairs",
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(kind: str, yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,6 +342,13 @@ def test_bad_input_is_one_line(kind: str, yard, tmp_path: Path, capsys: pytest.C
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert not (tmp_path / "out" / "sparse" / "0").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        main(["reconstruct", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "out is a file, a folder is needed" in capsys.readouterr().err
 
 
 def test_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,9 @@ MAX_PIXELS = 200_000_000
 # What a file may hold beside its pixels, and for each of them (four samples of 64 bits).
 _ROOM_BYTES, _PIXEL_BYTES = 64 << 20, 32
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
+_JPEG_FRAMES, _JPEG_SCAN = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, 0xDA
+# Bytes that may stand between two segments of a JPEG, and segments before its frame.
+_STRAY_BYTES, _MOST_SEGMENTS = 4096, 10_000
 # Read by Pillow where pillow-heif is installed.
 HEIF = (".heic", ".heif")
 # Read here, not by COLMAP.
@@ -186,6 +189,7 @@ def open_picture(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore")  # they do not say which file
         pillow.MAX_IMAGE_PIXELS = None  # there is a limit of our own
         try:
+            _check_segments(path)
             with pillow.open(path) as header:
                 if header.width * header.height > MAX_PIXELS:
                     raise DataError(
@@ -204,6 +208,26 @@ def open_picture(path: Path) -> Iterator[Any]:
             raise DataError(
                 f"image {path} does not decode: it is damaged, empty, or of a kind that is not read"
             ) from None
+
+
+def _check_segments(path: Path) -> None:
+    """Refuse a JPEG whose segments do not follow each other up to its frame.
+
+    Pillow would look for the next one byte by byte, for minutes in a large file.
+    """
+    with path.open("rb") as file:
+        if file.read(2) != b"\xff\xd8":
+            return
+        for _ in range(_MOST_SEGMENTS):
+            here, head = file.tell(), file.read(_STRAY_BYTES)
+            start = re.search(rb"\xff+([^\x00\xff])(..)?", head, re.DOTALL)
+            if start is None and len(head) == _STRAY_BYTES:
+                break
+            if start is None or start[2] is None or start[1][0] in (*_JPEG_FRAMES, _JPEG_SCAN):
+                return  # what is cut short is said by Pillow
+            alone = start[1][0] == 0x01 or 0xD0 <= start[1][0] <= 0xD9
+            file.seek(here + start.end(1) + (0 if alone else int.from_bytes(start[2], "big")))
+        raise DataError(f"image {path} is damaged: a segment of its header leads nowhere")
 
 
 def usable(paths: Iterable[Path]) -> list[Path]:

@@ -168,6 +168,20 @@ def test_a_file_far_larger_than_its_pixels_is_not_read(tmp_path: Path) -> None:
             read(tmp_path / "a.png")
 
 
+def test_segments_of_a_jpeg_follow_each_other(tmp_path: Path) -> None:
+    data = cv2.imencode(".jpg", GRAY)[1].tobytes()
+    comment = b"\xff\xfe\xff\xff" + bytes(65533)
+    path = tmp_path / "a.jpg"
+    for sound in (data[:2] + comment * 3 + data[2:], data[:2] + b"\xff" * 50 + data[2:]):
+        path.write_bytes(sound)
+        assert read_gray(path).shape == GRAY.shape
+        assert image_size(path) == GRAY.shape[::-1]
+    path.write_bytes(data[:2] + bytes(8192) + data[2:])
+    for read in (read_bgr, read_luma, image_size):
+        with pytest.raises(DataError, match=r"a\.jpg is damaged: a segment of its header leads nowhere"):
+            read(path)
+
+
 def test_more_pixels_than_pillow_likes_are_read(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     assert Image.MAX_IMAGE_PIXELS is None or Image.MAX_IMAGE_PIXELS < 199_000_000
     (tmp_path / "a.png").write_bytes(png_header(199_000, 1000))

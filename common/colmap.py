@@ -34,6 +34,8 @@ _UNIT = 0.01
 # What positions in space and in images stay below; how many image sides a principal point may lie off the
 # middle: a small crop is far from it.
 _FARTHEST, _FARTHEST_CENTRE = 1e15, 100.0
+# Numbers of cameras and images have 32 bits in COLMAP.
+_MOST_NUMBERS = 1 << 32
 _POINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("id", "<u8")])
 _TRACK = np.dtype([("image", "<u4"), ("row", "<u4")])
 
@@ -391,6 +393,8 @@ def _check_image(image: _Image, known: Ints, cameras: Any, where: str) -> None:
 
 
 def _enter(table: dict[int, Any], number: int, entry: Any, where: object, what: str) -> None:
+    if not 0 <= number < _MOST_NUMBERS:
+        raise DataError(f"{where}: expected a number of the {what} from 0 to {_MOST_NUMBERS - 1}, got {number}")
     if number in table:
         raise DataError(f"{where}: {what} {number} is listed twice")
     table[number] = entry

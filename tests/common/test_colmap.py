@@ -173,6 +173,8 @@ def test_text_lines_are_named(tmp_path: Path) -> None:
         ("cameras", "1 PINHOLE 64 48 60 60 32 24", "camera 1 is listed twice"),
         ("images", "9 1 0 0 0 0 0 0 1", r"images\.txt line 8: expected image, quaternion"),
         ("images", "9 1 0 0 0 0 0 0 5 x.png", "names the camera 5"),
+        ("images", f"{10**30} 1 0 0 0 0 0 0 1 x.png", "expected a number of the image from 0 to 4294967295"),
+        ("cameras", "-2 PINHOLE 64 48 60 60 32 24", "expected a number of the camera from 0"),
         ("points3D", "9 0 0 1 1 1 1 0", "a point is listed twice"),
         ("points3D", "-3 0 0 1 1 1 1 0", "the number -3"),
         ("points3D", "4 0 0 1 1 1 1 0 1", "pairs of image and keypoint"),

@@ -1,4 +1,4 @@
-"""``python -m train average``: the mean of the weights of several runs, which often generalises better than each."""
+"""``python -m train average``: the mean of the weights of several networks, often better than each of them."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def run(args: argparse.Namespace) -> None:
     save_checkpoint(
         args.out, {"arch": network.model.arch, "features": features, "projection": None, "metadata": metadata}
     )
-    print(f"{args.out}: the average of {len(checkpoints)} runs, statistics of {args.batches} batches")
+    print(f"{args.out}: the average of {len(checkpoints)} networks, statistics of {args.batches} batches")
 
 
 def _read(source: str) -> dict[str, Any]:
     """Architecture, features and metadata of weights, and the settings of the run that made them, if it says so."""
     weights = load_weights(source)  # checks them
     config = load_checkpoint(source).get("config") if Path(source).suffix == ".ckpt" else None
-    known = config if isinstance(config, dict) else {}
-    return {"arch": weights.arch, "features": weights.features, "metadata": weights.metadata, "config": known}
+    config = config if isinstance(config, dict) else {}
+    return {"arch": weights.arch, "features": weights.features, "metadata": weights.metadata, "config": config}
 
 
 def average_features(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

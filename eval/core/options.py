@@ -106,14 +106,7 @@ def add_keypoint_flags(parser: argparse.ArgumentParser, select: Selection = "res
     """
     points = parser.add_argument_group("keypoints")
     add_selection_flags(points, select)
-    points.add_argument(
-        "--upright",
-        nargs="?",
-        choices=UPRIGHT,
-        const="upright++",
-        default="off",
-        help="angle 0; upright++ (the flag alone): every position once; upright: as the benchmark's code does it",
-    )
+    add_upright_flag(points)
     points.add_argument("--affine", default="none", metavar="affnet[@PATH]", help="shapes of the frames by AffNet")
     points.add_argument(
         "--patches",
@@ -124,6 +117,23 @@ def add_keypoint_flags(parser: argparse.ArgumentParser, select: Selection = "res
     add_places_flag(points)
     points.add_argument("--mr-size", type=float, default=DEFAULT_MR_SIZE, help="half side of a patch / sigma")
     return points
+
+
+def add_upright_flag(group: argparse._ArgumentGroup) -> None:
+    """Add ``--upright``: keypoints without orientation."""
+    group.add_argument(
+        "--upright",
+        nargs="?",
+        choices=UPRIGHT,
+        const="upright++",
+        default="off",
+        help="angle 0; upright++ (the flag alone): every position once; upright: as the benchmark's code does it",
+    )
+
+
+def upright_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a :class:`DogSettings` that ``--upright`` asks for."""
+    return {"upright": args.upright != "off", "same_place": UPRIGHT[args.upright]}
 
 
 def add_places_flag(group: argparse._ArgumentGroup) -> None:
@@ -140,8 +150,7 @@ def detector_from(args: argparse.Namespace, num: int) -> DogSettings:
     """The detector that the flags ask for."""
     return DogSettings(
         num=num,
-        upright=args.upright != "off",
-        same_place=UPRIGHT[args.upright],
+        **upright_from(args),
         affine_weights=affine_weights(args.affine),
         places=args.places,
         **selection_from(args),

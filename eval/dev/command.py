@@ -20,8 +20,10 @@ from eval.core.options import (
     add_places_flag,
     add_pose_flags,
     add_run_flags,
+    add_upright_flag,
     estimator_from,
     load_methods,
+    upright_from,
 )
 from eval.core.results import Result, Score, format_table, mean_over_scenes, mean_score
 from eval.dev.data import DevData, DevSettings, find_data, open_pose_scene
@@ -78,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("protocol")
     group.add_argument("--keypoints", type=int, default=defaults.detector.num, help="DoG keypoints an image")
     add_selection_flags(group)
+    add_upright_flag(group)
     add_places_flag(group)
     group.add_argument("--mr-size", type=float, default=defaults.mr_size, help="half side of a patch / sigma")
     group.add_argument(
@@ -97,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
             edge=base.detector.edge,
             places=args.places,
             **selection_from(args),
+            **upright_from(args),
         ),
         mr_size=args.mr_size,
         estimator=estimator_from(args, base.estimator),

@@ -183,7 +183,7 @@ def test_settings_refuse_what_makes_no_sense() -> None:
 
 
 def test_command_writes_results_and_compares_them(dev_folder: Path, tmp_path: Path) -> None:
-    run = [sys.executable, "-m", "eval", "dev", "--data", str(dev_folder), "--keypoints", "300"]
+    run = [sys.executable, "-m", "eval", "dev", "--data", str(dev_folder), "--keypoints", "300", "--upright"]
     run += ["--desc", "rootsift", "sift", "--out", str(tmp_path / "run")]
     done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -191,7 +191,8 @@ def test_command_writes_results_and_compares_them(dev_folder: Path, tmp_path: Pa
     assert "planes/wall" in done.stdout
     entries = json.loads((tmp_path / "run/results.json").read_text())["results"]
     assert [entry["method"]["descriptor"] for entry in entries] == ["rootsift", "sift"]
-    assert entries[0]["protocol"]["detector"]["num"] == 300
+    detector = entries[0]["protocol"]["detector"]
+    assert (detector["num"], detector["upright"]) == (300, True)
     again = [sys.executable, "-m", "eval", "compare", str(tmp_path / "run"), str(tmp_path / "run")]
     compared = subprocess.run(
         [*again, "--desc-a", "rootsift", "--desc-b", "sift", "--json"], cwd=REPOSITORY, capture_output=True, text=True

@@ -187,10 +187,11 @@ class HardNet8(nn.Module):
             out = torch.empty(input.shape[0], self.output_dim, device=input.device, dtype=input.dtype)
             for start in range(0, input.shape[0], engine.chunk):
                 part = input[start : start + engine.chunk]
-                x = self._normalize_input(part if part.dtype == torch.float64 else part.float()).float()
+                part = part if part.dtype == torch.float64 else part.float()
+                x = fused.standardised(part) if engine.precision == "int8" else self._normalize_input(part).float()
                 descs = self._finish(engine(x))
                 # Neither the comparison in a fused ReLU nor an integer carries NaN through.
-                bad = x.flatten(1).isnan().any(dim=1, keepdim=True)
+                bad = x.flatten(1).sum(dim=1, keepdim=True).isnan()
                 out[start : start + engine.chunk] = descs.masked_fill(bad, float("nan")).to(input.dtype)
         return out
 

@@ -77,7 +77,7 @@ def _why_not(precision: Precision, module: HardNet8, device: torch.device) -> st
                 return "this CPU has neither VNNI nor AVX2 instructions"
             if not fused.has_onednn_int8():
                 return "this build of torch has no quantised oneDNN operators"
-            if not fused.fits_int8(copy.copy(module.features).eval()):
+            if not fused.fits_int8(module.features):
                 return f"{module.arch} is no plain chain of convolutions with ReLU"
     elif precision == "int8":
         return "it runs on CPUs only"

@@ -329,6 +329,26 @@ def test_the_planes_of_the_first_layer_sum_to_its_weights_and_input() -> None:
     assert (rounded - patches[0]).abs().max() <= 0.063
 
 
+def test_the_planes_are_the_patch_rounded_after_their_offsets() -> None:
+    patches = torch.linspace(-4.5, 4.5, 1024).view(1, 1, 32, 32)  # both ends lie beyond 8 bits
+    step = 4.0 / 127.0
+    planes = fused._in_planes(step, 128)(patches)
+    expected = (patches.double() / step + 128 + fused.plane_offsets()).round().clamp(0, 255)
+    assert planes.dtype == torch.uint8
+    assert planes.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(planes.double(), expected)
+
+
+def test_fast_standardisation_is_that_of_the_network(seven: HardNet8) -> None:
+    patches = 3.0 + 0.1 * smooth_patches(50)
+    for given in (patches, patches.double()):
+        found = fused.standardised(given)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, seven._normalize_input(given).float(), atol=1e-5, rtol=1e-5)
+    flat = torch.full((3, 1, 32, 32), 0.3) * torch.tensor([1.0, 0.7, 255.0]).view(3, 1, 1, 1)
+    assert (fused.standardised(flat) == 0).all()
+
+
 @needs_int8
 def test_measured_ranges_are_stored_and_used(tmp_path: Path) -> None:
     module = trained_like()
@@ -364,6 +384,13 @@ def test_calibration_refuses_bad_patches(seven: HardNet8) -> None:
 def test_unknown_and_impossible_precisions(precision: str, words: str, seven: HardNet8) -> None:
     with pytest.raises(UsageError, match=words):
         prepare_for_inference(seven, precision)  # type: ignore[arg-type]
+
+
+@needs_int8
+def test_preparing_leaves_the_module_in_training() -> None:
+    module = trained_like().train()
+    prepare_for_inference(module, "int8")
+    assert all(part.training for part in module.modules())
 
 
 def test_gradients_through_a_prepared_module(seven: HardNet8) -> None:

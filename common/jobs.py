@@ -19,6 +19,7 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
@@ -102,14 +103,8 @@ def worker_map(num_workers: int) -> Iterator[Map]:
     with _processes(num_workers) as pool:
 
         def run(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-            waiting: deque[Future[B]] = deque()
             try:
-                for item in items:
-                    waiting.append(pool.submit(function, item))
-                    if len(waiting) >= 2 * num_workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                yield from _in_order(pool, function, items, num_workers)
             except BrokenProcessPool:
                 raise JobError("a worker process was killed (out of memory?): use fewer --num-workers") from None
 
@@ -120,6 +115,35 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int
     """Results of ``function`` in the order of ``items``, by a :func:`worker_map` of its own."""
     with worker_map(num_workers) as run:
         yield from run(function, items)
+
+
+def map_on_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Results of ``function`` in the order of ``items``, by as many threads as torch may use here, each with one.
+
+    For work that leaves Python's lock to others most of the time. At most two results a thread wait in memory.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(function, items)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from _in_order(pool, function, items, threads)
+    finally:
+        torch.set_num_threads(threads)  # threads to come begin with what was set last
+
+
+def _in_order(pool: Executor, function: Callable[[A], B], items: Iterable[A], num_workers: int) -> Iterator[B]:
+    """Results in the order of ``items``; at most two a worker wait."""
+    waiting: deque[Future[B]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= 2 * num_workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _map_here(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -5,14 +5,13 @@ Metrics: ``L2``; ``L1``; ``masked_L1``, where the first half of a row is the des
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from common.jobs import map_on_threads
 from common.metrics import average_precision, average_precision_vlfeat
+from eval.core.nearest import candidates
 from kornia_hardnet8.errors import DataError, UsageError, closest
 
 METRICS = ("L2", "L1", "masked_L1")
@@ -61,29 +60,29 @@ def pair_distances(data: Floats32, rows1: Ints, rows2: Ints, metric: str) -> Flo
             else:
                 np.abs(gap, out=gap).sum(axis=1, out=result[part])
 
-    # numpy releases the lock in these calls; its order of summation is the original's, which decides near-ties.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(fill, range(0, len(rows1), _PAIR_SLAB)):
-            pass
+    # numpy's order of summation is the original's, which decides near-ties
+    for _ in map_on_threads(fill, range(0, len(rows1), _PAIR_SLAB)):
+        pass
     return result
 
 
 def exact_pair_distances(first: Floats32, second: Floats32, metric: str) -> Floats:
     """Distance of row i to row i in float64, (M,), summed value by value as scipy's ``cdist`` does."""
-    # One value of all rows after the other: the sum of a row is then rounded in cdist's order, which decides ties.
-    gaps = first.T.astype(np.float64, order="C") - second.T
-    terms = np.square(gaps, out=gaps) if metric == "L2" else np.abs(gaps, out=gaps)
-    # numpy sums a lone column pairwise.
-    total = terms.cumsum(axis=0)[-1] if terms.shape[1] == 1 and len(terms) else terms.sum(axis=0)
-    result: Floats = np.sqrt(total) if metric == "L2" else total
-    return result
+    result = np.empty(len(first))
+    for start in range(0, len(first), _PAIR_CHUNK):
+        part = slice(start, start + _PAIR_CHUNK)
+        # One value of all rows after the other: the sum of a row is then rounded in cdist's order, which decides ties.
+        gaps = first[part].T.astype(np.float64, order="C") - second[part].T
+        terms = np.square(gaps, out=gaps) if metric == "L2" else np.abs(gaps, out=gaps)
+        # numpy sums a lone column pairwise.
+        result[part] = terms.cumsum(axis=0)[-1] if terms.shape[1] == 1 and len(terms) else terms.sum(axis=0)
+    return np.sqrt(result, out=result) if metric == "L2" else result
 
 
 def nearest(queries: Floats32, targets: Floats32, metric: str) -> tuple[Ints, Floats]:
     """For each query the nearest target, the first one on ties, and its distance: exactly ``cdist(...).argmin(1)``.
 
-    A float32 matrix product finds the candidates; rows whose two best lie within its rounding error are decided by
-    exact distances.
+    A product of less precision finds the candidates, most often one; their exact distances decide.
 
     Args:
         queries: (N, D) float32, mask applied.
@@ -94,15 +93,22 @@ def nearest(queries: Floats32, targets: Floats32, metric: str) -> tuple[Ints, Fl
         (N,) indices and (N,) float64 distances.
     """
     if metric == "L2" or (_is_binary(queries) and _is_binary(targets)):  # for 0/1 values L1 is the squared L2
-        index, unsure = _nearest_by_product(torch.from_numpy(queries), torch.from_numpy(targets))
+        found = candidates(torch.from_numpy(queries), torch.from_numpy(targets), 1)
+        row, column, undecided = found.row.numpy(), found.column.numpy(), found.undecided.numpy()
     else:
         full = torch.cdist(torch.from_numpy(queries).double(), torch.from_numpy(targets).double(), p=1.0)
-        index, unsure = _best_two(full, 1e-12 * (full.amax(1) + 1e-300))
-    nearest_index = index.numpy()
-    rows = np.flatnonzero(unsure.numpy())
+        limit = full.amin(dim=1, keepdim=True) + 1e-12 * (full.amax(dim=1, keepdim=True) + 1e-300)
+        row, column = (part.numpy() for part in (full <= limit).nonzero(as_tuple=True))
+        undecided = full.isnan().any(dim=1).numpy()
+    index, distance = np.empty(len(queries), np.int64), np.empty(len(queries))
+    exact = exact_pair_distances(queries[row], targets[column], metric)
+    order = np.lexsort((-column, -exact, row))
+    index[row[order]], distance[row[order]] = column[order], exact[order]  # the last one of a row stays
+    rows = np.flatnonzero(undecided)
     if len(rows):
-        nearest_index[rows] = cross_distances(queries[rows], targets, metric).argmin(axis=1)
-    return nearest_index, exact_pair_distances(queries, targets[nearest_index], metric)
+        index[rows] = cross_distances(queries[rows], targets, metric).argmin(axis=1)
+        distance[rows] = exact_pair_distances(queries[rows], targets[index[rows]], metric)
+    return index, distance
 
 
 def identity_matching(reference: Floats32, target: Floats32, metric: str = "L2") -> dict[str, float]:
@@ -124,27 +130,6 @@ def cross_distances(first: Floats32, second: Floats32, metric: str) -> Floats:
         first.astype(np.float64), second.astype(np.float64), "euclidean" if metric == "L2" else "cityblock"
     )
     return matrix
-
-
-def _nearest_by_product(queries: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    centre = targets.mean(0)
-    a, b = queries - centre, targets - centre
-    b_square = b.square().sum(1)
-    gaps = torch.addmm(b_square[None], a, b.T, alpha=-2.0)  # squared distance up to a constant of the row
-    # Twice the bound of the rounding error of a float32 product of this length.
-    tolerance = (a.shape[1] + 16) * 1.2e-7 * (a.square().sum(1) + b_square.max())
-    return _best_two(gaps, tolerance)
-
-
-def _best_two(values: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the smallest of each row, and whether the second smallest is within ``tolerance`` of it."""
-    matrix = values.numpy()  # whose argmin is ten times as fast
-    index = matrix.argmin(axis=1)
-    rows = np.arange(len(matrix))
-    best = matrix[rows, index]
-    matrix[rows, index] = np.inf
-    second = matrix.min(axis=1)
-    return torch.from_numpy(index), torch.from_numpy(second - best) <= tolerance
 
 
 def _is_binary(descs: Floats32) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,10 +12,12 @@ from eval.core.rough import GROUP, Fp32Products, Int8Products, Rough, pad, produ
 
 Distance = Literal["l2", "l1", "hamming"]
 
-_BLOCK_BYTES = 32 << 20  # of distances at once
+_BLOCK_BYTES = 8 << 20  # of distances at once: they stay in the cache until the candidates among them are found
+_FEWEST_ROWS = 128  # of a block: a product of fewer is slower
 _BLOCK_BYTES_GPU = 512 << 20
 _MOST_GROUPS = 64  # that may hold neighbours of a query; a query with more is searched anew, with better bounds
 _MOST_CANDIDATES = 64
+_PAIRS = 1 << 12  # whose distances are computed at once
 
 
 class Neighbours(NamedTuple):
@@ -67,10 +70,61 @@ def nearest_below_ratio(
     return _search(queries, database, 2, distance, max_ratio)
 
 
+class Candidates(NamedTuple):
+    """The rows of the database that may be neighbours of each query, in whatever precision distances are compared."""
+
+    row: Tensor
+    """(P,) int64, ascending: rows of the queries."""
+    column: Tensor
+    """(P,) int64, ascending for each row: rows of the database."""
+    undecided: Tensor
+    """(N,) bool: queries that any row may be nearest to; nothing is listed for them."""
+
+
+@torch.no_grad()
+def candidates(queries: Tensor, database: Tensor, k: int) -> Candidates:
+    """All that can be among the ``k`` nearest (L2) of each query, or tie with one of them: most often k rows.
+
+    For those who compare distances otherwise than :func:`nearest`, not less precisely than in float32.
+
+    Args:
+        queries: see :func:`nearest`; rows that are not finite are undecided.
+        database: see :func:`nearest`, M at least 1.
+        k: neighbours wanted, at least 1.
+
+    Raises:
+        ValueError: not two matrices of one width.
+    """
+    rows, columns, undecided = [], [], []
+    for start, block, search in _blocks(queries, database, k, "l2"):
+        found = search.candidates(block)
+        rows.append(start + found.row)
+        columns.append(found.column)
+        undecided.append(found.crowded)
+    if not rows:
+        none = torch.zeros(0, dtype=torch.long, device=queries.device)
+        return Candidates(none, none, none.bool())
+    return Candidates(torch.cat(rows), torch.cat(columns), torch.cat(undecided))
+
+
 @torch.no_grad()
 def _search(
     queries: Tensor, database: Tensor, k: int, distance: Distance, max_ratio: float | None = None
 ) -> tuple[Tensor, Neighbours]:
+    kept, parts = [], []
+    for start, block, search in _blocks(queries, database, k, distance):
+        rows, found = search.neighbours(block, max_ratio)
+        kept.append(start + rows)
+        parts.append(found)
+    if not parts:
+        num = min(k, len(database))
+        none = queries.new_zeros(len(queries), num, dtype=torch.float32)
+        return torch.arange(len(queries), device=queries.device), Neighbours(none, none.long())
+    return torch.cat(kept), Neighbours(torch.cat([p.dists for p in parts]), torch.cat([p.idx for p in parts]))
+
+
+def _blocks(queries: Tensor, database: Tensor, k: int, distance: Distance) -> Iterator[tuple[int, Tensor, _Search]]:
+    """Blocks of queries: where each starts, its rows, and the search that all share; none where nothing is found."""
     if queries.ndim != 2 or database.ndim != 2 or queries.shape[1] != database.shape[1]:
         raise ValueError(
             f"descriptors must be (N, D) and (M, D), got {tuple(queries.shape)} and {tuple(database.shape)}"
@@ -83,18 +137,13 @@ def _search(
         queries, database = queries.float(), database.float()
     k = min(k, len(database))
     if len(queries) == 0 or k <= 0:
-        none = Neighbours(queries.new_zeros(len(queries), k), queries.new_zeros(len(queries), k, dtype=torch.long))
-        return torch.arange(len(queries), device=queries.device), none
+        return
     limit = _BLOCK_BYTES if queries.device.type == "cpu" else _BLOCK_BYTES_GPU
-    rows = min(len(queries), max(1, limit // (4 * len(database))))
+    rows = min(len(queries), max(_FEWEST_ROWS, limit // (4 * len(database))))
     kinds = {"l2": products, "l1": _CityBlocks, "hamming": _Bits}
     search = _Search(database, kinds[distance](database, rows), k)
-    starts = range(0, len(queries), rows)
-    kept, parts = zip(*(search(block, max_ratio) for block in queries.split(rows)), strict=True)
-    return (
-        torch.cat([start + inside for start, inside in zip(starts, kept, strict=True)]),
-        Neighbours(torch.cat([part.dists for part in parts]), torch.cat([part.idx for part in parts])),
-    )
+    for number, block in enumerate(queries.split(rows)):
+        yield number * rows, block, search
 
 
 class _CityBlocks:
@@ -108,7 +157,8 @@ class _CityBlocks:
     def __call__(self, queries: Tensor) -> Rough:
         values = self.distances(queries).view(len(queries), -1, GROUP)
         zero = self.zero.expand(len(queries), 1)
-        return Rough(values, self.one, zero, self.zero, zero, queries.isfinite().all(dim=1) & self.finite)
+        sound = queries.isfinite().all(dim=1) & self.finite
+        return Rough(values, values.amin(dim=2), self.one, zero, zero, self.zero, sound)
 
     def distances(self, queries: Tensor) -> Tensor:
         """(N, columns)."""
@@ -122,101 +172,135 @@ class _Bits(_CityBlocks):
         return (queries.shape[1] - queries @ self.database.T) / 2.0
 
 
+class _Found(NamedTuple):
+    """Candidates of a block of queries, or of those of its rows that were not left out."""
+
+    rough: Rough
+    kept: Tensor
+    """(R,) int64, ascending rows of the block."""
+    row: Tensor
+    """(P,) int64, ascending: of ``kept``."""
+    column: Tensor
+    """(P,) int64, ascending for each row: of the database."""
+    crowded: Tensor
+    """(R,) bool: too many candidates, or none for want of bounds; nothing is listed for them."""
+
+
 class _Search:
     """What the blocks of one search share."""
 
     def __init__(self, database: Tensor, rough: Fp32Products | Int8Products | _CityBlocks, k: int) -> None:
         self.database, self.rough, self.k = database, rough, k
-        self.final = isinstance(rough, _CityBlocks)  # else distances are squared, and computed anew
         self.precise: _Search | None = None
 
-    def __call__(self, block: Tensor, max_ratio: float | None = None) -> tuple[Tensor, Neighbours]:
+    def neighbours(self, block: Tensor, max_ratio: float | None = None) -> tuple[Tensor, Neighbours]:
         """Rows of a block of queries that are not left out, and their neighbours."""
+        found = self.candidates(block, max_ratio)
+        dists = self._settled(block, found, found.kept.index_select(0, found.row), found.column)
+        counts = found.row.bincount(minlength=len(found.kept))
+        least = _smallest(_table(_keys(dists, found.column), found.row, counts, self.k), self.k)
+        columns = torch.arange(len(self.database), device=block.device)
+        for row in found.crowded.nonzero().squeeze(1).tolist():
+            dists = self._settled(block, found, found.kept[row].expand(len(columns)), columns)
+            anew = _smallest(_keys(dists, columns)[None], self.k)
+            least.dists[row], least.idx[row] = anew.dists[0], anew.idx[0]
+        return found.kept, least
+
+    def _settled(self, block: Tensor, found: _Found, row: Tensor, column: Tensor) -> Tensor:
+        """The distances (P,) that are compared in the end, of rows of the block."""
+        if isinstance(self.rough, _CityBlocks):
+            return found.rough.values.flatten(1)[row, column]
+        return _distances(block, row, self.database, column)
+
+    def candidates(self, block: Tensor, max_ratio: float | None = None) -> _Found:
+        """What may be a neighbour, by the narrowest bounds that are needed."""
+        found = self._by_bounds(block, max_ratio)
+        if not isinstance(self.rough, Int8Products) or not found.crowded.any():
+            return found
+        if self.precise is None:
+            self.precise = _Search(self.database, Fp32Products(self.database, len(self.rough.memory)), self.k)
+        again = found.crowded.nonzero().squeeze(1)
+        if 4 * len(again) > len(block):
+            self.rough = self.precise.rough  # these descriptors lie too close together for 8 bits
+        second = self.precise.candidates(block[found.kept[again]])
+        row, order = torch.cat([found.row, again[second.row]]).sort(stable=True)
+        found.crowded[again] = second.crowded
+        return found._replace(row=row, column=torch.cat([found.column, second.column])[order])
+
+    def _by_bounds(self, block: Tensor, max_ratio: float | None) -> _Found:
+        """What may be a neighbour, by one product."""
         rough = self.rough(block)
         lower, upper = rough.group_bounds()
-        if upper.shape[1] < 4 * self.k:  # each column for itself: k groups would say too little
+        by_groups = upper.shape[1] >= 4 * self.k
+        if not by_groups:  # each column for itself: k groups would say too little
             upper = rough.upper_bounds()[:, : len(self.database)]
         bound, best = _kth_smallest(upper, self.k)
         kept = torch.arange(len(block), device=block.device)
-        if max_ratio is not None and self.k == 2 and not self.final:
-            # the slack is for the rounding of the distances that are compared in the end
-            passes = lower.amin(dim=1).clamp_(min=0.0) <= max_ratio**2 * (1.0 + 2.0**-20) * bound
-            kept = (passes | ~rough.sound).nonzero().squeeze(1)
-            lower, bound, best = lower[kept], bound[kept], best[kept]
-        if isinstance(self.rough, Int8Products) and upper.shape[1] == lower.shape[1]:
-            bound = torch.minimum(bound, self._measured(block, rough, kept, best))
-        row, column, dists = self._candidates(rough, kept, lower, bound)
+        if isinstance(self.rough, _CityBlocks) or self.k != 2:
+            max_ratio = None
+        if max_ratio is not None:
+            kept = kept[self._may_pass(rough, lower, bound, max_ratio)]
+        if by_groups and isinstance(self.rough, Int8Products):
+            measured = self._measured(block, rough, kept, best.index_select(0, kept))
+            bound[kept] = torch.minimum(bound.index_select(0, kept), measured)
+            if max_ratio is not None:
+                kept = kept[self._may_pass(rough, lower, bound, max_ratio).index_select(0, kept)]
+        if len(kept) < len(block):
+            lower, bound = lower.index_select(0, kept), bound.index_select(0, kept)
+        row, group = (lower <= bound[:, None]).nonzero(as_tuple=True)
+        crowded = (row.bincount(minlength=len(kept)) > _MOST_GROUPS) | ~rough.sound.index_select(0, kept)
+        row, group = _without(crowded, row, group)
+        pairs = kept.index_select(0, row) * lower.shape[1] + group
+        pair, column = rough.within(pairs, bound.index_select(0, row))
+        row, column = row.index_select(0, pair), (group * GROUP).index_select(0, pair) + column
+        real = column < len(self.database)  # the others repeat the last one
+        if not real.all():
+            row, column = row[real], column[real]
         counts = row.bincount(minlength=len(kept))
-        crowded = (counts > _MOST_CANDIDATES) | (counts == 0) | ~rough.sound[kept]
-        if crowded.any():
-            few = ~crowded[row]
-            row, column, dists = row[few], column[few], dists[few]
-            counts[crowded] = 0
-        if not self.final:
-            dists = _distances(block.index_select(0, kept.index_select(0, row)), self.database.index_select(0, column))
-        found = _smallest(_table(_keys(dists, column), row, counts, self.k), self.k)
-        again = crowded.nonzero().squeeze(1)
-        if len(again):
-            found.dists[again], found.idx[again] = self._again(block[kept[again]])
-        if self.precise is not None and 4 * len(again) > len(block):
-            self.rough = self.precise.rough  # these descriptors lie too close together for 8 bits
-        return kept, found
+        crowded |= (counts > _MOST_CANDIDATES) | (counts == 0)
+        return _Found(rough, kept, *_without(crowded, row, column), crowded)
+
+    def _may_pass(self, rough: Rough, lower: Tensor, bound: Tensor, max_ratio: float) -> Tensor:
+        """Which queries (N,) may pass the ratio test when ``bound`` is that of the second distance."""
+        # the slack is for the rounding of the distances that are compared in the end
+        return (lower.amin(dim=1).clamp_(min=0.0) <= max_ratio**2 * (1.0 + 2.0**-20) * bound) | ~rough.sound
 
     def _measured(self, block: Tensor, rough: Rough, kept: Tensor, groups: Tensor) -> Tensor:
         """The largest squared distance (R,) of rows of a block to the roughly nearest columns of k groups (R, k)."""
-        windows, _ = rough.windows((kept[:, None] * rough.values.shape[1] + groups).flatten())
+        windows = rough.windows((kept[:, None] * rough.values.shape[1] + groups).flatten())
         columns = (groups.flatten() * GROUP + windows.argmin(dim=1)).clamp_(max=len(self.database) - 1)
-        queries = block.index_select(0, kept.repeat_interleave(self.k))
-        largest = _distances(queries, self.database.index_select(0, columns)).view(-1, self.k).amax(dim=1)
+        dists = _distances(block, kept.repeat_interleave(self.k), self.database, columns)
+        largest = dists.view(-1, self.k).amax(dim=1)
         return largest.square() * (1.0 + 2.0**-20)  # others are as near after the root
 
-    def _candidates(self, rough: Rough, kept: Tensor, lower: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All columns that may be as near as ``bound``: ascending rows of ``kept``, columns, rough distances.
 
-        A row where too many groups may be has none.
-        """
-        near = lower <= bound[:, None]
-        near &= (near.sum(dim=1) <= _MOST_GROUPS)[:, None]
-        row, group = near.nonzero(as_tuple=True)
-        windows, margin = rough.windows(kept.index_select(0, row) * lower.shape[1] + group)
-        limit = bound.index_select(0, row).add_(margin)
-        inside = (windows <= limit[:, None]).flatten().nonzero().squeeze(1)
-        pair = torch.div(inside, GROUP, rounding_mode="floor")
-        column = group.index_select(0, pair) * GROUP + inside % GROUP
-        row, dists = row.index_select(0, pair), windows.flatten().index_select(0, inside)
-        real = column < len(self.database)  # the others repeat the last one
-        return row[real], column[real], dists[real]
-
-    def _again(self, queries: Tensor) -> Neighbours:
-        """Neighbours of queries that have too many candidates, by narrower bounds or by all distances."""
-        if isinstance(self.rough, Int8Products):
-            if self.precise is None:
-                self.precise = _Search(self.database, Fp32Products(self.database, len(self.rough.memory)), self.k)
-            return self.precise(queries)[1]
-        num, columns = len(self.database), torch.arange(len(self.database), device=queries.device)
-        parts = []
-        for query in queries:
-            if isinstance(self.rough, _CityBlocks):
-                dists = self.rough.distances(query[None])[0, :num]
-            else:
-                dists = _distances(query, self.database)
-            parts.append(_smallest(_keys(dists, columns)[None], self.k))
-        return Neighbours(torch.cat([part.dists for part in parts]), torch.cat([part.idx for part in parts]))
+def _without(crowded: Tensor, row: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs whose row is not crowded."""
+    if not crowded.any():
+        return row, other
+    listed = ~crowded.index_select(0, row)
+    return row[listed], other[listed]
 
 
 def _kth_smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k-th smallest value of each row of (N, M), and where the k smallest are: (N, k)."""
-    if k != 2:
+    """The k-th smallest value of each row of (N, M), and where the k smallest are: (N, k); for k = 2 values change."""
+    if k > 2:
         least = values.topk(k, dim=1, largest=False)
         return least.values[:, -1], least.indices
-    first = values.argmin(dim=1, keepdim=True)  # two searches take a third of the time of topk
-    second = values.scatter(1, first, torch.inf).min(dim=1, keepdim=True)
-    return second.values.squeeze(1), torch.cat([first, second.indices], dim=1)
+    first = values.min(dim=1, keepdim=True)  # one or two searches take a third of the time of topk
+    if k == 1:
+        return first.values.squeeze(1), first.indices
+    second = values.scatter_(1, first.indices, torch.inf).min(dim=1, keepdim=True)
+    return second.values.squeeze(1), torch.cat([first.indices, second.indices], dim=1)
 
 
-def _distances(queries: Tensor, database: Tensor) -> Tensor:
-    """Euclidean distances of rows, (L,), without cancellation."""
-    return (queries - database).square_().sum(dim=1).sqrt_()
+def _distances(queries: Tensor, row: Tensor, database: Tensor, column: Tensor) -> Tensor:
+    """Euclidean distances (P,) of rows of both, without cancellation, in parts that stay in the cache."""
+    parts = []
+    for some, other in zip(row.split(_PAIRS), column.split(_PAIRS), strict=True):
+        gaps = queries.index_select(0, some).sub_(database.index_select(0, other))
+        parts.append(gaps.square_().sum(dim=1).sqrt_())
+    return torch.cat(parts)
 
 
 def _keys(dists: Tensor, columns: Tensor) -> Tensor:
@@ -235,7 +319,7 @@ def _table(keys: Tensor, row: Tensor, counts: Tensor, k: int) -> Tensor:
 
 def _smallest(keys: Tensor, k: int) -> Neighbours:
     """The neighbours behind the k smallest keys of each row."""
-    least = keys.topk(k, dim=1, largest=False).values
+    least = keys.topk(k, dim=1, largest=False).values if k > 1 else keys.amin(dim=1, keepdim=True)
     return Neighbours((least >> 32).int().view(torch.float32), least & 0xFFFFFFFF)
 
 

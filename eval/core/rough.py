@@ -11,54 +11,70 @@ from torch import Tensor
 GROUP = 64  # columns that share their bounds
 _LARGEST = 127  # of a query in int8
 _NARROWEST = 16  # less is not worth it, and torch multiplies matrices of one column wrongly
+TINY = 1e-34  # more than what is lost where squares and products of float32 vanish
 _WIDEST = 1024  # (127 * 127) * 1024 < 2^24: sums of products are exact in float32
 
 
 class Rough(NamedTuple):
     """Rough squared distances of a block of N queries to all columns, in G groups of :data:`GROUP`.
 
-    The distance of a query and column c of group g is ``shift + factor * value + offset[g, c]``, and direct differences
-    in float32 give the same within ``margin``, for queries that are ``sound``: nothing overflows.
+    The distance of a query and column c of group g lies from ``factor * value + base + offset[g, c]`` to ``slack``
+    above it, also where direct differences in float32 give it, for queries that are ``sound``: nothing overflows.
     """
 
     values: Tensor
     """(N, G, GROUP) float32 or int32; columns beyond the database repeat its last row."""
+    least: Tensor
+    """(N, G), the smallest value of each group."""
     factor: Tensor
     """(N, G) or (1, 1), positive."""
-    shift: Tensor
-    """(N, 1)."""
-    offset: Tensor
-    """(G, GROUP) or (1, 1)."""
-    margin: Tensor
+    base: Tensor
     """(N, G) or (N, 1)."""
+    slack: Tensor
+    """(N, G) or (N, 1)."""
+    offset: Tensor
+    """(G, GROUP) or (1, 1), not negative."""
     sound: Tensor
     """(N,) bool."""
 
     def group_bounds(self) -> tuple[Tensor, Tensor]:
         """Bounds (N, G): no distance of a group lies below the first, its smallest one not above the second."""
-        least = self.values.amin(dim=2) * self.factor + self.shift
-        low, high = self.offset.amin(dim=1), self.offset.amax(dim=1)
-        return least + low - self.margin, least + high + self.margin
+        lower = (self.least * self.factor).add_(self.base)
+        return lower, (lower + self.slack).add_(self.offset.amax(dim=1))
 
     def upper_bounds(self) -> Tensor:
         """No distance to a column lies above, (N, G * GROUP)."""
-        distances = self.values * self.factor[..., None] + self.shift[..., None] + self.offset
-        return (distances + self.margin[..., None]).flatten(1)
+        return (self.values * self.factor[..., None] + (self.base + self.slack)[..., None] + self.offset).flatten(1)
 
-    def windows(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Rough distances to the columns of P groups, (P, GROUP), and their margins (P,).
+    def windows(self, pairs: Tensor) -> Tensor:
+        """Values of P groups, (P, GROUP); ``pairs``: query * G + group of each."""
+        return self.values.view(-1, GROUP).index_select(0, pairs)
 
-        ``pairs``: query * G + group of each.
+    def within(self, pairs: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns of P groups that may be as near as ``bound`` (P,).
+
+        Args:
+            pairs: query * G + group of each.
+            bound: of the query of each.
+
+        Returns:
+            ascending indices into ``pairs``, and the columns, counted from the start of the group.
         """
-        num_groups = self.values.shape[1]
-        query = torch.div(pairs, num_groups, rounding_mode="floor")
-        shape = (len(self.values), num_groups)
-        factor = self.factor.expand(shape).reshape(-1).index_select(0, pairs)
-        margin = self.margin.expand(shape).reshape(-1).index_select(0, pairs)
-        values = self.values.view(-1, GROUP).index_select(0, pairs).float()
-        offset = self.offset.expand(num_groups, GROUP).index_select(0, pairs - query * num_groups)
-        shift = self.shift.index_select(0, query)
-        return values.mul_(factor[:, None]).add_(offset).add_(shift), margin
+        shape = self.least.shape
+        base, factor = (part.expand(shape).reshape(-1).index_select(0, pairs) for part in (self.base, self.factor))
+        room = bound - base
+        limit = room / factor
+        if not self.values.is_floating_point():  # compared as integers: the values need not be converted
+            limit = limit.clamp_(-(2.0**30), 2.0**30).floor_().int()  # beyond all products of 8 bits
+        inside = (self.windows(pairs) <= limit[:, None]).flatten().nonzero().squeeze(1)
+        pair, column = torch.div(inside, GROUP, rounding_mode="floor"), inside % GROUP
+        if self.offset.numel() == 1:
+            return pair, column
+        pairs = pairs.index_select(0, pair)
+        offset = self.offset.view(-1).index_select(0, pairs % shape[1] * GROUP + column)
+        values = self.values.view(-1).index_select(0, pairs * GROUP + column)
+        near = values * factor.index_select(0, pair) + offset <= room.index_select(0, pair)
+        return pair[near], column[near]
 
 
 class Fp32Products:
@@ -72,18 +88,18 @@ class Fp32Products:
         self.factors = torch.cat([padded, squares[:, None]], dim=1).T
         # memory that is written again and again: fresh pages cost a third of the product
         self.memory = database.new_empty(rows, len(padded))
-        exact_products = torch.get_float32_matmul_precision() == "highest"
-        self.rounding = rounding(database.shape[1]) if exact_products else 2.0**-6
+        self.rounding = product_rounding(database.shape[1])
         self.one, self.zero = database.new_ones(1, 1), database.new_zeros(1, 1)
 
     def __call__(self, queries: Tensor) -> Rough:
         """Distances of a block of queries, valid until the next call."""
         squares = queries.square().sum(dim=1, keepdim=True)
-        values = self.memory[: len(queries)]
-        torch.mm(torch.cat([-2.0 * queries, queries.new_ones(len(queries), 1)], dim=1), self.factors, out=values)
+        left = torch.cat([-2.0 * queries, queries.new_ones(len(queries), 1)], dim=1)
+        values = torch.mm(left, self.factors, out=self.memory[: len(queries)]).view(len(queries), -1, GROUP)
         limit = (squares.sqrt() + self.largest).square()
-        values = values.view(len(queries), -1, GROUP)
-        return Rough(values, self.one, squares, self.zero, self.rounding * limit, limit[:, 0].isfinite())
+        margin = self.rounding * limit + TINY
+        sound = limit[:, 0].isfinite()
+        return Rough(values, values.amin(dim=2), self.one, squares - margin, 2.0 * margin, self.zero, sound)
 
 
 class Int8Products:
@@ -101,10 +117,12 @@ class Int8Products:
         whole = (groups / scale[:, None]).round_()
         self.codes = whole.to(torch.int8).view_as(padded).T
         errors = (groups - whole * scale[:, None]).view(len(groups), GROUP, -1)
-        errors = torch.linalg.vector_norm(errors, dim=2).amax(dim=1)
+        errors = errors.square_().sum(dim=2).amax(dim=1).sqrt_()
         self.scale = scale
-        self.squares = padded.square().sum(dim=1).view(-1, GROUP)
-        norms = self.squares.amax(dim=1).sqrt()
+        squares = padded.square().sum(dim=1).view(-1, GROUP)
+        self.low = squares.amin(dim=1)
+        self.offset = squares - self.low[:, None]
+        norms = squares.amax(dim=1).sqrt()
         self.largest = norms.max()
         # margin = 2 (|dq| |d| + |q'| |dd|) + rounding (|q| + |d|)^2, a product of terms of the query and of the group
         self.rounding = 2.0 * rounding(database.shape[1])  # of the sums of squares, and of the steps to the bounds
@@ -115,26 +133,29 @@ class Int8Products:
         """Distances of a block of queries, valid until the next call."""
         squares = queries.square().sum(dim=1, keepdim=True)
         norms = squares.sqrt()
-        scale = queries.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / _LARGEST
+        scale = queries.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(_LARGEST)
         whole = (queries / -scale).round_()
-        values = self.memory[: len(queries)]
-        torch._int_mm(whole.to(torch.int8), self.codes, out=values)
-        errors = torch.linalg.vector_norm(queries + whole * scale, dim=1, keepdim=True)
-        rounding = torch.full_like(norms, self.rounding)
-        terms = [2.0 * (errors + rounding * norms), 2.0 * (norms + errors), rounding, rounding * squares]
-        sound = (norms + self.largest).square()[:, 0].isfinite()
+        values = torch._int_mm(whole.to(torch.int8), self.codes, out=self.memory[: len(queries)])
         values = values.view(len(queries), -1, GROUP)
-        return Rough(values, 2.0 * scale * self.scale, squares, self.squares, torch.cat(terms, 1) @ self.terms, sound)
+        errors = whole.mul_(scale).add_(queries).square_().sum(dim=1, keepdim=True).sqrt_()
+        rounding = torch.full_like(norms, self.rounding)
+        terms = [2.0 * (errors + rounding * norms), 2.0 * (norms + errors), rounding, rounding * squares + TINY]
+        margin = torch.cat(terms, 1) @ self.terms
+        base = (squares + self.low).sub_(margin)
+        sound = (norms + self.largest).square()[:, 0].isfinite()
+        factor = 2.0 * scale * self.scale
+        return Rough(values, values.amin(dim=2), factor, base, margin.mul_(2.0), self.offset, sound)
 
 
 def products(database: Tensor, rows: int) -> Fp32Products | Int8Products:
     """The fastest products for this device and these descriptors."""
     fits = database.device.type == "cpu" and _NARROWEST <= database.shape[1] <= _WIDEST
     if fits and (largest := largest_int8()):
-        squares = pad(database).square().sum(dim=1).view(-1, GROUP)
+        padded = pad(database)
+        squares = padded.square().sum(dim=1).view(-1, GROUP)
         # lengths that differ within a group blur its bounds; False for what is not finite
         if bool((squares.amax(dim=1) - squares.amin(dim=1)).mean() < 0.1 * squares.mean()):
-            return Int8Products(database, rows, largest)
+            return Int8Products(padded, rows, largest)
     return Fp32Products(database, rows)
 
 
@@ -161,6 +182,11 @@ def largest_int8() -> int:
 def rounding(width: int) -> float:
     """Bound of the relative rounding error of a sum of ``width`` products in float32."""
     return float((width + 8) * 2.0**-23)
+
+
+def product_rounding(width: int) -> float:
+    """The same where the products are a matrix product, which torch may have been told to do less precisely."""
+    return rounding(width) if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
 
 
 def pad(database: Tensor) -> Tensor:

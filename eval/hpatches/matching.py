@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from common.hpatches import LEVELS, NUM_TARGETS, type_index
+from common.jobs import map_on_threads
 from eval.core.distances import apply_mask, check_metric, identity_matching
 from eval.hpatches.descriptors import DescriptorSet
 
@@ -30,18 +31,19 @@ def score_matching(
     Source: HPatches benchmark, task matching.
     """
     check_metric(metric, descriptors.dim)
-    scores: MatchingScores = {}
-    for name in each(test):
+
+    def score(name: str) -> dict[str, dict[str, list[float]]]:
         reference = apply_mask(descriptors.get(name, 0), metric)
-        scores[name] = {}
+        rows: dict[str, dict[str, list[float]]] = {}
         for level in LEVELS:
-            row: dict[str, list[float]] = {"ap": [], "ap_vl": [], "success": []}
+            rows[level] = {"ap": [], "ap_vl": [], "success": []}
             for image in range(1, NUM_TARGETS + 1):
                 target = apply_mask(descriptors.get(name, type_index(level, image)), metric)
                 for key, value in identity_matching(reference, target, metric).items():
-                    row[key].append(value)
-            scores[name][level] = row
-    return scores
+                    rows[level][key].append(value)
+        return rows
+
+    return dict(zip(each(test), map_on_threads(score, test), strict=True))
 
 
 def level_means(scores: MatchingScores, key: str = "ap") -> dict[str, float]:

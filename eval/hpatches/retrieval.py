@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.hpatches import LEVELS, NUM_TARGETS, type_index
+from common.jobs import map_on_threads
 from eval.core.distances import (
     Floats,
     Floats32,
@@ -17,12 +18,14 @@ from eval.core.distances import (
     check_metric,
     exact_pair_distances,
 )
+from eval.core.rough import TINY, product_rounding
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.tasks import RetrievalTask
 from eval.hpatches.verification import precision_from_counts
 
 POOL_SIZES = (100, 500, 1000, 5000, 10000, 15000, 20000)
-_BLOCK = 64  # queries at once: a 64 x 20000 block of float64 distances is 10 MB
+_BLOCK = 128  # queries at once: a 128 x 20000 block of distances is 10 MB
+_PAIRS = 1 << 16  # of query and negative, compared with the thresholds at once
 
 
 class RetrievalScores(NamedTuple):
@@ -72,43 +75,40 @@ def score_retrieval(
     data = apply_mask(descriptors.data, metric)
     zero = np.zeros(1, dtype=np.int64)
     negatives = data[descriptors.rows(distractor_sequence, zero, distractors.idx)]
+    targets = [type_index(level, image) for level in LEVELS for image in range(1, NUM_TARGETS + 1)]
+
+    def count(block: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Negatives that are nearer, and not farther, than each view (q, levels, targets, pool sizes), best first."""
+        of_views = [descriptors.rows(query_sequence[block], zero + t, queries.idx[block]) for t in (0, *targets)]
+        reference, *views = (data[rows] for rows in of_views)
+        positive = np.stack([exact_pair_distances(reference, view, metric) for view in views], axis=1)  # (q, 15)
+        others = distractor_sequence != query_sequence[block[0]]
+        by_level = (len(block), len(LEVELS), NUM_TARGETS, len(POOL_SIZES))
+        order = np.argsort(positive.reshape(by_level[:3]), axis=2, kind="stable")[..., None]
+        counts = (c.reshape(by_level) for c in count_nearer(reference, negatives, positive, metric, others))
+        nearer, not_farther = (np.take_along_axis(c, order, axis=2) for c in counts)
+        return nearer, not_farther
 
     shape = (len(LEVELS), len(queries), NUM_TARGETS, len(POOL_SIZES))
     fewer, not_more = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     tied = total = 0
     blocks = _blocks(query_sequence)
-    others: tuple[int, Floats] = (-1, np.empty((0, 0)))
-    for number in each(range(len(blocks))):
-        sequence, rows = blocks[number]
-        if others[0] != sequence:
-            others = (sequence, negatives[distractor_sequence != sequence].astype(np.float64))
-        idx = queries.idx[rows]
-        reference = data[descriptors.rows(query_sequence[rows], zero, idx)]
-        targets = [type_index(level, image) for level in LEVELS for image in range(1, NUM_TARGETS + 1)]
-        positive = np.stack(
-            [
-                exact_pair_distances(reference, data[descriptors.rows(query_sequence[rows], zero + t, idx)], metric)
-                for t in targets
-            ],
-            axis=1,
-        )  # (q, 15)
-        below, at_most = count_nearer(reference, others[1], positive, metric)
-        tied += int((at_most - below)[:, :, -1].sum())
-        total += at_most[:, :, -1].size * len(others[1])
-        by_level = (len(rows), len(LEVELS), NUM_TARGETS, len(POOL_SIZES))
-        order = np.argsort(positive.reshape(by_level[:3]), axis=2, kind="stable")[..., None]
-        for counts, store in ((below, fewer), (at_most, not_more)):
-            store[:, rows] = np.take_along_axis(counts.reshape(by_level), order, axis=2).swapaxes(0, 1)
+    for number, (nearer, not_farther) in zip(each(range(len(blocks))), map_on_threads(count, blocks), strict=True):
+        block = blocks[number]
+        fewer[:, block], not_more[:, block] = nearer.swapaxes(0, 1), not_farther.swapaxes(0, 1)
+        others = int((distractor_sequence != query_sequence[block[0]]).sum())
+        tied += int((not_farther - nearer)[..., -1].sum())
+        total += nearer[..., -1].size * others
 
     optimistic, vl = precision_from_counts(fewer)
     pessimistic, _ = precision_from_counts(not_more)
     return RetrievalScores(optimistic, vl, (optimistic + pessimistic) / 2.0, tied / max(total, 1))
 
 
-def _blocks(query_sequence: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
-    """Rows of queries with their sequence, at most ``_BLOCK`` at once."""
+def _blocks(query_sequence: NDArray[np.int64]) -> list[NDArray[np.intp]]:
+    """Rows of queries of one sequence each, at most ``_BLOCK`` at once."""
     return [
-        (int(sequence), rows[start : start + _BLOCK])
+        rows[start : start + _BLOCK]
         for sequence in np.unique(query_sequence)
         for rows in [np.flatnonzero(query_sequence == sequence)]
         for start in range(0, len(rows), _BLOCK)
@@ -116,66 +116,89 @@ def _blocks(query_sequence: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int
 
 
 def count_nearer(
-    queries: Floats32, negatives: Floats32 | Floats, thresholds: Floats, metric: str
+    queries: Floats32,
+    negatives: Floats32,
+    thresholds: Floats,
+    metric: str,
+    counted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many of the first k - 5 negatives are nearer than each threshold, and how many are not farther.
 
-    A matrix product sorts the negatives between the thresholds; those within rounding error of one are placed by
-    their exact distance.
+    A matrix product finds those not farther than the largest threshold and sorts them between the others; those within
+    rounding error of one are placed by their exact distance.
 
     Args:
         queries: (q, D).
-        negatives: (M, D), float32 values, best as float64 when they are used again.
+        negatives: (M, D).
         thresholds: (q, T) distances.
         metric: one of ``distances.METRICS``.
+        counted: (M,), which negatives there are; default all.
 
     Returns:
         two int64 arrays (q, T, pool sizes).
     """
-    num_queries, num_thresholds = thresholds.shape
+    counted = np.ones(len(negatives), bool) if counted is None else counted
     order = np.argsort(thresholds, axis=1)
-    limits = torch.from_numpy(np.take_along_axis(thresholds, order, axis=1))
-    a = torch.from_numpy(queries).double()
-    b = torch.from_numpy(negatives) if negatives.dtype == np.float64 else torch.from_numpy(negatives).double()
-    if metric == "L2":
-        a_square, b_square = a.square().sum(1, keepdim=True), b.square().sum(1)
-        values = torch.addmm(b_square[None], a, b.T, alpha=-2.0).add_(a_square)
-        limits_of_values = limits.square()
-        scale = a_square + (b_square.max() if len(b) else 0.0)
-    else:
-        values, limits_of_values = torch.cdist(a, b, p=1.0), limits
-        scale = values.amax(1, keepdim=True) if len(b) else torch.zeros(num_queries, 1).double()
-    tolerance = 1e-11 * scale + 1e-300
-    lower = torch.searchsorted(limits_of_values - tolerance, values, out_int32=True, right=True)
-    upper = torch.searchsorted(limits_of_values + tolerance, values, out_int32=True, right=True)
-    place_below = lower.numpy()  # thresholds with index >= place are larger than the value
-    place_at_most = place_below
-    row, column = np.nonzero((lower != upper).numpy())
-    if len(row):
-        place_at_most = place_below.copy()
-    for start in range(0, len(row), 1 << 18):
-        r, c = row[start : start + (1 << 18)], column[start : start + (1 << 18)]
-        exact = exact_pair_distances(queries[r], negatives[c].astype(np.float32), metric)[:, None]
-        place_below[r, c] = (limits.numpy()[r] <= exact).sum(axis=1)
-        place_at_most[r, c] = (limits.numpy()[r] < exact).sum(axis=1)
+    limits = np.take_along_axis(thresholds, order, axis=1)
+    values, edges, tolerance = _rough_distances(queries, negatives, limits, metric)
+    with np.errstate(over="ignore"):
+        far = values > (edges[:, -1:] + tolerance).astype(values.dtype)
+    row, column = np.nonzero(~far & counted)
+    pool = np.searchsorted(np.array(POOL_SIZES) - NUM_TARGETS, (np.cumsum(counted) - 1)[column], side="right")
+    inside = pool < len(POOL_SIZES)
+    row, column, pool = row[inside], column[inside], pool[inside]
+    place_below, place_at_most = np.empty(len(row), np.int64), np.empty(len(row), np.int64)
+    for start in range(0, len(row), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        r, c = row[part], column[part]
+        value, slack = values[r, c].astype(np.float64)[:, None], tolerance[r]
+        place = (edges[r] <= value - slack).sum(axis=1)  # limits from there on are larger than the value
+        sure = (place == (edges[r] <= value + slack).sum(axis=1)) & np.isfinite(value + slack)[:, 0]
+        place_below[part] = place_at_most[part] = place
+        unsure = np.flatnonzero(~sure)
+        r, c = r[unsure], c[unsure]
+        exact = exact_pair_distances(queries[r], negatives[c], metric)[:, None]
+        place_below[start + unsure] = (limits[r] <= exact).sum(axis=1)
+        place_at_most[start + unsure] = (limits[r] < exact).sum(axis=1)
     back = np.argsort(order, axis=1)[:, :, None]
-    below = np.take_along_axis(_counts_by_pool(place_below, num_thresholds), back, axis=1)
-    if place_at_most is place_below:  # no tie
-        return below, below
-    return below, np.take_along_axis(_counts_by_pool(place_at_most, num_thresholds), back, axis=1)
+    below, at_most = (
+        np.take_along_axis(_counts_by_pool(row, pool, place, thresholds.shape), back, axis=1)
+        for place in (place_below, place_at_most)
+    )
+    return below, at_most
 
 
-def _counts_by_pool(place: NDArray[np.integer], num_thresholds: int) -> NDArray[np.int64]:
-    """(q, T, pool sizes): of the first k - 5 negatives, how many lie below each threshold; ``place``: (q, M)."""
-    num_queries, width = len(place), num_thresholds + 1
-    counts = np.zeros((num_queries, num_thresholds, len(POOL_SIZES)), dtype=np.int64)
-    running = np.zeros((num_queries, width), dtype=np.int64)
-    base = np.arange(num_queries)[:, None] * width
-    start = 0
-    for k, size in enumerate(POOL_SIZES):
-        stop = max(start, min(size - NUM_TARGETS, place.shape[1]))
-        cells = (place[:, start:stop] + base).ravel()
-        running += np.bincount(cells, minlength=num_queries * width).reshape(num_queries, width)
-        counts[:, :, k] = np.cumsum(running[:, :-1], axis=1)
-        start = stop
-    return counts
+def _rough_distances(
+    queries: Floats32, negatives: Floats32, limits: Floats, metric: str
+) -> tuple[Floats | Floats32, Floats, Floats]:
+    """Values (q, M) that lie to the edges (q, T) as distances to limits do, but for rounding up to a tolerance (q, 1).
+
+    Edges and tolerance are float64.
+    """
+    a, b = torch.from_numpy(queries), torch.from_numpy(negatives)
+    if metric == "L2":
+        a_square, b_square = a.square().sum(dim=1, keepdim=True), b.square().sum(dim=1)
+        values = torch.addmm(b_square, a, b.T, alpha=-2.0)  # squares of distances, less that of the query
+        longest = b_square.amax().sqrt() if len(b) else 0.0
+        tolerance = product_rounding(a.shape[1]) * (a_square.sqrt() + longest).square() + TINY
+        edges = np.square(limits) - a_square.numpy()
+    else:
+        values, edges = torch.cdist(a.double(), b.double(), p=1.0), limits
+        tolerance = 1e-11 * (values.amax(dim=1, keepdim=True) if len(b) else values.new_zeros(len(a), 1))
+    return values.numpy(), edges, tolerance.double().numpy() + 1e-300
+
+
+def _counts_by_pool(
+    row: NDArray[np.int64], pool: NDArray[np.int64], place: NDArray[np.int64], shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """(q, T, pool sizes): how many negatives of each pool lie below each threshold.
+
+    ``row``: of the query; ``pool``: the smallest one that holds the negative; ``place``: thresholds at and after it are
+    larger; (P,) each. ``shape``: q, T.
+    """
+    num_queries, num_thresholds = shape
+    cells = (row * len(POOL_SIZES) + pool) * (num_thresholds + 1) + place
+    counts = np.bincount(cells, minlength=num_queries * len(POOL_SIZES) * (num_thresholds + 1))
+    counts = counts.reshape(num_queries, len(POOL_SIZES), num_thresholds + 1)[:, :, :-1]
+    result: NDArray[np.int64] = counts.cumsum(axis=1).cumsum(axis=2).swapaxes(1, 2)
+    return result

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.hpatches import LEVELS, NUM_TARGETS
+from common.jobs import map_on_threads
 from eval.core.distances import apply_mask, check_metric, pair_distances
 from eval.hpatches.descriptors import DescriptorSet
 from eval.hpatches.tasks import PatchPairs, VerificationTask
@@ -31,17 +32,16 @@ def score_verification(
     check_metric(metric, descriptors.dim)
     data = apply_mask(descriptors.data, metric)
     num_inter = int((task.inter.s1 != task.inter.s2).sum())
-    table: dict[str, dict[str, dict[str, float] | None]] = {}
+    cells: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     for level in LEVELS:
         positive = _distances(descriptors, data, task.positives, level, metric)
-        table[level] = {}
         for kind in KINDS:
-            if len(positive) == 0 or (kind == "inter" and num_inter == 0):
-                table[level][kind] = None
-                continue
-            negative = _distances(descriptors, data, getattr(task, kind), level, metric)
-            table[level][kind] = verification_scores(positive, negative)
-    return table
+            if len(positive) and (kind != "inter" or num_inter):
+                negative = _distances(descriptors, data, getattr(task, kind), level, metric)
+                cells[level, kind] = (positive, negative)
+    scored = map_on_threads(lambda cell: verification_scores(*cell), cells.values())
+    scores = dict(zip(cells, scored, strict=True))
+    return {level: {kind: scores.get((level, kind)) for kind in KINDS} for level in LEVELS}
 
 
 def verification_scores(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> dict[str, float]:

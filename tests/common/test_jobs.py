@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.cache import Cache
-from common.jobs import JobError, compute_all, open_executor
+from common.jobs import JobError, compute_all, map_on_threads, open_executor
 from common.machine import available_cores
 from kornia_hardnet8.errors import DataError, UsageError
 
@@ -55,6 +56,22 @@ def test_results_come_in_order_from_any_executor(threads: int, tmp_path: Path) -
     assert values(found) == [25, -1, 1, 16]
     assert len(list((tmp_path / "squares").iterdir())) == 4
     assert compute_all(cache, "squares", [], square) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_give_results_in_order_and_compute_with_one_thread_each(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = list(map_on_threads(lambda number: (number, torch.get_num_threads()), range(20)))
+        assert found == [(number, 1) for number in range(20)]
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as other:  # a thread that begins afterwards
+            assert other.submit(torch.get_num_threads).result() == threads
+        with pytest.raises(DataError, match="-1 is negative"):
+            list(map_on_threads(square, [2, -1, 3]))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_script_without_a_guard_is_not_run_by_its_workers(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_same_as_brute_force_with_ties(data, distance, k):
 @pytest.mark.parametrize("offset", [0.0, 10.0, 100.0])
 @pytest.mark.parametrize("block_bytes", [1 << 14, 1 << 25])
 def test_rounding_and_blocks_change_nothing(offset, block_bytes, monkeypatch):
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(300, 16, generator=generator) * 0.01 + offset
@@ -196,6 +197,34 @@ def test_same_as_differences_to_the_last_bit(products, num_database, k):
         assert torch.equal(got.dists, dists)
 
 
+@pytest.mark.parametrize("num_database", [1, 63, 300, 2000])
+@pytest.mark.parametrize("k", [1, 2])
+def test_candidates_hold_the_neighbours_in_double_precision_and_their_ties(products, num_database, k, monkeypatch):
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * 50 * num_database)
+    queries, database = hard_descriptors(3, 120, 128), hard_descriptors(4, num_database, 128)
+    queries[7, 3], queries[50] = torch.nan, torch.inf
+    for q, d in ((queries, database), near_duplicates(5, 2000, 120)):
+        found = module.candidates(q, d, k)
+        listed = set(zip(found.row.tolist(), found.column.tolist(), strict=True))
+        assert sorted(listed) == list(zip(found.row.tolist(), found.column.tolist(), strict=True))
+        exact = torch.cdist(q.double(), d.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        for row in (~found.undecided).nonzero().flatten().tolist():
+            last = exact[row].sort().values[min(k, len(d)) - 1]
+            assert {(row, column) for column in (exact[row] <= last).nonzero().flatten().tolist()} <= listed
+        assert not set(found.undecided.nonzero().flatten().tolist()) & {row for row, _ in listed}
+    assert module.candidates(q[:0], d, k).undecided.tolist() == []
+
+
+def test_candidates_of_unit_vectors_are_few_and_all_decided():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(1500, 128, generator=generator), dim=1)
+    noisy = torch.nn.functional.normalize(rows + 0.05 * torch.randn(1500, 128, generator=generator), dim=1)
+    found = module.candidates(rows, noisy, 1)
+    assert not found.undecided.any()
+    assert len(found.row) < 2 * 1500
+
+
 @given(st.integers(0, 2**31), st.integers(1, 200), st.integers(1, 300), st.integers(2, 40), st.integers(1, 12))
 def test_rounded_values_tie_as_their_differences_do(seed, num_queries, num_database, width, k):
     generator = torch.Generator().manual_seed(seed)
@@ -230,6 +259,7 @@ def test_matches_do_not_depend_on_the_products(products, max_ratio, monkeypatch)
     descs0[5], descs1[7, 3], descs1[8] = torch.nan, torch.inf, torch.nan
     got = mutual_nn(descs0, descs1, max_ratio)
     monkeypatch.setattr(module, "products", rough.Fp32Products)
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(module, "_BLOCK_BYTES", 1 << 16)
     expected = mutual_nn(descs0, descs1, max_ratio)
     assert len(expected.matches) > 190
@@ -244,9 +274,19 @@ def test_rough_distances_lie_within_their_margins(products):
     found = products(database, 150)(queries)
     exact = (queries.double()[:, None] - rough.pad(database).double()).square().sum(dim=2)
     pairs = torch.arange(150 * found.values.shape[1])
-    windows, margin = found.windows(pairs)
-    errors = (windows.double() - exact.view(len(pairs), -1)).abs()
-    assert (errors <= margin.double()[:, None]).all()
+    shape = found.least.shape
+    factor, base, slack = (
+        part.double().expand(shape).reshape(-1, 1) for part in (found.factor, found.base, found.slack)
+    )
+    offset = found.offset.double().expand(shape[1], rough.GROUP).repeat(150, 1)
+    least = found.windows(pairs).double() * factor + base + offset
+    exact_windows = exact.view(len(pairs), -1)
+    assert (least <= exact_windows).all()
+    assert (exact_windows <= least + slack).all()
+    for column in (0, 5, 63):  # each is within its own distance
+        pair, columns = found.within(pairs, exact_windows[:, column].float())
+        assert (columns == column).sum() == len(pairs)
+        assert (pair.diff() >= 0).all()
     lower, upper = (bound.double() for bound in found.group_bounds())
     least = exact.view(150, -1, rough.GROUP).amin(dim=2)
     assert (lower <= least).all()
@@ -265,7 +305,7 @@ def test_8_bits_leave_few_candidates_to_be_searched_anew(largest, monkeypatch):
     database[[17, 1200]] = 0.0  # of flat patches
     queries = torch.nn.functional.normalize(database[:500] + 0.05 * torch.randn(500, 128, generator=generator), dim=1)
     assert isinstance(rough.products(database, 8), rough.Int8Products)
-    monkeypatch.setattr(module._Search, "_again", None)  # nobody needs it
+    monkeypatch.setattr(module, "Fp32Products", None)  # nobody needs it
     assert torch.equal(nearest(queries, database, 2).dists, by_differences(queries, database, 2)[0])
 
 
@@ -301,6 +341,7 @@ def test_products_of_8_bits_never_overflow(isa):
 
 def test_descriptors_too_close_for_8_bits_go_on_in_float32(monkeypatch):
     monkeypatch.setattr(rough, "largest_int8", lambda: 64)
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(module, "_BLOCK_BYTES", 64 * 4 * 1000)
     calls: list[str] = []
     for kind in (rough.Fp32Products, rough.Int8Products):

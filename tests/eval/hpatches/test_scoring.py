@@ -99,11 +99,52 @@ def test_count_nearer_is_brute_force_with_ties(metric):
     queries, negatives = (rng.integers(0, 3, (n, 3)).astype(np.float32) * np.float32(0.1) for n in (7, 1300))
     full = cdist(queries.astype(float), negatives.astype(float), SCIPY[metric])
     thresholds = full[:, rng.integers(0, 1300, 15)]  # every threshold is tied with many negatives
-    below, at_most = count_nearer(queries, negatives, thresholds, metric)
+    check_counts(queries, negatives, thresholds, metric)
+    check_counts(queries, negatives, thresholds, metric, rng.random(1300) < 0.7)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1000.0, 1e19])  # squares vanish, or overflow
+@pytest.mark.parametrize("metric", ["L2", "L1"])
+def test_count_nearer_of_unit_vectors_zero_rows_and_near_ties(metric, size):
+    rng = np.random.default_rng(4)
+    negatives = rng.standard_normal((900, 32)).astype(np.float32)
+    negatives /= np.linalg.norm(negatives, axis=1, keepdims=True)
+    negatives[::100] = 0.0
+    negatives[300:600] = np.nextafter(negatives[:300], np.float32(1.0))
+    negatives *= np.float32(size)
+    queries = negatives[[0, 1, 5, 301, 700]]
+    full = cdist(queries.astype(float), negatives.astype(float), SCIPY[metric])
+    thresholds = np.sort(full, axis=1)[:, [0, 1, 2, 3, 100, 200, 898, 899]]
+    check_counts(queries, negatives, thresholds, metric, np.arange(900) % 7 != 3)
+    check_counts(queries, negatives, thresholds + size, metric)
+    check_counts(queries, negatives[:0], thresholds, metric)
+
+
+def check_counts(queries, negatives, thresholds, metric, counted=None):
+    full = cdist(queries.astype(float), negatives.astype(float), SCIPY[metric])
+    full = full if counted is None else full[:, counted]
+    below, at_most = count_nearer(queries, negatives, thresholds, metric, counted)
     for k, size in enumerate(POOL_SIZES):
         part = full[:, None, : size - 5]
         np.testing.assert_array_equal(below[:, :, k], (part < thresholds[:, :, None]).sum(2))
         np.testing.assert_array_equal(at_most[:, :, k], (part <= thresholds[:, :, None]).sum(2))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0])  # squares vanish
+@pytest.mark.parametrize("metric", ["L2", "L1"])
+def test_nearest_of_duplicates_near_ties_and_zero_rows(metric, size):
+    rng = np.random.default_rng(5)
+    targets = rng.standard_normal((700, 64)).astype(np.float32)
+    targets /= np.linalg.norm(targets, axis=1, keepdims=True)
+    targets[::90] = 0.0
+    targets[200:300] = targets[:100]
+    targets[300:400] = np.nextafter(targets[:100], np.float32(1.0))
+    targets *= np.float32(size)
+    queries = np.concatenate([targets[rng.permutation(700)], (targets[:50] + targets[50:100]) / 2])
+    full = cdist(queries.astype(float), targets.astype(float), SCIPY[metric])
+    index, distance = nearest(queries, targets, metric)
+    np.testing.assert_array_equal(index, full.argmin(1))
+    np.testing.assert_array_equal(distance, full.min(1))
 
 
 def small_set(names=("i_a", "v_b", "v_c"), n=40, noise=0.3, seed=0, dim=8):

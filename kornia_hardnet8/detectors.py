@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import kornia.feature as KF
 import torch
+import torch.nn.functional as F
+from kornia.filters import get_gaussian_discrete_kernel1d, get_gaussian_kernel2d
 from torch import Tensor, nn
 
 from kornia_hardnet8 import dog
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.lafs import lafs_from_opencv
+from kornia_hardnet8.memory import keep_freed_memory
 from kornia_hardnet8.patches import extract_patches
 from kornia_hardnet8.torch_files import load_torch
 
@@ -23,6 +27,8 @@ DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 DETECTION_MR_SIZE = 6.0
 # Side of the patches that orientation is estimated on, and how many at once.
 _SIDE, _ORIENTED = 32, 128
+# Of the histogram of gradients, and what keeps a root and an angle from zero.
+_BINS, _LEAST = 36, 1e-8
 # Interpolation may overshoot 1; what goes beyond this is no such image, and white all over where it is cut at 1.
 _BRIGHTEST = 2.0
 # Images with a shorter side have no room for a scale space.
@@ -60,6 +66,7 @@ class DifferencesOfGaussians(nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
+        keep_freed_memory()
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames (1, N, 2, 3) and responses (1, N) of an image (1, 1, H, W)."""
@@ -175,12 +182,61 @@ class Orienter(nn.Module):
         return turned
 
 
+class DominantGradient(nn.Module):
+    """Angle of the dominant gradient: that of ``KF.PatchDominantGradientOrientation`` (0.9), in a third of its time."""
+
+    weighting: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        weighting = get_gaussian_kernel2d((_SIDE, _SIDE), (_SIDE / 6.0, _SIDE / 6.0), True)[0]
+        self.register_buffer("weighting", weighting, persistent=False)
+        self.smoothing = get_gaussian_discrete_kernel1d(5, 1.6).flatten().tolist()
+
+    @torch.no_grad()
+    def forward(self, patches: Tensor) -> Tensor:
+        """Angles (B,) in radians of patches (B, 1, 32, 32); of a flat patch, pi."""
+        gx, gy = _sobel(patches)
+        square = (gx * gx).add_(gy * gy)
+        strength = square.sign().mul_(square.add_(_LEAST).sqrt_()).mul_(self.weighting.to(patches))
+        turn = torch.atan2(gy, gx.add_(_LEAST)).add_(2.0 * math.pi).add_(math.pi).mul_(_BINS).div_(2.0 * math.pi)
+        low = turn.nan_to_num_(0.0).floor()
+        to_high = turn.sub_(low).mul(strength)
+        to_low = turn.neg_().add_(1.0).mul_(strength)
+        histogram = patches.new_zeros(len(patches), _BINS)
+        for place, votes in ((low, to_low), (low + 1.0, to_high)):
+            place.sub_((place / _BINS).floor_(), alpha=_BINS)  # several times as fast as a remainder
+            histogram.scatter_add_(1, place.flatten(1).long(), votes.flatten(1))
+        smooth = torch.zeros_like(histogram)
+        for shift, share in enumerate(self.smoothing):
+            smooth.add_(histogram.roll(2 - shift, 1), alpha=share)
+        height, peak = smooth.max(dim=1)
+        before, after = (smooth.gather(1, (peak[:, None] + step) % _BINS)[:, 0] for step in (-1, 1))
+        bend = before + after - 2.0 * height
+        offset = torch.where(bend != 0, 0.5 * (before - after) / bend, 0.0)
+        return -(2.0 * math.pi * (peak + offset) / _BINS - math.pi)
+
+
+def _sobel(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (B, S, S) along x and y of patches (B, 1, S, S), whose borders go on beyond them.
+
+    Sums of shifted patches: a convolution with one channel is slow on a CPU.
+    """
+    wide = F.pad(patches, (1, 1, 1, 1), mode="replicate")[:, 0]
+    (a, b, c), (d, _, e), (f, g, h) = (
+        [wide[:, y : wide.shape[1] - 2 + y, x : wide.shape[2] - 2 + x] for x in range(3)] for y in range(3)
+    )
+    along_x = (c - a).mul_(0.125).sub_(d, alpha=0.25).add_(e, alpha=0.25).sub_(f, alpha=0.125).add_(h, alpha=0.125)
+    along_y = (-0.125 * a).sub_(b, alpha=0.25).sub_(c, alpha=0.125)
+    return along_x, along_y.add_(f, alpha=0.125).add_(g, alpha=0.25).add_(h, alpha=0.125)
+
+
 def make_orienter(name: str, weights_dir: Path | None) -> nn.Module | None:
     """``"dominant"`` (gradient histogram), ``"orinet"`` or ``"none"``."""
     if name == "none":
         return None
     if name == "dominant":
-        return Orienter(KF.PatchDominantGradientOrientation(_SIDE)).eval()
+        return Orienter(DominantGradient()).eval()
     if name != "orinet":
         raise UsageError(f"unknown orientation {name!r}: it is dominant, orinet or none")
     network = KF.OriNet(False)

@@ -245,7 +245,7 @@ def _candidates(differences: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """
     levels, height, width = differences.shape
     flat = differences.view(levels, -1)
-    found, values = [], []
+    found = []
     for start in range(width, (height - 1) * width, _STRIP):
         stop = min(start + _STRIP, (height - 1) * width)
         turns = _turns(flat[1:-1, start - 1 : stop + 1], 1)
@@ -253,18 +253,17 @@ def _candidates(differences: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         rising = _above(flat[1:, start:stop], flat[:-1, start:stop])
         turns &= rising[:-1] ^ rising[1:]
         level, place = _nonzero(turns)
-        place = place + start
-        x = place % width
-        inner = (x > 0) & (x < width - 1)
-        places = torch.stack([level + 1, place // width, x], dim=1)[inner]
-        cubes = _cubes(differences, places)
-        centre = cubes[13]
-        others = torch.cat([cubes[:13], cubes[14:]])
-        extreme = (centre > others.amax(dim=0)) | (centre < others.amin(dim=0))
-        extreme &= centre.abs() > noise
-        found.append(places[extreme])
-        values.append(cubes[:, extreme])
-    return torch.cat(found), torch.cat(values, dim=1)
+        found.append(torch.stack([level + 1, place + start]))
+    level, place = torch.cat(found, dim=1)
+    x = place % width
+    inner = (x > 0) & (x < width - 1)
+    places = torch.stack([level, place // width, x], dim=1)[inner]
+    cubes = _cubes(differences, places)
+    centre = cubes[13]
+    others = torch.cat([cubes[:13], cubes[14:]])
+    extreme = (centre > others.amax(dim=0)) | (centre < others.amin(dim=0))
+    extreme &= centre.abs() > noise
+    return places[extreme], cubes[:, extreme]
 
 
 def _turns(values: Tensor, step: int) -> Tensor:

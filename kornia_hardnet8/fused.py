@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_hardnet8.memory import keep_freed_memory
+
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,8 +26,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_CHUNK, INT8_CHUNK = 128, 512
 # Patches in one pass on other devices: enough to fill them, little enough memory (0.13 MB a patch and layer).
 DEVICE_CHUNK = 1024
-# The largest block whose release makes the GNU C library keep freed memory of that size, and twice that in all.
-_KEPT_BYTES = 32 * 2**20 - 8192
 
 # Where ranges are not known they are measured on generated patches, with so much room for what images hold more.
 _HEADROOM = 1.5
@@ -201,9 +201,7 @@ class Engine:
         self.chunk = DEVICE_CHUNK
         if device.type == "cpu":
             self.chunk = INT8_CHUNK if precision == "int8" else CPU_CHUNK
-            # Taken and given back untouched: else the activations of every chunk are mapped and cleared anew, a tenth
-            # of the time in fp32.
-            torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+            keep_freed_memory()
         shape = [self.chunk, 1, patch_size, patch_size]
         self._operators: list[Operator] = []
         if precision == "int8":

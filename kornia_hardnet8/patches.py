@@ -72,22 +72,22 @@ def _cut(image: Tensor, lafs: Tensor, side: int, level: str) -> Tensor:
     octave = _octaves(lafs, side, level, min(image.shape[-2:]))
     unit = (2.0 * torch.arange(side, device=image.device, dtype=work.dtype) + 1.0) / side - 1.0
     cells = torch.stack([unit.repeat(side), unit.repeat_interleave(side)])  # (2, S*S): u along x, then along y
-    size = torch.tensor([image.shape[-1], image.shape[-2]], device=image.device, dtype=work.dtype)
-    patches = work.new_empty(channels, count, side, side)
+    size = torch.tensor([[image.shape[-1]], [image.shape[-2]]], device=image.device, dtype=work.dtype)
+    patches = work.new_empty(channels, count, side * side)
     chunk = max(1, _CHUNK_SAMPLES // (side * side))
     for index in range(int(octave.max()) + 1):
         if index:
             current = torch.cat([_halve(one) for one in current.split(1, dim=1)], dim=1)  # each in the cache
         for rows in torch.nonzero(octave == index).flatten().split(chunk):
             frames = lafs[rows]
-            points = frames[:, :, :2] @ cells + frames[:, :, 2:]
-            grid = (2.0 * points.transpose(1, 2) + 1.0) / size - 1.0  # the same for every level
-            samples = _sample(current, grid.reshape(1, -1, side, 2))
-            patches.index_copy_(1, rows, samples.view(channels, len(rows), side, side))
+            points = (frames[:, :, :2] @ cells).add_(frames[:, :, 2:])
+            grid = points.mul_(2.0).add_(1.0).div_(size).sub_(1.0)  # the same for every level
+            # A patch is a row of the grid, all x before all y: so grid_sample reads it as it lies there.
+            patches.index_copy_(1, rows, _sample(current, grid.transpose(1, 2)[None])[0])
     bad = ~torch.isfinite(lafs).all(dim=2).all(dim=1)
     if bad.any():
-        patches.masked_fill_(bad[:, None, None], float("nan"))
-    return patches.transpose(0, 1).to(image.dtype)
+        patches.masked_fill_(bad[:, None], float("nan"))
+    return patches.view(channels, count, side, side).transpose(0, 1).to(image.dtype)
 
 
 def _octaves(lafs: Tensor, side: int, level: str, shorter_px: int) -> Tensor:

@@ -12,7 +12,7 @@ from kornia.geometry.transform import ScalePyramid
 from torch import Tensor
 
 from kornia_hardnet8 import dog
-from kornia_hardnet8.detectors import Orienter, make_orienter
+from kornia_hardnet8.detectors import DominantGradient, make_orienter
 
 from .test_feature import picture
 
@@ -155,8 +155,21 @@ def test_orientation_is_kornias() -> None:
     image = picture(120, 160, seed=5)[None]
     lafs, _ = dog.detect(image[0, 0], 300, 6.0)
     with torch.no_grad():
-        ours = Orienter(KF.PatchDominantGradientOrientation(32))(lafs[None], image)
+        orienter = make_orienter("dominant", None)
+        assert orienter is not None
+        ours = orienter(lafs[None], image)
         theirs = KF.LAFOrienter(32)(lafs[None], image)
     assert len(lafs) > 130  # more than one part of them
     same = (ours - theirs).abs().amax(dim=(0, 2, 3)) < 1e-2
     assert same.float().mean() > 0.99  # two bins of a histogram may be as high
+
+
+@new_kornia
+def test_the_angle_of_a_patch_is_kornias() -> None:
+    ramp = torch.linspace(0.0, 1.0, 32).expand(1, 1, 32, 32)
+    edges = [ramp, ramp.flip(3), ramp.mT, ramp.mT.flip(2)]
+    noise = torch.rand(200, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    patches = torch.cat([*edges, torch.full((1, 1, 32, 32), 0.4), noise, (noise > 0.5).float()])
+    ours, theirs = DominantGradient(), KF.PatchDominantGradientOrientation(32)
+    for given in (patches, patches.double()):
+        torch.testing.assert_close(ours(given), theirs(given), atol=1e-5, rtol=0)

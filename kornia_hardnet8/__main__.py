@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     describe.set_defaults(run=run_describe)
     for command in (match, describe):
-        command.add_argument("--keypoints", type=int, default=2048, help="of each image, those likeliest to be matched (default: 2048)")
+        command.add_argument("--keypoints", type=int, default=2048, help="of each image, the best (default: 2048)")
         command.add_argument("--detector", choices=DETECTORS, default="dog", help="what finds them (default: dog)")
         command.add_argument("--max-side", type=int, default=1600, help="larger images are shrunk to this, pixels")
         command.add_argument("--dim", type=int, default=128, help="numbers a descriptor, 1 to 512 (default: 128)")

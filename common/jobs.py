@@ -117,20 +117,27 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], num_workers: int
         yield from run(function, items)
 
 
-def map_on_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Results of ``function`` in the order of ``items``, by as many threads as torch may use here, each with one.
+def map_on_threads(function: Callable[[A], B], items: Iterable[A], at_once: int | None = None) -> Iterator[B]:
+    """Results of ``function`` in the order of ``items``, computed by several threads that share torch's.
 
     For work that leaves Python's lock to others most of the time. At most two results a thread wait in memory.
+
+    Args:
+        function: called with each item.
+        items: what to compute.
+        at_once: threads, default as many as torch may use here; each lets torch use its share of those.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if threads == 1:
+    workers = min(threads, at_once or threads)
+    if workers == 1:
         yield from map(function, items)
         return
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from _in_order(pool, function, items, threads)
+        share = (threads // workers,)
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=share) as pool:
+            yield from _in_order(pool, function, items, workers)
     finally:
         torch.set_num_threads(threads)  # threads to come begin with what was set last
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from common.cache import Cache
 from common.h5files import Arrays, read_h5
-from common.jobs import compute_all
+from common.jobs import compute_all, map_on_threads
 from eval.core.matchers import Matcher, match_images
+from eval.core.matching import MatcherSettings
 from eval.features.extract import Features
 
 Pair = tuple[str, str]
@@ -117,11 +118,14 @@ def _stored(cache: Cache, features: Features) -> Path:
 def _match(job: _MatchJob) -> Arrays:
     """Matches of a block of pairs, one below the other, with their counts."""
     start = time.perf_counter()
-    blocks = []
-    for a, b in job.pairs:
-        one, two = (job.images[k]._replace(descs=_descriptors(job.descriptors[k], job.device)) for k in (a, b))
-        matches = match_images(one, two, job.matcher)
-        blocks.append(matches.cpu().numpy().astype(np.int32).reshape(-1, 2))
+
+    def match(pair: tuple[int, int]) -> NDArray[np.int32]:
+        one, two = (job.images[k]._replace(descs=_descriptors(job.descriptors[k], job.device)) for k in pair)
+        return match_images(one, two, job.matcher).cpu().numpy().astype(np.int32).reshape(-1, 2)
+
+    # the other matchers are networks, or draw random numbers
+    on_threads = job.device == "cpu" and isinstance(job.matcher, MatcherSettings)
+    blocks = list(map_on_threads(match, job.pairs) if on_threads else map(match, job.pairs))
     return {
         "matches": np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int32),
         "counts": np.array([len(matches) for matches in blocks], np.int64),

@@ -12,6 +12,7 @@ from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
 from common.shell import output_folder, seed_number
+from eval.core.matching import MatcherSettings
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -68,7 +69,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=defaults.num_threads,
         help="of the mapper; 0: all cores. With more than 1 the last digits differ between runs",
     )  # fmt: skip
-    run_group.add_argument("--jobs", type=int, metavar="N", help="processes for matching (default: one a core)")
+    run_group.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="processes for matching (default: one a core; for nearest neighbours threads, which start at once)",
+    )  # fmt: skip
     run_group.add_argument(
         "--picture", action=argparse.BooleanOptionalAction, default=True, help="write DIR/model.html and DIR/model.png"
     )
@@ -89,7 +93,10 @@ def run(args: argparse.Namespace) -> None:
         return
     device = choose_device(args.device)
     cache = Cache(args.cache) if args.cache else None
-    with open_executor(jobs=args.jobs if device.type == "cpu" else 1) as executor:
+    jobs = args.jobs
+    if device.type != "cpu" or (jobs is None and isinstance(settings.matcher, MatcherSettings)):
+        jobs = 1  # threads of this process find nearest neighbours as fast as others, and need not start
+    with open_executor(jobs=jobs) as executor:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
     paths = {"model": args.out / "sparse" / "0"}
     if args.undistort:

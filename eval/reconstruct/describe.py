@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.cache import Cache
 from common.images import read_bgr, reduce_image
+from common.jobs import map_on_threads
 from common.shell import progress
 from eval.features.base import Method
 from eval.features.detect import DogSettings
@@ -22,6 +23,8 @@ from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.errors import DataError
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 2  # photographs in memory
 
 
 class DescribedPhoto(NamedTuple):
@@ -73,8 +76,8 @@ def describe_photos(
     Raises:
         DataError: fewer than two are left.
     """
-    described, unreadable = [], []
-    for photo in progress(photos, what=f"describe ({method.name})", unit="image"):
+
+    def describe(photo: Photo) -> DescribedPhoto | DataError:
         try:
             if photo.orientation in MIRRORED:
                 raise DataError(
@@ -83,12 +86,18 @@ def describe_photos(
                 )
             stored = read_bgr(photo.path)
         except DataError as error:
-            log.warning("left out: %s", error)
+            return error
+        return describe_photo(photo, stored, method, settings.detector, settings.max_side_px, settings.mr_size, cache)
+
+    described, unreadable = [], []
+    # one is detected and cut while a network describes the other
+    results = map_on_threads(describe, photos, _AT_ONCE) if method.device.type == "cpu" else map(describe, photos)
+    for photo, result in zip(progress(photos, what=f"describe ({method.name})", unit="image"), results, strict=True):
+        if isinstance(result, DataError):
+            log.warning("left out: %s", result)
             unreadable.append(photo.name)
-            continue
-        described.append(
-            describe_photo(photo, stored, method, settings.detector, settings.max_side_px, settings.mr_size, cache)
-        )
+        else:
+            described.append(result)
     if len(described) < 2:
         raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(described)}")
     return described, unreadable

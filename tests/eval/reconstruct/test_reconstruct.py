@@ -134,6 +134,18 @@ def test_a_second_run_reads_the_cache_and_gives_the_same_bytes(
     assert [(out / name).read_bytes() for name in names] == content
 
 
+def test_two_threads_give_the_same_bytes(yard, finished: tuple[Path, str], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the first run had one
+    try:
+        assert main(["reconstruct", str(yard.images), *QUICK, "--out", str(tmp_path / "out"), "--no-picture"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("cameras", "images", "points3D"):
+        model = Path("sparse", "0", f"{name}.bin")
+        assert (tmp_path / "out" / model).read_bytes() == (finished[0] / model).read_bytes()
+
+
 def test_given_intrinsics_stay(yard, finished: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = ["reconstruct", str(yard.images), *QUICK, "--out", str(out), "--cache", str(finished[0] / "cache")]

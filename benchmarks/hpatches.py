@@ -6,10 +6,12 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import plain
 from common.hpatches import TYPES
@@ -20,6 +22,7 @@ from eval.hpatches.tasks import (
     OFFICIAL_DISTRACTORS,
     OFFICIAL_PAIRS,
     OFFICIAL_QUERIES,
+    PatchList,
     RetrievalTask,
     VerificationTask,
     draw_retrieval,
@@ -29,6 +32,8 @@ from kornia_hardnet8.errors import UsageError
 
 T = TypeVar("T")
 DIM = 128
+# Of the full-size set, also done by plain loops.
+_PART_PAIRS, _PART_SEQUENCES, _PART_QUERIES = 20_000, 2, 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +56,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Seconds of the full-size set by stage; seconds of the smaller set both ways."""
     full, compare = result["full"], result["compare"]
-    rows = [[name, seconds, full["cpu_s"][name]] for name, seconds in full["seconds"].items()]
-    rows.append(["scoring in all", full["scoring_s"], sum(v for k, v in full["cpu_s"].items() if k != "draw")])
+    wall_s, cpu_s = full["seconds"] | {"all": full["scoring_s"]}, full["cpu_s"] | {"all": full["scoring_cpu_s"]}
+    direct_s = full["direct_s"] | {"all": sum(full["direct_s"].values())}
+    rows: list[list[Any]] = [["draw", wall_s["draw"], cpu_s["draw"], None, None]]
+    rows += [[n, wall_s[n], cpu_s[n], f"{slow:.0f}", f"{slow / wall_s[n]:.1f}"] for n, slow in direct_s.items()]
     title = f"{full['sequences']} sequences x {full['patches']} patches"
-    blocks = [format_table([title, "seconds", "CPU seconds"], rows)]
+    blocks = [format_table([title, "seconds", "CPU seconds", "plain loops, by a part", "ratio"], rows)]
     blocks.append(f"peak memory {full['peak_memory_gib']:.2f} GiB, {torch.get_num_threads()} threads")
     rows = []
     for name in (*compare["fast_s"], "all"):
@@ -104,7 +111,8 @@ def measure(sequences: int, patches: int, compare_sequences: int, compare_patche
     """Time the full-size tasks, and a smaller set both ways.
 
     Returns:
-        ``full``: seconds by stage, on the clock and of the processor, the sum of scoring, peak memory in GiB.
+        ``full``: seconds by stage, on the clock and of the processor, the sum of scoring, peak memory in GiB, and
+        what the plain loops would take, measured with a part of each task.
         ``compare``: both seconds of the fast and the direct way by task, their ratios, and the largest difference of
         any score.
     """
@@ -144,6 +152,7 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
     mean_aps, retrieved = _timed(lambda: retrieval.score_retrieval(descriptors, list_task))
     assert mean_aps is not None
     spent = {"draw": drawn, "verification": verified, "matching": matched, "retrieval": retrieved}
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "sequences": sequences,
         "patches": patches,
@@ -154,13 +163,40 @@ def _full(sequences: int, patches: int) -> dict[str, Any]:
         "seconds": {name: seconds.wall_s for name, seconds in spent.items()},
         "cpu_s": {name: seconds.cpu_s for name, seconds in spent.items()},
         "scoring_s": verified.wall_s + matched.wall_s + retrieved.wall_s,
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "scoring_cpu_s": verified.cpu_s + matched.cpu_s + retrieved.cpu_s,
+        "direct_s": _direct_seconds(descriptors, pair_task, list_task),
+        "peak_memory_gib": peak_kib / 2**20,
         "scores": {
             "verification/mAP": verification.headline(table),
             "matching/mAP": matching.headline(scores),
             "retrieval/mAP": mean_aps.headline(),
         },
     }
+
+
+def _direct_seconds(
+    descriptors: DescriptorSet, pair_task: VerificationTask, list_task: RetrievalTask
+) -> dict[str, float]:
+    """Seconds that the plain loops take for whole tasks: those of a part, drawn evenly, times what it is a part of."""
+    pairs = _evenly(len(pair_task.positives), _PART_PAIRS)
+    fewer_pairs = VerificationTask(*(getattr(pair_task, f.name).keep(pairs) for f in fields(pair_task)))
+    queries = list_task.queries
+    chosen = _evenly(len(queries), _PART_QUERIES)
+    fewer_queries = PatchList(queries.names, queries.s[chosen], queries.idx[chosen])
+    names = descriptors.names[:_PART_SEQUENCES]
+    _, verified = _timed(lambda: plain.verification(descriptors, fewer_pairs))
+    _, matched = _timed(lambda: plain.matching(descriptors, names))
+    _, retrieved = _timed(lambda: plain.retrieval(descriptors, RetrievalTask(fewer_queries, list_task.distractors)))
+    return {
+        "verification": verified.wall_s * len(pairs) / pairs.sum(),
+        "matching": matched.wall_s * len(descriptors.names) / len(names),
+        "retrieval": retrieved.wall_s * len(chosen) / chosen.sum(),
+    }
+
+
+def _evenly(num: int, part: int) -> NDArray[np.bool_]:
+    """(num,), about ``part`` of them true, spread over all."""
+    return np.arange(num) % max(1, num // part) == 0
 
 
 def _compare(sequences: int, patches: int) -> dict[str, Any]:

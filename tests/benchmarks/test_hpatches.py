@@ -26,6 +26,8 @@ def test_fast_paths_agree_with_plain_loops():
 def test_measure_reports_every_stage():
     result = bench.measure(3, 40, 3, 30)
     assert set(result["full"]["seconds"]) == {"draw", "verification", "matching", "retrieval"}
+    assert result["full"]["direct_s"].keys() == result["compare"]["direct_s"].keys()
+    assert min(result["full"]["direct_s"].values()) > 0
     assert result["compare"]["largest_difference"] < 1e-6
     for ratio in ("ratio", "cpu_ratio"):
         assert set(result["compare"][ratio]) == {"verification", "matching", "retrieval", "all"}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kornia_hardnet8 import dog
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError, closest, need
 from kornia_hardnet8.lafs import lafs_from_opencv
-from kornia_hardnet8.memory import keep_freed_memory
+from kornia_hardnet8.memory import keep_freed_blocks
 from kornia_hardnet8.patches import extract_patches
 from kornia_hardnet8.torch_files import load_torch
 
@@ -66,7 +66,7 @@ class DifferencesOfGaussians(nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-        keep_freed_memory()
+        keep_freed_blocks()
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames (1, N, 2, 3) and responses (1, N) of an image (1, 1, H, W)."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_hardnet8.memory import keep_freed_memory
+from kornia_hardnet8.memory import keep_freed_blocks
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -201,7 +201,7 @@ class Engine:
         self.chunk = DEVICE_CHUNK
         if device.type == "cpu":
             self.chunk = INT8_CHUNK if precision == "int8" else CPU_CHUNK
-            keep_freed_memory()
+            keep_freed_blocks()
         shape = [self.chunk, 1, patch_size, patch_size]
         self._operators: list[Operator] = []
         if precision == "int8":

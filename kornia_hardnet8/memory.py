@@ -1,4 +1,4 @@
-"""What the C library does with memory that is given back."""
+"""What the C library does with blocks that are given back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 _KEPT_BYTES = 32 * 2**20 - 8192
 
 
-def keep_freed_memory() -> None:
+def keep_freed_blocks() -> None:
     """Have what is freed from now on kept for the next tensor: else each large one is mapped and cleared anew.
 
     That is a tenth of the time of a network or a detector on a CPU. One block, never touched, is taken and given back.

@@ -11,7 +11,6 @@ import ast
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from kornia_hardnet8.errors import DataError
 # Raised when the code of a stage changes what it stores.
 FORMAT = "cache/2"
 _KEY_LENGTH = 16
-_WRITING = threading.Lock()  # a file gets its mode by a look at the umask, which threads share and looking changes
 _CONFIGURATION, _DIGEST = "configuration", "sha256"
 
 
@@ -101,8 +99,7 @@ class Cache:
 
     def _write(self, entry: _Entry, arrays: Arrays) -> None:
         if self._keeps:
-            with _WRITING:
-                write_h5(entry.path, arrays, {_CONFIGURATION: entry.text, _DIGEST: _digest(arrays)})
+            write_h5(entry.path, arrays, {_CONFIGURATION: entry.text, _DIGEST: _digest(arrays)})
 
 
 def _digest(arrays: Arrays) -> str:

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
 
 # What a full disk, a quota and a limit of the size of files answer.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
+# The umask is read by setting it, and threads share it.
+_LOOKING = threading.Lock()
 
 # What to do about a name in another encoding.
 RENAME = "rename it, as by `convmv -f latin1 -t utf8 -r --notest FOLDER`"
@@ -297,6 +299,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _LOOKING:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

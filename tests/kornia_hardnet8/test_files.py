@@ -3,12 +3,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kornia_hardnet8.errors import DataError, MissingFileError, UsageError
-from kornia_hardnet8.files import atomic_dir, atomic_path, check_output, parse_json, read_json, read_text, write_json
+from kornia_hardnet8.files import (
+    atomic_dir,
+    atomic_path,
+    check_output,
+    parse_json,
+    read_json,
+    read_text,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -110,6 +121,25 @@ def test_a_link_to_itself_is_no_place(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="a link that leads back to itself"):
             ask(tmp_path / "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_threads_that_write_leave_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.umask
+
+    def slow(mask: int) -> int:
+        before = real(mask)
+        time.sleep(0.005)
+        return before
+
+    before = real(0o027)
+    try:
+        with monkeypatch.context() as patched, ThreadPoolExecutor(8) as pool:
+            patched.setattr(os, "umask", slow)
+            list(pool.map(lambda k: write_bytes(tmp_path / f"{k}", b""), range(40)))
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+        assert real(0o027) == 0o027
+    finally:
+        real(before)
 
 
 def test_text_is_utf_8(tmp_path: Path) -> None:

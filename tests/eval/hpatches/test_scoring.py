@@ -103,15 +103,20 @@ def test_count_nearer_is_brute_force_with_ties(metric):
     check_counts(queries, negatives, thresholds, metric, rng.random(1300) < 0.7)
 
 
+def hard_to_tell_apart(count, dim):
+    """Unit vectors with zero rows, duplicates and rows that differ in the last bit."""
+    vectors = np.random.default_rng(4).standard_normal((count, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[::90] = 0.0
+    vectors[200:300] = vectors[:100]
+    vectors[300:600] = np.nextafter(vectors[:300], np.float32(1.0))
+    return vectors
+
+
 @pytest.mark.parametrize("size", [1e-20, 1.0, 1000.0, 1e19])  # squares vanish, or overflow
 @pytest.mark.parametrize("metric", ["L2", "L1"])
 def test_count_nearer_of_unit_vectors_zero_rows_and_near_ties(metric, size):
-    rng = np.random.default_rng(4)
-    negatives = rng.standard_normal((900, 32)).astype(np.float32)
-    negatives /= np.linalg.norm(negatives, axis=1, keepdims=True)
-    negatives[::100] = 0.0
-    negatives[300:600] = np.nextafter(negatives[:300], np.float32(1.0))
-    negatives *= np.float32(size)
+    negatives = hard_to_tell_apart(900, 32) * np.float32(size)
     queries = negatives[[0, 1, 5, 301, 700]]
     full = cdist(queries.astype(float), negatives.astype(float), SCIPY[metric])
     thresholds = np.sort(full, axis=1)[:, [0, 1, 2, 3, 100, 200, 898, 899]]
@@ -133,14 +138,8 @@ def check_counts(queries, negatives, thresholds, metric, counted=None):
 @pytest.mark.parametrize("size", [1e-20, 1.0])  # squares vanish
 @pytest.mark.parametrize("metric", ["L2", "L1"])
 def test_nearest_of_duplicates_near_ties_and_zero_rows(metric, size):
-    rng = np.random.default_rng(5)
-    targets = rng.standard_normal((700, 64)).astype(np.float32)
-    targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-    targets[::90] = 0.0
-    targets[200:300] = targets[:100]
-    targets[300:400] = np.nextafter(targets[:100], np.float32(1.0))
-    targets *= np.float32(size)
-    queries = np.concatenate([targets[rng.permutation(700)], (targets[:50] + targets[50:100]) / 2])
+    targets = hard_to_tell_apart(700, 64) * np.float32(size)
+    queries = np.concatenate([np.random.default_rng(5).permutation(targets), (targets[:50] + targets[50:100]) / 2])
     full = cdist(queries.astype(float), targets.astype(float), SCIPY[metric])
     index, distance = nearest(queries, targets, metric)
     np.testing.assert_array_equal(index, full.argmin(1))

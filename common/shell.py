@@ -38,7 +38,7 @@ def progress(
 ) -> Iterator[T]:
     """Iterate with a tqdm bar on a terminal, else with one plain line on stderr every 30 s; ``status()`` ends it.
 
-    ``done`` of the ``total`` were done before.
+    ``done`` of the ``total`` were done before. Where there are more items than said, the total is no longer shown.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -57,6 +57,7 @@ def progress(
         now = time.monotonic()
         if now - last >= PLAIN_PROGRESS_S:
             last = now
+            total = total if total and count <= total else None
             rate = (count - done) / (now - start)
             left = f"about {duration((total - count) / rate)} left" if total else ""
             parts = filter(None, (f"{rate:.3g} {unit}/s", left, status()))

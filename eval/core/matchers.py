@@ -69,6 +69,11 @@ class ImportedSettings:
 Matcher = MatcherSettings | AdalamSettings | LightGlueSettings | ImportedSettings
 
 
+def gains_from_threads(matcher: Matcher) -> bool:
+    """Whether threads of one process match pairs as fast as processes: the others are networks, or draw numbers."""
+    return isinstance(matcher, MatcherSettings)
+
+
 def match_images(one: Features, two: Features, matcher: Matcher) -> Tensor:
     """Matches (M, 2) int64 of two images, sorted by coordinates, no two with the same four coordinates.
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from common.cache import Cache
 from common.h5files import Arrays, read_h5
 from common.jobs import compute_all, map_on_threads
-from eval.core.matchers import Matcher, match_images
-from eval.core.matching import MatcherSettings
+from eval.core.matchers import Matcher, gains_from_threads, match_images
 from eval.features.extract import Features
 
 Pair = tuple[str, str]
@@ -26,7 +25,7 @@ Pair = tuple[str, str]
 # Pairs in one cached file: what an interrupted run loses at most.
 BLOCK = 32
 # Descriptors of so many images stay in memory between the pairs of a worker.
-_IMAGES_IN_MEMORY = 64
+IMAGES_IN_MEMORY = 64
 
 
 class MatchedPairs(NamedTuple):
@@ -123,8 +122,7 @@ def _match(job: _MatchJob) -> Arrays:
         one, two = (job.images[k]._replace(descs=_descriptors(job.descriptors[k], job.device)) for k in pair)
         return match_images(one, two, job.matcher).cpu().numpy().astype(np.int32).reshape(-1, 2)
 
-    # the other matchers are networks, or draw random numbers
-    on_threads = job.device == "cpu" and isinstance(job.matcher, MatcherSettings)
+    on_threads = job.device == "cpu" and gains_from_threads(job.matcher)
     blocks = list(map_on_threads(match, job.pairs) if on_threads else map(match, job.pairs))
     return {
         "matches": np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int32),
@@ -133,6 +131,6 @@ def _match(job: _MatchJob) -> Arrays:
     }
 
 
-@lru_cache(maxsize=_IMAGES_IN_MEMORY)
+@lru_cache(maxsize=IMAGES_IN_MEMORY)
 def _descriptors(path: Path, device: str) -> Tensor:
     return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"]).to(device)

@@ -12,7 +12,7 @@ from common.cache import Cache
 from common.jobs import open_executor
 from common.machine import choose_device
 from common.shell import output_folder, seed_number
-from eval.core.matching import MatcherSettings
+from eval.core.matchers import gains_from_threads
 from eval.core.options import (
     add_keypoint_flags,
     add_matching_flags,
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     cache = Cache(args.cache) if args.cache else None
     jobs = args.jobs
-    if device.type != "cpu" or (jobs is None and isinstance(settings.matcher, MatcherSettings)):
-        jobs = 1  # threads of this process find nearest neighbours as fast as others, and need not start
+    if device.type != "cpu" or (jobs is None and gains_from_threads(settings.matcher)):
+        jobs = 1  # threads need not start
     with open_executor(jobs=jobs) as executor:
         outcome = reconstruct(args.images, method, args.out, settings, args.pairs, cache, executor, device)
     paths = {"model": args.out / "sparse" / "0"}

@@ -71,7 +71,8 @@ def describe_photos(
 ) -> tuple[list[DescribedPhoto], list[str]]:
     """Features of all photographs that can be used, and the names of those that cannot.
 
-    These do not decode, or EXIF calls them mirrored: no camera shows their pixels so.
+    These do not decode, or EXIF calls them mirrored: no camera shows their pixels so. Descriptors, nearly all of what
+    many photographs weigh, stay in the cache alone, where matching finds them.
 
     Raises:
         DataError: fewer than two are left.
@@ -97,7 +98,7 @@ def describe_photos(
             log.warning("left out: %s", result)
             unreadable.append(photo.name)
         else:
-            described.append(result)
+            described.append(result._replace(features=result.features._replace(descs=torch.zeros(0))))
     if len(described) < 2:
         raise DataError(f"a reconstruction needs at least 2 readable photographs, got {len(described)}")
     return described, unreadable

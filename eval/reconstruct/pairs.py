@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.core.pairs import Pair
+from eval.core.pairs import IMAGES_IN_MEMORY, Pair
 from kornia_hardnet8.errors import DataError, closest
 from kornia_hardnet8.files import read_text
 
@@ -15,8 +15,15 @@ _REPEATED = 16
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
-    """Every pair, in the order of the names."""
-    return list(itertools.combinations(names, 2))
+    """Every pair, in the order of the names: group by group of images, whose descriptors fit into memory together."""
+    size = IMAGES_IN_MEMORY // 2
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
+    pairs: list[Pair] = []
+    for first, group in enumerate(groups):
+        pairs += itertools.combinations(group, 2)
+        for other in groups[first + 1 :]:
+            pairs += itertools.product(group, other)
+    return pairs
 
 
 def read_pairs(path: Path, names: Sequence[str], unreadable: Sequence[str] = ()) -> list[Pair]:

@@ -115,6 +115,17 @@ def test_progress_counts_on_from_what_was_done(
     assert [" ".join(line.split()[:3]) for line in caplog.messages] == ["training: 4/5 step,", "training: 5/5 step,"]
 
 
+def test_progress_beyond_its_total_tells_no_total(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shell, "PLAIN_PROGRESS_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        assert list(progress(range(3), 2, "register", "image")) == [0, 1, 2]
+    assert "left" in caplog.messages[1]
+    assert caplog.messages[2].startswith("register: 3 image, ")
+    assert "left" not in caplog.messages[2]
+
+
 PROGRAM = """
 import os, signal, sys, tempfile, time
 from common.colmap import load_pycolmap

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import functools
+import itertools
 from pathlib import Path
 
 import pytest
 
+from eval.core.pairs import IMAGES_IN_MEMORY
 from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
 from kornia_hardnet8.errors import DataError, MissingFileError
 
@@ -13,6 +16,17 @@ NAMES = ["a.jpg", "b c.jpg", "b.jpg", "c.jpg", "ä/d e.jpg"]
 def test_all_pairs() -> None:
     assert exhaustive_pairs(["a", "b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert exhaustive_pairs(["a"]) == []
+
+
+def test_many_pairs_follow_each_other_by_images() -> None:
+    names = [f"{index:03d}" for index in range(150)]
+    pairs = exhaustive_pairs(names)
+    assert sorted(pairs) == list(itertools.combinations(names, 2))
+    load = functools.lru_cache(maxsize=IMAGES_IN_MEMORY)(lambda name: name)
+    for pair in pairs:
+        for name in pair:
+            load(name)
+    assert load.cache_info().misses <= 5 * len(names)
 
 
 def test_a_list(tmp_path: Path) -> None:

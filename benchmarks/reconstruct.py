@@ -25,7 +25,7 @@ _COMPARED = ("wall_s", "cpu_s", "peak_mib", "registered", "points")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this bench."""
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of photographs")
-    parser.add_argument("--desc", default="h8E512", metavar="TOKEN", help="of eval reconstruct")
+    parser.add_argument("--desc", default="h8small", metavar="TOKEN", help="of eval reconstruct")
     parser.add_argument("--keypoints", type=positive_number, default=4096, help="of eval reconstruct")
     parser.add_argument("--rounds", type=positive_number, default=1, help="runs of each, in turn; the fastest counts")
 

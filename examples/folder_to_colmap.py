@@ -1,6 +1,6 @@
 # %% [markdown]
 # # A folder of photographs to a COLMAP model
-# One command does it, `python -m eval reconstruct IMAGES --desc h8E512 --out MODEL`; here it is from Python. The
+# One command does it, `python -m eval reconstruct IMAGES --out MODEL`; here it is from Python. The
 # photographs are those of the built-in scene, a market square at several times of day, which is rendered when it is
 # first asked for.
 
@@ -19,7 +19,7 @@ from eval.reconstruct.settings import ReconstructSettings
 images = cached_scene() / "set_100" / "images"  # or your own folder
 out = Path("runs/examples/model")
 settings = ReconstructSettings(detector=DogSettings(num=1500))
-outcome = reconstruct(images, load_method("h8E512"), out, settings)
+outcome = reconstruct(images, load_method("h8small"), out, settings)
 
 # %% [markdown]
 # What came out, and how well it fits:
@@ -38,4 +38,4 @@ print(
 same = pycolmap.Reconstruction(str(out / "sparse" / "0"))
 for image in sorted(same.images.values(), key=lambda image: image.name)[:3]:
     print(image.name, "stands at", np.round(image.projection_center(), 2))
-print(f"to look at it, with pictures: python -m eval reconstruct {images} --desc h8E512 --out MODEL")
+print(f"to look at it, with pictures: python -m eval reconstruct {images} --out MODEL")

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features and matches (default: DIR/cache)")
     features = parser.add_argument_group("features")
     features.add_argument(
-        "--desc", nargs=1, default=["h8E512"], metavar="TOKEN", help="descriptor or local feature, listed below"
+        "--desc", nargs=1, default=["h8small"], metavar="TOKEN", help="descriptor or local feature, listed below"
     )
     features.add_argument("--device", default="auto", help="of networks and matching: cpu, cuda, or auto")
     add_precision_flag(features)

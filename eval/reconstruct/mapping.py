@@ -16,6 +16,10 @@ from kornia_hardnet8.errors import DataError
 
 # Smaller models than COLMAP's default of 10 are kept beside the first one.
 _MIN_MODEL_SIZE = 3
+# All is adjusted anew when the model has grown by 30 % instead of COLMAP's 10 %, and until the cost falls by less than
+# this share instead of for all iterations: half the time for the same poses and points.
+_GROWTH = 1.3
+_TOLERANCE = 1e-5
 # COLMAP drops the points that two images alone see, and so every point of two photographs.
 _PAIR = 2
 
@@ -86,6 +90,8 @@ def _options(settings: ReconstructSettings, num_images: int) -> Any:
     options.num_threads = options.mapper.num_threads = settings.num_threads or -1
     options.min_model_size = min(_MIN_MODEL_SIZE, num_images)
     options.triangulation.ignore_two_view_tracks = num_images > _PAIR
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = _GROWTH
+    options.ba_global_function_tolerance = options.ba_local_function_tolerance = _TOLERANCE
     options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine
     options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = settings.camera.refine
     return options

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.core.matching import MatcherSettings, deduplicate_matches, match_ratios, mutual_nn, official_match
+from eval.core.matching import (
+    MatcherSettings,
+    deduplicate_matches,
+    finite_rows,
+    match_ratios,
+    mutual_nn,
+    official_match,
+)
 from kornia_hardnet8.errors import UsageError
 
 
@@ -94,6 +101,16 @@ class TestMutual:
         assert torch.equal(got.matches - torch.tensor([0, 1]), expected.matches)
         assert torch.equal(got.ratios, expected.ratios)
         assert len(mutual_nn(torch.full((3, 4), bad), torch.ones(3, 4)).matches) == 0
+
+    def test_rows_are_finite_though_their_sum_is_not(self):
+        descs = torch.full((3, 16), 3e38)
+        for bad, expected in ((3e38, [0, 1, 2]), (float("-inf"), [0, 2]), (float("nan"), [0, 2])):
+            descs[1, 5] = bad
+            kept, rows = finite_rows(descs)
+            assert rows.tolist() == expected
+            assert torch.equal(kept, descs[rows])
+        descs[0, 0], descs[1, 5] = float("inf"), float("-inf")
+        assert finite_rows(descs)[1].tolist() == [2]
 
     def test_wrong_shapes(self):
         with pytest.raises(ValueError, match=r"\(3, 8\) and \(3, 4\)"):

@@ -60,7 +60,7 @@ SCHEDULES: dict[str, Callable[[float, float, float], Rate]] = {
 
 
 def _adamw(module: nn.Module, lr: float, wd: float, eps: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), eps=eps, weight_decay=wd)
+    return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), eps=eps, weight_decay=wd, fused=True)
 
 
 def _sgd2017(module: nn.Module, lr: float, wd: float, eps: float) -> torch.optim.Optimizer:

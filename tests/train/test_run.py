@@ -28,7 +28,7 @@ from train.cli import main
 from train.config import TrainConfig
 from train.loop import resume_run, run_to_end, start_run
 from train.optim import cosine
-from train.run import Run, dropout, raw_descriptors
+from train.run import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -668,30 +668,6 @@ def test_a_time_budget_counts_everything_and_the_rate_ends_low(
         if began > 0.5:
             assert line["lr"] <= cosine(began / 6.0, 2e-3).lr
     assert told[-1]["lr"] < 1e-3
-
-
-def test_the_fast_forward_pass_is_that_of_the_network() -> None:
-    """Channels-last, the last convolution as a product."""
-    torch.manual_seed(0)
-    model = HardNet8(arch="h7nodrop", output_dim=None).train()
-    patches = torch.rand(16, 1, 32, 32) * 255
-    expected = torch.nn.functional.normalize(model.features(model._normalize_input(patches)).flatten(1), dim=1)
-    model.to(memory_format=torch.channels_last)
-    raw = raw_descriptors(model, patches)
-    torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=1), expected, atol=1e-5, rtol=0)
-
-
-def test_dropout_has_its_rate_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    x = torch.ones(64, 32, 8, 8).to(memory_format=torch.channels_last)
-    out = dropout(x, 0.3)
-    dropped = (out == 0).float()
-    assert dropped.mean().item() == pytest.approx(0.3, abs=0.005)
-    assert out.max().item() == pytest.approx(1 / 0.7)
-    assert dropped.mean((0, 2, 3)).std() < 0.02  # every channel alike
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x, 0.3), out)
-    assert dropout(x.to(torch.bfloat16), 0.3).dtype == torch.bfloat16
 
 
 def test_the_rate_of_dropout_is_that_asked_for(

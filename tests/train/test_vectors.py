@@ -14,9 +14,9 @@ from common.metrics import average_precision, average_precision_merged, fpr_at_r
 from kornia_hardnet8 import HardNet8
 from train.augment import PRESETS, augment
 from train.config import TrainConfig
+from train.forward import raw_descriptors
 from train.losses import Criterion, Described, LossOptions
 from train.optim import Rate, build_optimizer, set_rate
-from train.run import raw_descriptors
 from train.sampling import dataset_sequence, index_views, label_offsets, plan_view_batch
 
 from .vector_cases import NOT_REPRODUCED, PROPERTIES, REPRODUCED, ROOT, case_names

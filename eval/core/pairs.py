@@ -108,10 +108,19 @@ def _job(
     )
 
 
+def stored_descriptors(cache: Cache, features: Features) -> Tensor:
+    """The descriptors (N, D) of an image, which the cache holds."""
+    return _read_descriptors(_stored(cache, features))
+
+
 def _stored(cache: Cache, features: Features) -> Path:
     """The file that holds the descriptors of an image."""
     paths = [cache.root.resolve() / stage / f"{features.key}.h5" for stage in ("descriptors", "features")]
     return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _read_descriptors(path: Path) -> Tensor:
+    return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"])
 
 
 def _match(job: _MatchJob) -> Arrays:
@@ -133,4 +142,4 @@ def _match(job: _MatchJob) -> Arrays:
 
 @lru_cache(maxsize=IMAGES_IN_MEMORY)
 def _descriptors(path: Path, device: str) -> Tensor:
-    return torch.from_numpy(read_h5(path, ("descs",))[0]["descs"]).to(device)
+    return _read_descriptors(path).to(device)

@@ -51,7 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-side", type=int, default=defaults.max_side_px, help="features of larger images are found at this, pixels"
     )
     matching = add_matching_flags(parser)
-    matching.add_argument("--pairs", type=Path, metavar="FILE", help="match these, two names a line (default: all)")
+    which = matching.add_mutually_exclusive_group()
+    which.add_argument(
+        "--num-matched", type=int, default=defaults.num_matched, metavar="N",
+        help="match each image with the N others in which most of its best keypoints are found again; 0: with all",
+    )  # fmt: skip
+    which.add_argument("--pairs", type=Path, metavar="FILE", help="match these instead, two names a line")
     cameras = parser.add_argument_group("cameras (focal lengths by EXIF where it has them, else guessed and refined)")
     cameras.add_argument(
         "--cameras", choices=CAMERA_MODES, default=defaults.camera.mode, help="which images share one; auto: by EXIF"
@@ -137,6 +142,7 @@ def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettin
         mr_size=args.mr_size,
         max_side_px=args.max_side,
         matcher=any_matcher_from(args.matcher, args.ratio, "reconstruct", [method]),
+        num_matched=args.num_matched,
         camera=CameraSettings(
             model=args.camera_model,
             mode=args.cameras,

@@ -21,9 +21,10 @@ from eval.core.results import environment, strict
 from eval.features import Method, load_method
 from eval.reconstruct.database import make_database, write_pair
 from eval.reconstruct.describe import describe_photos
+from eval.reconstruct.likely import likely_pairs
 from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
-from eval.reconstruct.pairs import exhaustive_pairs, read_pairs
+from eval.reconstruct.pairs import Pair, exhaustive_pairs, read_pairs
 from eval.reconstruct.photos import converted, find_photos
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import DataError, UsageError
@@ -67,7 +68,7 @@ def reconstruct(
         method: a descriptor (for DoG keypoints) or a whole local feature, or the token of one.
         out: a new folder, or one of an earlier reconstruction, which is replaced.
         settings: see :class:`ReconstructSettings`.
-        pairs_file: a list of pairs to match; None: all pairs.
+        pairs_file: a list of pairs to match, whatever ``settings.num_matched``; None: the likely ones.
         cache: default ``out/cache``.
         executor: where pairs are matched; None: in this process.
         device: where descriptors are compared, default CPU.
@@ -101,8 +102,16 @@ def _reconstruct(
     described, unreadable = describe_photos(photos, method, settings, cache)
     by_name = {item.photo.name: item for item in described}
     names = list(by_name)
-    pairs = exhaustive_pairs(names) if pairs_file is None else read_pairs(Path(pairs_file), names, unreadable)
     clock.note("describe")
+    pairs: list[Pair]
+    if pairs_file is not None:
+        pairs = read_pairs(Path(pairs_file), names, unreadable)
+    elif settings.num_matched == 0:
+        pairs = exhaustive_pairs(names)
+    else:
+        features = {name: item.features for name, item in by_name.items()}
+        pairs = likely_pairs(names, features, settings.num_matched, cache, device)
+    clock.note("pairs")
     write_json(out / "summary.json", {"format": FORMAT, "complete": False})
     for name in ("sparse", "undistorted"):
         shutil.rmtree(out / name, ignore_errors=True)

@@ -65,13 +65,15 @@ class CameraSettings:
 class ReconstructSettings:
     """See the module; ``max_side_px``: larger images are shrunk for the features, keypoints are those of the original.
 
-    ``num_threads`` of COLMAP's mapper; with 1 the same seed gives the same model.
+    ``num_matched``: each image is matched with so many others (:func:`eval.reconstruct.likely.likely_pairs`), 0: with
+    all. ``num_threads`` of COLMAP's mapper; with 1 the same seed gives the same model.
     """
 
     detector: DogSettings = field(default_factory=lambda: DogSettings(num=4096))
     mr_size: float = DEFAULT_MR_SIZE
     max_side_px: int = 1600
     matcher: Matcher = field(default_factory=MatcherSettings)
+    num_matched: int = 50
     camera: CameraSettings = field(default_factory=CameraSettings)
     seed: int = 0
     num_threads: int = 1
@@ -79,6 +81,8 @@ class ReconstructSettings:
     def __post_init__(self) -> None:
         if self.max_side_px < 32:
             raise UsageError(f"the longer side must be at least 32 pixels, got {self.max_side_px}")
+        if self.num_matched < 0:
+            raise UsageError(f"each image needs 1 or more others to match, or 0 for all, got {self.num_matched}")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"the seed must lie in 0 to 2^31 - 1, got {self.seed}")
         if self.num_threads < 0:
@@ -91,6 +95,7 @@ class ReconstructSettings:
             "mr_size": self.mr_size,
             "max_side_px": self.max_side_px,
             "matcher": self.matcher.to_dict(),
+            "num_matched": self.num_matched,
             "camera": {**vars(self.camera), "params": list(self.camera.params)},
             "seed": self.seed,
             "num_threads": self.num_threads,

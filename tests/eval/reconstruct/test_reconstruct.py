@@ -111,7 +111,7 @@ def test_summary_table_and_picture(finished: tuple[Path, str]) -> None:
     assert summary["not_registered"] == []
     assert summary["settings"]["detector"]["num"] == 600
     assert summary["pairs"]["matched"] == 15
-    assert set(summary["seconds"]) == {"describe", "match", "verify", "map"}
+    assert set(summary["seconds"]) == {"describe", "pairs", "match", "verify", "map"}
     line = printed.splitlines()[1].split()
     assert line[:3] == ["sparse/0", "6/6", str(entry["points"])]
     assert cv2.imread(str(out / "model.png")).std() > 10

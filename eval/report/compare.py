@@ -77,7 +77,7 @@ def compare_entries(
         raise DataError(f"the results of {a['benchmark']} hold no values by pair to compare")
     order = list(a["scores"])
     differences.sort(key=lambda d: order.index(d.metric))
-    if a["benchmark"] == "dev" and metrics is None:
+    if a["benchmark"] == "dev" and metrics is None and _headlines(values_a) == _headlines(values_b):
         differences.insert(0, _summary(values_a, values_b, seed))
     return differences
 
@@ -223,13 +223,20 @@ def _difference(
     return _metric_difference(metric, mean_a, mean_b, score)
 
 
+def _headlines(values: Mapping[str, Any]) -> list[str]:
+    """The scores that the summary of ``dev`` is the mean of, those with values: a whole feature has none on webcams."""
+    from eval.dev.command import HEADLINES
+
+    return [name for task, metric in HEADLINES.items() if (name := f"{task}/{metric}") in values]
+
+
 def _summary(
     a: Mapping[str, Mapping[tuple[str, str], float]], b: Mapping[str, Mapping[tuple[str, str], float]], seed: int
 ) -> MetricDifference:
     """The summary of ``dev``: mean over tasks, each resampled by itself."""
-    from eval.dev.command import HEADLINES, SUMMARY
+    from eval.dev.command import SUMMARY
 
-    metrics = [f"{task}/{metric}" for task, metric in HEADLINES.items() if f"{task}/{metric}" in a]
+    metrics = _headlines(a)
     differences = [[a[m][key] - b[m][key] for key in sorted(a[m])] for m in metrics]
     score = mean_over_scenes(differences, seed)
     mean_a, mean_b = (float(np.mean([np.mean(list(x[m].values())) for m in metrics])) for x in (a, b))

@@ -41,6 +41,16 @@ def test_clear_difference_is_real_and_noise_is_not() -> None:
     assert compare_entries(b, c)[1].verdict == "-"
 
 
+def test_two_that_do_not_have_the_same_tasks_have_no_summary_in_common() -> None:
+    """A whole feature has no values on fixed cameras."""
+    a, b = entry("a", [0.9, 0.8, 0.7]), entry("b", [0.5, 0.5, 0.3])
+    a["scores"]["webcam/mAP"] = {}
+    a["per_pair"].append({"task": "webcam", "scene": "w", "pair": "p", "mAP": 0.5})
+    for one, two in ((a, b), (b, a)):
+        (found,) = compare_entries(one, two)
+        assert (found.metric, found.n) == ("poses/mAA@10", 3)
+
+
 def test_order_of_rows_has_no_part_in_it() -> None:
     a, b = entry("a", [0.1, 0.2, 0.9]), entry("b", [0.3, 0.1, 0.4])
     shuffled = {**b, "per_pair": b["per_pair"][::-1]}

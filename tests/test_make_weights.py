@@ -58,11 +58,16 @@ def test_the_way_to_the_weights(calls: list[list[list[str]]]) -> None:
         parsed.append((name, command_parser(f"train {name}", *train.cli.COMMANDS[name])[1].parse_args(rest)))
     names = [name for name, _ in parsed]
     once = [*["build colmap"] * 3, "merge"] * 2 + ["build photos", "build amos"]
-    again = [*["run", "pca", "bundle"] * 2, "matchability"]
+    large = ["run", "pca", "run", "run", "average", "pca", "bundle"]
+    again = [*large, "run", "pca", "bundle", "matchability"]
     assert names == [*once, *again, *again]
     assert not any(left_out in " ".join(words) for words in first for left_out in ("british_museum", "reichstag"))
     for _, args in (parsed[3], parsed[7]):
         assert [[path.name[-1] for path in group] for group in args.same_place] == [["a", "b"]]
     assert [args.dense for name, args in parsed if name == "build colmap"] == [False] * 3 + [True] * 3
     resumed = [args.resume for name, args in parsed[len(first) :] if name == "run"]
-    assert resumed == [Path("out/h8E512"), Path("out/h8small")]
+    assert resumed == [Path("out") / name for name in ("first", "mild", "light", "h8small")]
+    later = [args for name, args in parsed[: len(first)] if name == "run"][1:3]
+    assert [(args.init, args.aug, args.steps) for args in later] == [
+        ("out/first.ckpt", "mild", 7888), ("out/first.ckpt", "light", 6608)
+    ]  # fmt: skip

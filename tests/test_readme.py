@@ -51,7 +51,7 @@ def test_the_ten_lines_run_as_they_stand(
     exec(compile(example, "README.md", "exec"), {})
     matches, inliers = map(int, re.findall(r"\d+", capsys.readouterr().out))
     assert (
-        abs(matches - 212) <= 15 and abs(inliers - 182) <= 15
+        abs(matches - 210) <= 15 and abs(inliers - 179) <= 15
     )  # the numbers of the picture; bf16 and int8 differ a little
     assert load_image(tmp_path / "matches.jpg", ImageLoadType.RGB8).shape == (3, 540, 1360)
 

@@ -57,6 +57,8 @@ PRESETS = {
     "none": Augmentation(),
     "published": Augmentation(symmetries=4),
     "mild": _MILD,
+    # For changing light, where fixed cameras are few (docs/what-matters.md#longer-runs).
+    "light": replace(_MILD, gamma=0.5, shading=0.25, blur=(0.0, 0.0)),
     # Tracks are the strongest keypoints of a reconstruction; the weak ones, which matching uses too, drown in noise.
     "strong": replace(_MILD, gamma=0.5, shading=0.25, noise=0.4, blur=(0.0, 1.0)),
     "full": replace(_K, blur=(0.3, 0.3)),

@@ -24,7 +24,7 @@ from eval.reconstruct.describe import describe_photos
 from eval.reconstruct.likely import likely_pairs
 from eval.reconstruct.mapping import map_incrementally
 from eval.reconstruct.matches import match_and_verify
-from eval.reconstruct.pairs import Pair, exhaustive_pairs, read_pairs
+from eval.reconstruct.pairs import read_pairs
 from eval.reconstruct.photos import converted, find_photos
 from eval.reconstruct.settings import CameraSettings, ReconstructSettings
 from kornia_hardnet8.errors import DataError, UsageError
@@ -103,14 +103,11 @@ def _reconstruct(
     by_name = {item.photo.name: item for item in described}
     names = list(by_name)
     clock.note("describe")
-    pairs: list[Pair]
     if pairs_file is not None:
         pairs = read_pairs(Path(pairs_file), names, unreadable)
-    elif settings.num_matched == 0:
-        pairs = exhaustive_pairs(names)
     else:
         features = {name: item.features for name, item in by_name.items()}
-        pairs = likely_pairs(names, features, settings.num_matched, cache, device)
+        pairs = likely_pairs(names, features, settings.num_matched or len(names), cache, device)
     clock.note("pairs")
     write_json(out / "summary.json", {"format": FORMAT, "complete": False})
     for name in ("sparse", "undistorted"):

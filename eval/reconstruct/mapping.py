@@ -20,9 +20,9 @@ _MIN_MODEL_SIZE = 3
 # this share instead of for all iterations: a third to a half less time, for poses and points that are as good.
 _GROWTH = 1.3
 _TOLERANCE = 1e-5
-# Where three images see nothing in common COLMAP places one by its matches alone, with a solver of milliseconds a trial. This
-# share of inliers bounds the trials (hundreds, not 10 000), which photographs of another place, that have only wrong matches,
-# use up: minutes each.
+# COLMAP places an image that sees no point of the model by its matches alone, with a solver of milliseconds a trial.
+# This share of inliers bounds the trials: hundreds, not the 10 000 that photographs of another place, whose matches are
+# all wrong, use up.
 _LEAST_INLIERS = 0.7
 # COLMAP drops the points that two images alone see, and so every point of two photographs.
 _PAIR = 2

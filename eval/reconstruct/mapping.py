@@ -20,9 +20,9 @@ _MIN_MODEL_SIZE = 3
 # this share instead of for all iterations: a third to a half less time, for poses and points that are as good.
 _GROWTH = 1.3
 _TOLERANCE = 1e-5
-# COLMAP places an image that sees no point of the model by its matches alone, with a solver of milliseconds a trial.
-# This share of inliers bounds the trials: hundreds, not the 10 000 that photographs of another place, whose matches are
-# all wrong, use up.
+# An image that the points of the model do not place, COLMAP tries to place by its matches alone, with a slow solver.
+# This share of inliers, 0.25 by default, bounds the trials, which photographs of another place use up: all that they
+# match is wrong.
 _LEAST_INLIERS = 0.7
 # COLMAP drops the points that two images alone see, and so every point of two photographs.
 _PAIR = 2
@@ -96,7 +96,7 @@ def _options(settings: ReconstructSettings, num_images: int) -> Any:
     options.triangulation.ignore_two_view_tracks = num_images > _PAIR
     options.ba_global_frames_ratio = options.ba_global_points_ratio = _GROWTH
     options.ba_global_function_tolerance = options.ba_local_function_tolerance = _TOLERANCE
-    # Points that say nothing new of any camera wait for the end: half the time at 100 photographs, poses as good.
+    # Points that say nothing new of any camera wait for a second step: a quarter to a half less time for 100 images.
     options.mapper.ba_global_ignore_redundant_points3D = True
     options.mapper.abs_pose_min_inlier_ratio = _LEAST_INLIERS
     options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine

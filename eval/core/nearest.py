@@ -218,7 +218,7 @@ class _Search:
         if not isinstance(self.rough, Int8Products) or not found.crowded.any():
             return found
         if self.precise is None:
-            self.precise = _Search(self.database, Fp32Products(self.database, len(self.rough.memory)), self.k)
+            self.precise = _Search(self.database, Fp32Products(self.database, self.rough.rows), self.k)
         again = found.crowded.nonzero().squeeze(1)
         if 4 * len(again) > len(block):
             self.rough = self.precise.rough  # these descriptors lie too close together for 8 bits

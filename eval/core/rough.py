@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 GROUP = 64  # columns that share their bounds
-_LARGEST = 127  # of a query in int8
+_LARGEST = 127  # of a query in 8 bits
+_SHIFT = 128  # what is added to the numbers of a query: oneDNN multiplies unsigned by signed ones
 _NARROWEST = 16  # less is not worth it, and torch multiplies matrices of one column wrongly
 TINY = 1e-34  # more than what is lost where squares and products of float32 vanish
 _WIDEST = 1024  # (127 * 127) * 1024 < 2^24: sums of products are exact in float32
@@ -23,7 +24,7 @@ class Rough(NamedTuple):
     """
 
     values: Tensor
-    """(N, G, GROUP) float32 or int32; columns beyond the database repeat its last row."""
+    """(N, G, GROUP) float32; columns beyond the database repeat its last row."""
     least: Tensor
     """(N, G), the smallest value of each group."""
     factor: Tensor
@@ -63,10 +64,7 @@ class Rough(NamedTuple):
         shape = self.least.shape
         base, factor = (part.expand(shape).reshape(-1).index_select(0, pairs) for part in (self.base, self.factor))
         room = bound - base
-        limit = room / factor
-        if not self.values.is_floating_point():  # compared as integers: the values need not be converted
-            limit = limit.clamp_(-(2.0**30), 2.0**30).floor_().int()  # beyond all products of 8 bits
-        inside = (self.windows(pairs) <= limit[:, None]).flatten().nonzero().squeeze(1)
+        inside = (self.windows(pairs) <= (room / factor)[:, None]).flatten().nonzero().squeeze(1)
         pair, column = torch.div(inside, GROUP, rounding_mode="floor"), inside % GROUP
         if self.offset.numel() == 1:
             return pair, column
@@ -115,7 +113,7 @@ class Int8Products:
         groups = padded.view(-1, GROUP * padded.shape[1])
         scale = groups.abs().amax(dim=1).clamp(min=1e-30) / largest
         whole = (groups / scale[:, None]).round_()
-        self.codes = whole.to(torch.int8).view_as(padded).T
+        self.codes = _Codes(whole.to(torch.int8).view_as(padded), rows)
         errors = (groups - whole * scale[:, None]).view(len(groups), GROUP, -1)
         errors = errors.square_().sum(dim=2).amax(dim=1).sqrt_()
         self.scale = scale
@@ -127,7 +125,7 @@ class Int8Products:
         # margin = 2 (|dq| |d| + |q'| |dd|) + rounding (|q| + |d|)^2, a product of terms of the query and of the group
         self.rounding = 2.0 * rounding(database.shape[1])  # of the sums of squares, and of the steps to the bounds
         self.terms = torch.stack([norms, errors, norms.square(), torch.ones_like(norms)])
-        self.memory = torch.empty(rows, len(padded), dtype=torch.int32)
+        self.rows = rows
 
     def __call__(self, queries: Tensor) -> Rough:
         """Distances of a block of queries, valid until the next call."""
@@ -135,8 +133,7 @@ class Int8Products:
         norms = squares.sqrt()
         scale = queries.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(_LARGEST)
         whole = (queries / -scale).round_()
-        values = torch._int_mm(whole.to(torch.int8), self.codes, out=self.memory[: len(queries)])
-        values = values.view(len(queries), -1, GROUP)
+        values = self.codes.products(whole).view(len(queries), -1, GROUP)
         errors = whole.mul_(scale).add_(queries).square_().sum(dim=1, keepdim=True).sqrt_()
         rounding = torch.full_like(norms, self.rounding)
         terms = [2.0 * (errors + rounding * norms), 2.0 * (norms + errors), rounding, rounding * squares + TINY]
@@ -145,6 +142,26 @@ class Int8Products:
         sound = (norms + self.largest).square()[:, 0].isfinite()
         factor = 2.0 * scale * self.scale
         return Rough(values, values.amin(dim=2), factor, base, margin.mul_(2.0), self.offset, sound)
+
+
+class _Codes:
+    """The database as whole numbers of 8 bits, packed for oneDNN.
+
+    ``torch._int_mm`` would be the plain way, but without AVX-512 VNNI it is a loop, tens of times as slow as float32.
+    """
+
+    def __init__(self, codes: Tensor, rows: int) -> None:
+        """``codes``: (M, D) int8; ``rows``: the most queries at once."""
+        self.packed = torch.ops.onednn.qlinear_prepack(codes, [rows, codes.shape[1]])
+        self.one, self.zero = torch.ones(1), torch.zeros(1, dtype=torch.long)
+
+    def products(self, queries: Tensor) -> Tensor:
+        """Of whole numbers (N, D) from -127 to 127, float32 that hold nothing else, with all codes: (N, M) float32."""
+        shifted = (queries + _SHIFT).to(torch.uint8)
+        values: Tensor = torch.ops.onednn.qlinear_pointwise.default(
+            shifted, 1.0, _SHIFT, self.packed, self.one, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return values
 
 
 def products(database: Tensor, rows: int) -> Fp32Products | Int8Products:
@@ -167,14 +184,15 @@ def largest_int8() -> int:
     can do does not say it, as oneDNN can be told to do without: the extremes are tried.
     """
     able = torch.cpu.get_capabilities()
-    if not torch.backends.mkldnn.is_available() or not able.get("avx2"):
+    has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    if not has_operator or not able.get("avx2"):
         return 0
-    queries = torch.full((GROUP, 128), _LARGEST, dtype=torch.int8)
+    queries = torch.full((GROUP, _WIDEST), float(_LARGEST))
     queries[::2] *= -1
     for largest in (127, 64):
-        database = torch.full((GROUP, 128), largest, dtype=torch.int8)
+        database = torch.full((GROUP, _WIDEST), largest, dtype=torch.int8)
         database[1::3] *= -1
-        if bool((torch._int_mm(queries, database.T).abs() == 128 * _LARGEST * largest).all()):
+        if bool((_Codes(database, GROUP).products(queries).abs() == _WIDEST * _LARGEST * largest).all()):
             return largest
     return 0
 

@@ -25,7 +25,7 @@ def _patches(count: int) -> torch.Tensor:
 def test_a_perfect_student_gives_the_teachers_descriptors() -> None:
     teacher = Teacher("h8E512", 128, 32, CPU)
     patches = _patches(64)
-    targets = teacher.targets(patches)
+    targets = teacher.targets([patches])
     projection = teacher.projection
     described = F.normalize((targets - projection.mean) @ projection.components, dim=1)
     torch.testing.assert_close(described, teacher.network(patches), rtol=0, atol=1e-5)

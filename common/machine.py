@@ -78,6 +78,18 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
 
 
+def give_freed_memory_back() -> bool:
+    """Give the memory of freed tensors back to the system, between parts of a work; whether it could be done.
+
+    The GNU C library keeps blocks of up to 32 MB, and what it keeps falls into pieces that no large tensor fits into:
+    matching 25 photographs pair by pair ended at 590 MB instead of 360.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
 def git_revision() -> str | None:
     """Commit of the checkout, ``+`` when files differ from it; None outside a checkout."""
     folder = Path(__file__).resolve().parent

@@ -17,6 +17,7 @@ from torch import Tensor
 from common.cache import Cache
 from common.h5files import Arrays, read_h5
 from common.jobs import compute_all, map_on_threads
+from common.machine import give_freed_memory_back
 from eval.core.matchers import Matcher, gains_from_threads, match_images
 from eval.features.extract import Features
 
@@ -133,6 +134,7 @@ def _match(job: _MatchJob) -> Arrays:
 
     on_threads = job.device == "cpu" and gains_from_threads(job.matcher)
     blocks = list(map_on_threads(match, job.pairs) if on_threads else map(match, job.pairs))
+    give_freed_memory_back()
     return {
         "matches": np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int32),
         "counts": np.array([len(matches) for matches in blocks], np.int64),

@@ -24,8 +24,8 @@ _TOLERANCE = 1e-5
 # This share of inliers, 0.25 by default, bounds the trials, which photographs of another place use up: all that they
 # match is wrong.
 _LEAST_INLIERS = 0.7
-# Where no model holds this share of the images, one is tried that starts with a camera which moves straight ahead, as in
-# a street (COLMAP: by 0.95 of its way at most), and sees points at smaller angles, in degrees (COLMAP: 16).
+# Where no model holds this share of the images, one is tried that starts with a camera which moves straight ahead, as
+# in a street (COLMAP: by 0.95 of its way at most), and sees points at smaller angles, in degrees (COLMAP: 16).
 _FEW = 0.25
 _AHEAD = 1.0
 _AHEAD_ANGLE = 8.0

@@ -43,3 +43,24 @@ def test_only_the_cores_of_the_process_count() -> None:
     finally:
         os.sched_setaffinity(0, mine)
     assert available_cores() == len(mine)
+
+
+HOLES = """
+import resource
+import torch
+from common.machine import give_freed_memory_back
+def resident_mib():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+del (first := [torch.ones(4_000_000)])[:]  # from now on blocks of this size are kept
+blocks = [torch.ones(2_000_000) for _ in range(40)]
+del blocks[::2]  # 160 MB in holes
+before = resident_mib()
+assert give_freed_memory_back()
+print(before - resident_mib())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of the GNU C library")
+def test_holes_between_tensors_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], check=True, capture_output=True, text=True)
+    assert float(done.stdout) > 100.0

@@ -73,7 +73,7 @@ class ReconstructSettings:
     mr_size: float = DEFAULT_MR_SIZE
     max_side_px: int = 1600
     matcher: Matcher = field(default_factory=MatcherSettings)
-    num_matched: int = 50
+    num_matched: int = 20
     camera: CameraSettings = field(default_factory=CameraSettings)
     seed: int = 0
     num_threads: int = 1

@@ -97,7 +97,6 @@ def augment(
     settings: Augmentation,
     generator: torch.Generator,
     rows: tuple[int, int] | None = None,
-    support: float = 1.0,
 ) -> Tensor:
     """Resample stored patches to ``size`` under random changes.
 
@@ -110,7 +109,6 @@ def augment(
         generator: source of randomness, on the patches' device.
         rows: (first, total) where the patches are a part of a larger batch: they get the changes that they would get
             as a part of the whole.
-        support: what the output shows, as a multiple of the plain patch's side; the random changes stay the same.
 
     Returns:
         float32 (T * npos, 1, S, S) in 0 … 255, beyond where noise was added.
@@ -133,7 +131,6 @@ def augment(
     offset = (linear @ offset[:, :, None])[:, :, 0]
     offset = offset + torch.stack([either_way(2.0 * s) for s in settings.shift], 1)
     theta = torch.cat([linear @ torch.diag_embed(window) @ symmetry, offset[:, :, None]], 2)[here] / crop
-    theta[:, :, :2] *= support
     out = resample(patches, theta, size, step=side / crop / size)
     if settings.blur[1]:
         out = _blur(out, uniform(*settings.blur)[here])

@@ -96,8 +96,6 @@ def _add_learning(add: _Add) -> None:
         + "; ".join(f"{name} ({entry.about})" for name, entry in LOSSES.items()))  # fmt: skip
     add("--teacher", dest="teacher", metavar="FILE",
         help="whose descriptors the loss distill imitates: weights, or the name of a bundled model")  # fmt: skip
-    add("--teacher-spread", dest="teacher_spread", type=float, metavar="OCTAVES",
-        help="the teacher sees so much more and less than the patch, too, and gives the mean (e.g. 0.25)")  # fmt: skip
     add("--mpos", "--marginpos", dest="mpos", type=float, help="margin of the loss")
     add("--nested", dest="nested", type=int, metavar="DIM",
         help="two thirds of the loss on the descriptor cut to DIM dimensions, after the projection of --init"

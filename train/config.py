@@ -66,7 +66,6 @@ class TrainConfig:
         seed: of everything random.
         init: weights to start from.
         teacher: weights whose descriptors the loss ``distill`` imitates.
-        teacher_spread: octaves by which the teacher also sees more and less than the patch; it gives the mean.
     """
 
     ds: str
@@ -103,7 +102,6 @@ class TrainConfig:
     seed: int = 0
     init: str | None = None
     teacher: str | None = None
-    teacher_spread: float = 0.0
 
     def __post_init__(self) -> None:
         width = get_arch(self.arch).dim
@@ -122,8 +120,6 @@ class TrainConfig:
         distils = DISTILLATION in {term.name for term in parse_loss(self.loss, self.npos)}
         if distils != (self.teacher is not None):
             raise SettingError("teacher", f"and the loss {DISTILLATION} need each other, got --loss {self.loss}")
-        if self.teacher_spread and not distils:
-            raise SettingError("teacher_spread", "has no effect without --teacher: leave it out")
         if distils and self.nested is not None:
             raise SettingError("nested", "has no effect on what a teacher says: leave it out")
         if self.nested is not None and not 1 <= self.nested < width:
@@ -136,12 +132,7 @@ class TrainConfig:
             raise UsageError(f"an epoch of {self.tuples} tuples holds no batch of {self.bs}")
 
     def _check_numbers(self) -> None:
-        for name, low, high in (
-            ("teacher_spread", 0.0, 0.5),
-            ("holdout", 0.0, 0.5),
-            ("ema", 0.0, 1.0),
-            ("dropout", 0.0, 1.0),
-        ):
+        for name, low, high in (("holdout", 0.0, 0.5), ("ema", 0.0, 1.0), ("dropout", 0.0, 1.0)):
             if (value := getattr(self, name)) is not None and not low <= value < high:
                 raise SettingError(name, f"must be {low:g} … {high:g}, got {value}")
         if self.dropout and not self._arch_dropout:

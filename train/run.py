@@ -135,7 +135,7 @@ class Run:
         try:
             patches = self.augmented(batch)
             on_stage("augmentation")
-            targets = None if self.teacher is None else self.teacher.targets(self._views(batch, patches))
+            targets = None if self.teacher is None else self.teacher.targets(patches)
             chunks = self._chunks(patches)
             with torch.set_grad_enabled(len(chunks) == 1):
                 raw = torch.cat([self._describe(chunk, number) for number, chunk in enumerate(chunks)])
@@ -170,22 +170,17 @@ class Run:
         gradient = norm if math.isfinite(norm) else 0.0  # fp16: the scaler left the step out
         return {**figures, "grad_norm": gradient, "lr": rate.lr, "patches_s": len(batch.labels) / seconds}
 
-    def augmented(self, batch: Batch, support: float = 1.0) -> Tensor:
-        """The network's input for this process' patches of a batch, (n, 1, S, S); ``support`` times as much of each."""
+    def augmented(self, batch: Batch) -> Tensor:
+        """The network's input for this process' patches of a batch, (n, 1, S, S)."""
         generator = torch.Generator(self.device).manual_seed(_mix_seed(self.config.seed + 1, self.step))
         parts = [
             augment(
                 part.patches.to(self.device, non_blocking=True), self.config.npos, part.crop, self.model.patch_size,
-                self.config.augmentation(part.kind), generator, part.rows, support,
+                self.config.augmentation(part.kind), generator, part.rows,
             )
             for part in batch.parts
         ]  # fmt: skip
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _views(self, batch: Batch, patches: Tensor) -> list[Tensor]:
-        """What the teacher sees: the network's input, and with a spread more and less of the same patches."""
-        spread = self.config.teacher_spread
-        return [patches, *(self.augmented(batch, 2.0**s) for s in (-spread, spread) if spread)]
 
     def _chunks(self, patches: Tensor) -> list[Tensor]:
         """What the network sees at once: all patches, or whole tuples of at most ``micro_batch`` patches."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from scipy.linalg import hadamard
 from torch import Tensor
 
@@ -44,14 +41,11 @@ class Teacher:
         self.network = _fastest(network.to(device))
         self._turn = torch.from_numpy(hadamard(arch_dim)).float().to(device) / arch_dim**0.5
 
-    def targets(self, views: Sequence[Tensor]) -> Tensor:
-        """Unit vectors (n, D) that the student should give for patches, whose views are each (n, 1, S, S).
-
-        The mean over several scales is a better descriptor than that of one.
-        """
+    def targets(self, patches: Tensor) -> Tensor:
+        """Unit vectors (n, D) that the student should give for patches (n, 1, S, S)."""
         with torch.no_grad():
-            mean = torch.stack([self.network(patches).float() for patches in views]).mean(0)
-            return F.normalize(mean, dim=1) @ self._turn
+            turned: Tensor = self.network(patches).float() @ self._turn
+        return turned
 
     @property
     def projection(self) -> Projection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 # The largest block whose release makes the GNU C library keep freed memory of that size, and twice that in all.
-KEPT_BYTES = 32 * 2**20 - 8192
+_KEPT_BYTES = 32 * 2**20 - 8192
 
 
 def keep_freed_blocks() -> None:
@@ -13,4 +13,4 @@ def keep_freed_blocks() -> None:
 
     That is a tenth of the time of a network or a detector on a CPU. One block, never touched, is taken and given back.
     """
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8)

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from eval.core.rough import GROUP, Fp32Products, Int8Products, Rough, pad, products
-from kornia_hardnet8.memory import KEPT_BYTES
 
 Distance = Literal["l2", "l1", "hamming"]
 
 _BLOCK_BYTES = 16 << 20  # of distances at once: as long as they stay in the cache, the search takes a fifth less time
-_FEWEST_ROWS = 128  # of a block: a product of fewer is slower
-_FEWEST_ROWS_ANYWAY = 16  # where more would not fit into memory that is kept: that of each block would be mapped anew
+_FEWEST_ROWS = 32  # of a block: a product of fewer is slower
 _BLOCK_BYTES_GPU = 512 << 20
 _MOST_GROUPS = 64  # that may hold neighbours of a query; a query with more is searched anew, with better bounds
 _MOST_CANDIDATES = 64
@@ -141,10 +139,7 @@ def _blocks(queries: Tensor, database: Tensor, k: int, distance: Distance) -> It
     if len(queries) == 0 or k <= 0:
         return
     limit = _BLOCK_BYTES if queries.device.type == "cpu" else _BLOCK_BYTES_GPU
-    rows = max(_FEWEST_ROWS, limit // (4 * len(database)))
-    if queries.device.type == "cpu":
-        rows = min(rows, max(_FEWEST_ROWS_ANYWAY, KEPT_BYTES // (4 * (len(database) + GROUP))))
-    rows = min(rows, len(queries))
+    rows = min(len(queries), max(_FEWEST_ROWS, limit // (4 * len(database))))
     kinds = {"l2": products, "l1": _CityBlocks, "hamming": _Bits}
     search = _Search(database, kinds[distance](database, rows), k)
     for number, block in enumerate(queries.split(rows)):

@@ -128,7 +128,7 @@ class Int8Products:
         self.rows = rows
 
     def __call__(self, queries: Tensor) -> Rough:
-        """Distances of a block of queries, valid until the next call."""
+        """Distances of a block of queries."""
         squares = queries.square().sum(dim=1, keepdim=True)
         norms = squares.sqrt()
         scale = queries.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(_LARGEST)

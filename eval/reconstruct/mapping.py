@@ -6,6 +6,7 @@ import queue
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ _TOLERANCE = 1e-5
 # This share of inliers, 0.25 by default, bounds the trials, which photographs of another place use up: all that they
 # match is wrong.
 _LEAST_INLIERS = 0.7
-# Where no model holds this share of the images, one is tried that starts with a camera which moves straight ahead, as
-# in a street (COLMAP: by 0.95 of its way at most), and sees points at smaller angles, in degrees (COLMAP: 16).
+# Where the models together hold less than this share of the images, some are tried that start with a camera which moves
+# straight ahead, as in a street (COLMAP: by 0.95 of its way at most), and sees points at smaller angles, in degrees
+# (COLMAP: 16).
 _FEW = 0.25
 _AHEAD = 1.0
 _AHEAD_ANGLE = 8.0
@@ -50,11 +52,15 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
     """
     options = _options(settings, num_images)
     models = _map(database, images, options, num_images)
-    if not models or models[0].num_reg_images() < _FEW * num_images:
+    if _num_placed(models) < _FEW * num_images:
         options.mapper.init_max_forward_motion, options.mapper.init_min_tri_angle = _AHEAD, _AHEAD_ANGLE
-        ahead = _map(database, images, options, num_images)
-        models = max(models, ahead, key=lambda some: some[0].num_reg_images() if some else 0)  # the first of equals
+        models = max(models, _map(database, images, options, num_images), key=_num_placed)  # the first of equals
     return models
+
+
+def _num_placed(models: Sequence[Any]) -> int:
+    """Images that have a pose in any of the models."""
+    return len({index for model in models for index in model.reg_image_ids()})
 
 
 def _map(database: Path, images: Path, options: Any, num_images: int) -> list[Any]:

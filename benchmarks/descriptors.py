@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import images
-from common.machine import choose_device
+from common.devices import choose_device
 from common.shell import positive_number
 from eval.core.results import format_table
 from kornia_hardnet8 import HardNet8, prepare_for_inference

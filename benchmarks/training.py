@@ -222,7 +222,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from benchmarks.training import bench_sampling, bench_training
-    from common.machine import choose_device, describe_environment, resolve_precision
+    from common.devices import choose_device, resolve_precision
+    from common.machine import describe_environment
     from kornia_hardnet8.files import write_json
     from train.config import TrainConfig
 

@@ -102,6 +102,7 @@ def load_pycolmap() -> Any:
     """
     is_first = "pycolmap" not in sys.modules and threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if is_first else None
+    need("PIL.Image", "eval,train")  # loaded after pycolmap, Pillow ends the process when it saves a PNG
     pycolmap = need("pycolmap", "eval,train")
     pycolmap.logging.minloglevel = 3
     if handler is not None:

@@ -216,13 +216,10 @@ def _hidden_script() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """One thread a worker, since they share the cores."""
+    """One thread a worker, since they share the cores; torch reads the variables when a job imports it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     _leave_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     load_cv2().setNumThreads(1)
 
 

@@ -1,8 +1,7 @@
-"""What the computation runs on: device, cores, number format, memory, and what is written down about them."""
+"""What the computation runs on: cores, memory, and what is written down about them."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -12,57 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kornia_hardnet8.errors import UsageError
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU when there is one.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {' '.join(str(error).split())[:120]}") from None
-    return device
 
 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where the device multiplies it natively, else fp32; others are checked.
-
-    Raises:
-        UsageError: fp16 on a CPU, whose training kernels lack it.
-    """
-    if name == "fp16" and device.type == "cpu":
-        raise UsageError("--precision fp16 needs a GPU: on a CPU use bf16 or fp32")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-    return "fp32"
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context of a forward pass in a resolved precision."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def keep_freed_memory() -> bool:
@@ -105,6 +59,8 @@ def git_revision() -> str | None:
 
 def describe_environment() -> dict[str, Any]:
     """Versions, processor and git commit, JSON values; what cannot be found out is None."""
+    import torch
+
     names = ("torch", "kornia", "numpy", "safetensors")
     return {
         "python": platform.python_version(),

@@ -1,10 +1,16 @@
 """HardNet8 patch descriptors for kornia: a drop-in for ``kornia.feature.HardNet8`` with weights of its own."""
 
-from kornia_hardnet8.errors import HardNet8Error
-from kornia_hardnet8.feature import HardNet8Feature
-from kornia_hardnet8.hardnet8 import HardNet8
-from kornia_hardnet8.inference import prepare_for_inference
-from kornia_hardnet8.pair import PairMatches, draw_matches, example_pair, match_pair, read_image
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kornia_hardnet8.errors import HardNet8Error
+    from kornia_hardnet8.feature import HardNet8Feature
+    from kornia_hardnet8.hardnet8 import HardNet8
+    from kornia_hardnet8.inference import prepare_for_inference
+    from kornia_hardnet8.pair import PairMatches, draw_matches, example_pair, match_pair, read_image
 
 __version__ = "1.0.0"
 __all__ = [
@@ -19,3 +25,30 @@ __all__ = [
     "prepare_for_inference",
     "read_image",
 ]
+
+# Where each name lives. They are imported when they are asked for: torch and kornia take two seconds, which help texts,
+# errors and processes that need neither are spared.
+_HOMES = {
+    "HardNet8": "hardnet8",
+    "HardNet8Error": "errors",
+    "HardNet8Feature": "feature",
+    "PairMatches": "pair",
+    "draw_matches": "pair",
+    "example_pair": "pair",
+    "match_pair": "pair",
+    "prepare_for_inference": "inference",
+    "read_image": "pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -203,9 +203,9 @@ def test_what_a_package_imports_is_what_its_extra_installs(package: str, extra: 
         assert not unknown, f"{path} imports {unknown}, which no extra installs"
 
 
-def test_importing_the_library_costs_torch_and_kornia() -> None:
+def test_using_the_library_costs_torch_and_kornia() -> None:
     code = (
-        "import json, sys, torch, kornia, safetensors.torch; before = set(sys.modules); import kornia_hardnet8; "
+        "import json, sys, torch, kornia, safetensors.torch; before = set(sys.modules); from kornia_hardnet8 import *; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
         "json.dump([sorted(new - set(sys.stdlib_module_names)), sorted(sys.modules)], sys.stdout)"
     )
@@ -214,6 +214,16 @@ def test_importing_the_library_costs_torch_and_kornia() -> None:
     assert new == ["kornia_hardnet8"]
     heavy = {"cv2", "pycolmap", "h5py", "matplotlib", "onnx", "onnxruntime", "openvino", "distributed", "train", "eval"}
     assert heavy.isdisjoint(modules)
+
+
+LIGHT = ["kornia_hardnet8", "kornia_hardnet8.errors", "common.colmap_worker", "common.shell", "eval.cli", "train.cli"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_help_errors_and_workers_wait_for_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print({{'torch', 'kornia', 'matplotlib'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("cli", [train.cli, eval.cli], ids=lambda cli: cli.__name__)

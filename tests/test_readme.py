@@ -16,7 +16,7 @@ import eval.cli
 import kornia_hardnet8
 import train.cli
 from common.shell import command_parser, split_command
-from kornia_hardnet8.__main__ import make_parser
+from kornia_hardnet8.cli import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = (".", "docs", "examples", "kornia_hardnet8/weights", "third_party")

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from common.signals import answered_signals
+from kornia_hardnet8.signals import answered_signals
 
 if __name__ == "__main__":
     with answered_signals():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from common.machine import autocast, choose_device
+from common.devices import autocast, choose_device
 from common.shell import output_file
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from common.devices import choose_device
 from common.folders import claimed
-from common.machine import choose_device, keep_freed_memory
+from common.machine import keep_freed_memory
 from common.shell import output_folder, positive_number, seed_number
 from kornia_hardnet8.arch import get_arch
 from kornia_hardnet8.errors import UsageError

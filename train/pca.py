@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.machine import choose_device
+from common.devices import choose_device
 from common.patchstore import PatchStore
 from common.shell import output_file, positive_number, progress, seed_number
 from kornia_hardnet8 import HardNet8

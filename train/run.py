@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.machine import autocast, resolve_precision
+from common.devices import autocast, resolve_precision
 from kornia_hardnet8 import HardNet8
 from kornia_hardnet8.checkpoints import load_weights
 from kornia_hardnet8.errors import DataError, UsageError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.machine import choose_device
+from common.devices import choose_device
 from common.shell import output_folder, seed_number
 from eval.core.estimators import (
     BASELINE,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.devices import choose_device
 from common.jobs import open_executor
-from common.machine import choose_device
 from common.shell import positive_number
 from eval.core.benchmark import Benchmark
 from eval.core.options import (

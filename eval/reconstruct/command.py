@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.cache import Cache
+from common.devices import choose_device
 from common.jobs import open_executor
-from common.machine import choose_device
 from common.shell import output_folder, seed_number
 from eval.core.matchers import gains_from_threads
 from eval.core.options import (

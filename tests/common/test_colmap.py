@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,3 +239,11 @@ def test_images_are_there_and_of_the_size(tmp_path: Path) -> None:
 )
 def test_a_fisheye_is_no_pinhole_whatever_its_numbers_are(kind: str, params: list[float], distorted: bool) -> None:
     assert is_distorted(pycolmap.Camera(model=kind, width=64, height=48, params=params)) is distorted
+
+
+def test_pictures_are_saved_after_pycolmap_was_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys; from common.colmap import load_pycolmap; load_pycolmap(); from PIL import Image; "
+        "Image.new('L', (8, 8)).save(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "gray.png"], check=True, capture_output=True)

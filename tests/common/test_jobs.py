@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from common.cache import Cache
-from common.jobs import JobError, compute_all, map_on_threads, open_executor
+from common.jobs import JobError, compute_all, map_on_threads, open_executor, worker_map
 from common.machine import available_cores
 from kornia_hardnet8.errors import DataError, UsageError
 
@@ -84,6 +84,17 @@ def test_a_script_without_a_guard_is_not_run_by_its_workers(tmp_path: Path) -> N
     env = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False, timeout=300)
     assert (done.stdout, done.returncode) == ("begin\n[2.0, 3.0]\n", 0), done.stderr
+
+
+def threads_of_torch(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def test_torch_has_one_thread_in_a_worker_whatever_the_user_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "3")
+    with worker_map(1) as run:
+        assert list(run(threads_of_torch, [0])) == [1]
 
 
 def test_what_was_finished_before_an_error_is_kept(tmp_path: Path) -> None:

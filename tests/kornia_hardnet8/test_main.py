@@ -15,7 +15,8 @@ import pytest
 from kornia.io import ImageLoadType, load_image
 
 from kornia_hardnet8 import HardNet8, HardNet8Feature, __version__, example_pair
-from kornia_hardnet8.__main__ import features_of, main, run_eval
+from kornia_hardnet8.__main__ import run_eval
+from kornia_hardnet8.cli import features_of, main
 
 ROOT = Path(__file__).parents[2]
 DAY, NIGHT = map(str, example_pair())

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from common.machine import autocast
+from common.devices import autocast
 from kornia_hardnet8 import HardNet8
 from train.forward import dropout, raw_descriptors
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 PROCESS = """
 import os, signal, sys
 signal.signal(signal.SIGINT, getattr(signal, sys.argv[3]))
-from common.signals import answered_signals
-assert "torch" not in sys.modules and "kornia_hardnet8" not in sys.modules
+from kornia_hardnet8.signals import answered_signals
+assert "torch" not in sys.modules
 class Last:
     def __del__(self):  # when the interpreter has taken its handlers down
         os.kill(os.getpid(), number)
@@ -56,13 +56,13 @@ def _run(number: str, moment: str, before: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("package", ["eval", "train"])
-def test_a_signal_right_after_the_start_of_a_command_is_answered(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["eval", "dev"], ["train", "pca"], ["kornia_hardnet8", "match"]])
+def test_a_signal_right_after_the_start_of_a_command_is_answered(command: list[str], tmp_path: Path) -> None:
     module = tmp_path / "torch.py"  # whose import takes seconds
     module.write_text(f"import os, signal, time\nos.kill(os.getpid(), {int(signal.SIGTERM)})\ntime.sleep(100)\n")
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", package, "--help"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, "-m", *command, "--help"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
         capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM\n")

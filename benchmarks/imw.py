@@ -1,14 +1,16 @@
-"""``eval bench imw``: pairs a second that the stereo task judges, where the time goes, and the same by plain loops."""
+"""``eval bench imw``: pairs a second that the stereo task judges, where the time goes, and the same by plain ways."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kornia.feature as KF
 import numpy as np
 import torch
 
@@ -19,7 +21,7 @@ from common.jobs import open_executor
 from common.machine import available_cores
 from common.shell import positive_number
 from eval.core.estimators import estimate_fundamental
-from eval.core.matching import MatcherSettings, official_match
+from eval.core.matching import MatcherSettings, mutual_nn, official_match
 from eval.core.pairs import Pair
 from eval.core.poses import score_pair
 from eval.core.results import format_table
@@ -30,6 +32,8 @@ from eval.imw.demo import cached_scene
 from eval.imw.scene import HEADLINE, Scene, find_scenes
 from eval.imw.stereo import StereoPair, StereoSettings, describe_scene, judge_pairs
 from kornia_hardnet8.errors import UsageError
+
+_NEIGHBOUR_PAIRS = 8  # whose neighbours are sought in both ways
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         f"the plain loop, largest difference of a pose error {result['largest_difference_deg']:.1e} degrees"
         for result in results
     ]
+    lines += [
+        f"{result['keypoints']:.0f} keypoints: mutual_nn {result['mutual_nn_ms']:.1f} ms a pair on one thread, "
+        f"kornia's match_smnn {result['match_smnn_ms']:.1f}: {result['match_smnn_ms'] / result['mutual_nn_ms']:.1f} times"
+        for result in results
+    ]
     return "\n".join(lines)
 
 
@@ -75,7 +84,8 @@ def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]
 
     Returns:
         ``ours`` and ``plain``: pairs a second and processor seconds a pair, ours with the share of each stage;
-        ``ratio`` of the pairs a second; how many pairs have other matches, and the largest difference of pose errors.
+        ``ratio`` of the pairs a second; how many pairs have other matches, and the largest difference of pose errors;
+        ``mutual_nn_ms`` and ``match_smnn_ms``: of the nearest neighbours alone.
     """
     scene = find_scenes(cached_scene())[0]
     matcher = MatcherSettings()
@@ -94,7 +104,9 @@ def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]
     clock, processor = time.perf_counter(), time.process_time()
     plain = [plain_pair(scene, pair, features, settings, matcher) for pair in pairs]
     plain_s, plain_cpu_s = time.perf_counter() - clock, time.process_time() - processor
-    stages = _stages(scene, pairs, features, settings, matcher)
+    with _one_thread():
+        stages = _stages(scene, pairs, features, settings, matcher)
+        neighbours = _neighbours(pairs[:_NEIGHBOUR_PAIRS], features, matcher)
     cpu_s = sum(stages.values())
     return {
         "scene": scene.name,
@@ -110,6 +122,7 @@ def measure(num_keypoints: int, num_pairs: int, seed: int = 0) -> dict[str, Any]
         "ratio": plain_s / ours_s,
         "cpu_ratio": plain_cpu_s / cpu_s,
         **compare(judged, plain),
+        **neighbours,
     }
 
 
@@ -140,30 +153,52 @@ def _stages(
     settings: StereoSettings,
     matcher: MatcherSettings,
 ) -> dict[str, float]:
-    """Processor seconds of each stage with one thread, in this process."""
+    """Processor seconds of each stage in this process."""
+    seconds = {"match": 0.0, "RANSAC": 0.0, "scoring": 0.0}
+    for pair in pairs:
+        one, two = (features[name] for name in pair)
+        kpts0, kpts1 = one.keypoints.xy, two.keypoints.xy
+        marks = [time.process_time()]
+        matches = official_match(
+            one.descs, two.descs, torch.from_numpy(kpts0), torch.from_numpy(kpts1), matcher
+        ).numpy()
+        marks.append(time.process_time())
+        points0, points1 = (k[matches[:, c]].astype(np.float64) for c, k in enumerate((kpts0, kpts1)))
+        estimate_fundamental(points0, points1, settings.estimator, settings.seed)
+        marks.append(time.process_time())
+        camera0, camera1 = (scene.cameras[name] for name in pair)
+        dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
+        score_pair(kpts0, kpts1, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed)
+        marks.append(time.process_time())
+        match, ransac, both = np.diff(marks).tolist()
+        seconds["match"] += match
+        seconds["RANSAC"] += ransac
+        seconds["scoring"] += max(0.0, both - ransac)
+    return seconds
+
+
+def _neighbours(pairs: Sequence[Pair], features: Mapping[str, Features], matcher: MatcherSettings) -> dict[str, float]:
+    """Milliseconds a pair of the mutual nearest neighbours with the ratio test, by ours and by kornia."""
+    ratio = matcher.threshold or 1.0
+    ways = {
+        "mutual_nn_ms": lambda one, two: mutual_nn(one, two, ratio),
+        "match_smnn_ms": lambda one, two: KF.match_smnn(one, two, ratio),
+    }
+    seconds = dict.fromkeys(ways, 0.0)
+    for number, pair in enumerate([pairs[0], *pairs]):
+        one, two = (features[name].descs for name in pair)
+        for name, way in ways.items():
+            start = time.process_time()
+            way(one, two)
+            seconds[name] += time.process_time() - start if number else 0.0  # the first call warms up
+    return {name: 1000.0 * value / len(pairs) for name, value in seconds.items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = {"match": 0.0, "RANSAC": 0.0, "scoring": 0.0}
     try:
-        for pair in pairs:
-            one, two = (features[name] for name in pair)
-            kpts0, kpts1 = one.keypoints.xy, two.keypoints.xy
-            marks = [time.process_time()]
-            matches = official_match(
-                one.descs, two.descs, torch.from_numpy(kpts0), torch.from_numpy(kpts1), matcher
-            ).numpy()
-            marks.append(time.process_time())
-            points0, points1 = (k[matches[:, c]].astype(np.float64) for c, k in enumerate((kpts0, kpts1)))
-            estimate_fundamental(points0, points1, settings.estimator, settings.seed)
-            marks.append(time.process_time())
-            camera0, camera1 = (scene.cameras[name] for name in pair)
-            dR, dt = relative_pose(camera0.R, camera0.t, camera1.R, camera1.t)
-            score_pair(kpts0, kpts1, matches, camera0.K, camera1.K, dR, dt, settings.estimator, settings.seed)
-            marks.append(time.process_time())
-            match, ransac, both = np.diff(marks).tolist()
-            seconds["match"] += match
-            seconds["RANSAC"] += ransac
-            seconds["scoring"] += max(0.0, both - ransac)
+        yield
     finally:
         torch.set_num_threads(threads)
-    return seconds

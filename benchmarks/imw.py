@@ -63,6 +63,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     head = ("keypoints", "pairs/s", "plain", "ratio", "CPU s/pair", "plain", "ratio", *results[0]["ours"]["share"])
     first = results[0]
     lines = [f"stereo, {first['scene']}, {first['pairs']} pairs, {first['cores']} cores", format_table(head, rows)]
+    lines += [
+        f"{result['keypoints']:.0f} keypoints: {result['pairs_with_other_matches']} pairs with other matches than "
+        f"the plain loop, largest difference of a pose error {result['largest_difference_deg']:.1e} degrees"
+        for result in results
+    ]
     for result in results:
         ours, theirs = result["mutual_nn_ms"], result["match_smnn_ms"]
         lines.append(

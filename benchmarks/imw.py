@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Rates, processor seconds and shares by number of keypoints; then what differs."""
+    """Rates, processor seconds and shares by number of keypoints; what differs; the nearest neighbours alone."""
     rows = []
     for result in results:
         ours, plain = result["ours"], result["plain"]
@@ -139,10 +139,8 @@ def compare(judged: Sequence[StereoPair], plain: Sequence[PlainPair]) -> dict[st
 
 def _warm(_: int) -> None:
     """Let a worker import what it needs, long enough for the others to get their turn."""
-    import cv2
     import pydegensac  # noqa: F401
 
-    cv2.setNumThreads(1)
     torch.ones(8, 8) @ torch.ones(8, 8)
     time.sleep(0.2)
 

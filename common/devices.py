@@ -10,7 +10,7 @@ from kornia_hardnet8.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU when there is one.
+    """The device of a name; ``auto`` is the CUDA GPU when there is one.
 
     Raises:
         UsageError: no such device here.
@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where the device multiplies it natively, else fp32; others are checked.
+    """``auto`` becomes bf16 where the device multiplies it natively, else fp16 on CUDA and fp32 elsewhere.
 
     Raises:
         UsageError: fp16 on a CPU, whose training kernels lack it.

@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from kornia_hardnet8 import __version__
-from kornia_hardnet8.command import run_command
+from kornia_hardnet8.command import HelpFormatter, Parser, run_command
 from kornia_hardnet8.errors import HardNet8Error, closest
 from kornia_hardnet8.files import check_output, check_words
 
@@ -138,8 +138,8 @@ def command_parser(
     """What runs a command, and the parser of its flags."""
     module_name, _, name = module_name.partition(":")
     module, end = importlib.import_module(module_name), f"_{name}" if name else ""
-    parser = _Parser(
-        prog=f"python -m {title}", description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    parser = Parser(
+        prog=f"python -m {title}", description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
     getattr(module, f"configure{end}")(parser)
     parser.set_defaults(verbose=0, quiet=False, debug=False)
@@ -198,44 +198,3 @@ def positive_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"a whole number of 1 and more is needed, got {text!r}")
     return value
-
-
-class _Parser(argparse.ArgumentParser):
-    """Answer wrong usage in one line, an unknown option with the closest one; sub-parsers do too."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
-        self.exit(2, f"error: {self.prog}: {' '.join(message.split())}\n")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; what no parser knows is an error."""
-        values, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            name = unknown[0].split("=")[0]
-            if not name.startswith("-"):
-                self.error(f"unexpected argument {name!r}: values of one option must follow each other, after its name")
-            self.error(f"there is no option {name}{closest(name, self._options(values), count=1)}")
-        return values
-
-    def _options(self, values: argparse.Namespace) -> list[str]:
-        """The options of this parser and of the sub-parser that was chosen."""
-        options: list[str] = []
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                chosen = action.choices.get(getattr(values, action.dest))
-                options += chosen._options(values) if chosen is not None else []
-            elif action.help != argparse.SUPPRESS:
-                options += action.option_strings
-        return options
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show a default only where there is one to show; a blank line begins a paragraph."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(super(_HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
-            return action.help
-        return super()._get_help_string(action)

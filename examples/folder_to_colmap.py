@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from eval.features import load_method
 from eval.features.detect import DogSettings
 from eval.imw.demo import cached_scene
 from eval.reconstruct.pipeline import reconstruct
@@ -18,8 +17,8 @@ from eval.reconstruct.settings import ReconstructSettings
 
 images = cached_scene() / "set_100" / "images"  # or your own folder
 out = Path("runs/examples/model")
-settings = ReconstructSettings(detector=DogSettings(num=1500))
-outcome = reconstruct(images, load_method("h8small"), out, settings)
+settings = ReconstructSettings(detector=DogSettings(num=1500, select="matchability"))
+outcome = reconstruct(images, "h8small:precision=auto", out, settings)
 
 # %% [markdown]
 # What came out, and how well it fits:

@@ -12,9 +12,9 @@ from kornia_hardnet8.signals import answered_signals
 def main() -> int:
     """``kornia-hardnet8``; returns the exit code."""
     with answered_signals():
-        from kornia_hardnet8.cli import main
+        from kornia_hardnet8 import cli
 
-        return main(sys.argv[1:])
+        return cli.main(sys.argv[1:])
 
 
 def run_eval() -> None:

@@ -8,20 +8,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from kornia.io import write_image
+from typing import TYPE_CHECKING, Any
 
 from kornia_hardnet8 import __version__
-from kornia_hardnet8.command import run_command
-from kornia_hardnet8.detectors import DETECTORS
+from kornia_hardnet8.command import HelpFormatter, Parser, run_command
 from kornia_hardnet8.errors import DataError, UsageError, need
-from kornia_hardnet8.feature import HardNet8Feature
 from kornia_hardnet8.files import atomic_path, check_output, check_words
-from kornia_hardnet8.hardnet8 import HardNet8
-from kornia_hardnet8.pair import draw_matches, example_pair, match_pair, read_image
+
+if TYPE_CHECKING:  # they import torch, for which help texts and wrong flags do not wait
+    import numpy as np
+
+    from kornia_hardnet8 import HardNet8Feature
 
 # Unrelated photographs have about as many by chance.
 _FEW_INLIERS = 15
@@ -29,37 +26,44 @@ _FEW_INLIERS = 15
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line: ``match`` and ``describe``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kornia_hardnet8", description="Match photographs with HardNet8.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    match = commands.add_parser("match", help="match two photographs and draw the matches", allow_abbrev=False)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False, formatter_class=HelpFormatter)
+
+    match = add("match", "match two photographs and draw the matches")
     match.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="two photographs (none: the examples)")
     match.add_argument("--out", type=Path, metavar="FILE", help="draw the matches: .png, .jpg or .tif")
     match.add_argument("--json", action="store_true", help="print the matches as JSON instead of their number")
-    match.add_argument("--max-ratio", type=float, default=0.9, help="keep matches up to this ratio (default: 0.9)")
+    match.add_argument("--max-ratio", type=float, default=0.9, help="keep matches up to this ratio")
     match.set_defaults(run=run_match)
-    describe = commands.add_parser("describe", help="write keypoints and descriptors to a file", allow_abbrev=False)
+    describe = add("describe", "write keypoints and descriptors to a file")
     describe.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photographs; more than one for .h5")
     describe.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help=".npz (arrays by name), or .h5 as hloc reads it"
     )
     describe.set_defaults(run=run_describe)
     for command in (match, describe):
-        command.add_argument("--keypoints", type=int, default=2048, help="of each image, the best (default: 2048)")
-        command.add_argument("--detector", choices=DETECTORS, default="dog", help="what finds them (default: dog)")
+        command.add_argument("--keypoints", type=int, default=2048, help="of each image, the best")
+        command.add_argument("--detector", default="dog", help="what finds them: dog, keynet, hessian, sift-opencv")
         command.add_argument("--max-side", type=int, default=1600, help="larger images are shrunk to this, pixels")
-        command.add_argument("--dim", type=int, default=128, help="numbers a descriptor, 1 to 512 (default: 128)")
+        command.add_argument("--dim", type=int, default=128, help="numbers a descriptor: 1 to 512, of h8small to 128")
         command.add_argument(
-            "--weights", metavar="FILE", help="a weight file, or h8small, about three times as fast (default: h8E512)"
+            "--weights", default="h8E512", metavar="NAME|FILE", help="h8small takes a quarter of the work; or a file"
         )
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def make_feature(args: argparse.Namespace) -> HardNet8Feature:
     """The local feature that the flags ask for."""
-    network = HardNet8(args.weights or True, output_dim=args.dim)
+    from kornia_hardnet8 import HardNet8, HardNet8Feature
+
+    network = HardNet8(args.weights, output_dim=args.dim)
     return HardNet8Feature(args.keypoints, args.detector, network, max_side=args.max_side, precision="auto")
 
 
@@ -69,6 +73,11 @@ def run_match(args: argparse.Namespace) -> None:
         raise UsageError(f"match takes two photographs, got {len(args.images)}")
     if args.out is not None and args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".tif", ".tiff"):
         raise UsageError(f"--out {args.out}: pictures are written as .png, .jpg or .tif")
+    import torch
+    from kornia.io import write_image
+
+    from kornia_hardnet8 import draw_matches, example_pair, match_pair, read_image
+
     paths = args.images or example_pair()
     images = [read_image(path) for path in paths]
     matches = match_pair(images[0], images[1], make_feature(args), max_ratio=args.max_ratio)
@@ -105,6 +114,10 @@ def run_describe(args: argparse.Namespace) -> None:
     names = [path.name for path in args.images]
     if len(set(names)) < len(names):
         raise UsageError(f"two photographs have the name {max(names, key=names.count)}")
+    if suffix == ".h5":
+        need("h5py", "h5")  # before the work, not after
+    import numpy as np
+
     feature = make_feature(args)
     photographs = {path.name: features_of(path, feature) for path in args.images}
     with atomic_path(args.out) as temporary:
@@ -127,6 +140,11 @@ def features_of(path: Path, feature: HardNet8Feature) -> dict[str, np.ndarray]:
         ``keypoints`` (N, 2) float32 pixels, ``lafs`` (N, 2, 3) float32, ``scores`` (N,) float32 (higher is stronger),
         ``descriptors`` (N, D) float32 of unit length, ``image_size`` (2,) int64 width and height.
     """
+    import numpy as np
+    import torch
+
+    from kornia_hardnet8 import read_image
+
     image = read_image(path)
     with torch.inference_mode():
         lafs, responses, descs = feature.detect_and_describe(image)
@@ -153,12 +171,13 @@ def _write_hloc(path: Path, photographs: dict[str, dict[str, np.ndarray]]) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for bad data, 2 for wrong usage. Errors are one line."""
+    words = sys.argv[1:] if argv is None else argv
 
     def command() -> None:
-        args = make_parser().parse_args(argv)
-        check_words(sys.argv[1:] if argv is None else argv)
+        check_words(words)
+        args = make_parser().parse_args(words)
         if args.out is not None:
             check_output(args.out, is_folder=False)
         args.run(args)
 
-    return run_command(command)
+    return run_command(command, debug="--debug" in words)

@@ -1,16 +1,58 @@
-"""How a command line ends: an exit code, and one line for an error or a signal."""
+"""Command lines: flags, an exit code, and one line for an error or a signal."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from kornia_hardnet8.errors import HardNet8Error
+from kornia_hardnet8.errors import HardNet8Error, closest
+
+
+class Parser(argparse.ArgumentParser):
+    """Answer wrong usage in one line, an unknown option with the closest one; sub-parsers do too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"error: {self.prog}: {' '.join(message.split())}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what no parser knows is an error."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name!r}: values of one option must follow each other, after its name")
+            self.error(f"there is no option {name}{closest(name, self._options(values), count=1)}")
+        return values
+
+    def _options(self, values: argparse.Namespace) -> list[str]:
+        """The options of this parser and of the sub-parser that was chosen."""
+        options: list[str] = []
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = action.choices.get(getattr(values, action.dest))
+                options += chosen._options(values) if chosen is not None else []
+            elif action.help != argparse.SUPPRESS:
+                options += action.option_strings
+        return options
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show a default only where there is one to show; a blank line begins a paragraph."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
 
 
 class Terminated(KeyboardInterrupt):

@@ -15,7 +15,7 @@ _LINES = {signal.SIGTERM: b"error: stopped by SIGTERM\n", signal.SIGINT: b"error
 
 @contextmanager
 def answered_signals() -> Iterator[None]:
-    """Answer signals for a whole process: at once where no command handles them itself, and no more after its work."""
+    """A signal ends the process with one line while modules are imported, and is ignored after the block."""
     heard = [number for number in _LINES if signal.getsignal(number) is not signal.SIG_IGN]
     for number in heard:
         signal.signal(number, _leave)

@@ -134,8 +134,6 @@ def detect_dog(image: NDArray[np.uint8], settings: DogSettings) -> Keypoints:
         keypoints = _most_matchable(image, keypoints, settings.num)
     if settings.affine_weights is None:
         return keypoints
-    from eval.features.detect import affine_shapes
-
     return affine_shapes(image, keypoints, settings.affine_weights)
 
 

@@ -35,9 +35,9 @@ from eval.core.viz import draw_matches
 from eval.features import Method, tokens_help
 from eval.features.detect import DogSettings
 from eval.match.page import Matched, write_match_page
+from eval.match.photo_cameras import PhotoCamera, photo_camera
 from eval.match.photos import FEW_INLIERS, PhotoFeatures, PhotoMatch, RelativePose, match_photos, photo_features
 from eval.pages.render import command_line
-from eval.reconstruct.photo_cameras import PhotoCamera, photo_camera
 from eval.reconstruct.settings import CAMERA_MODELS, CameraSettings, camera_numbers
 from kornia_hardnet8.errors import UsageError
 

@@ -17,9 +17,9 @@ from eval.core.estimators import EstimatorSettings
 from eval.core.homography_estimators import HomographySettings
 from eval.core.matchers import Matcher
 from eval.core.matching import MatcherSettings, match_ratios, official_match
+from eval.match.photo_cameras import PhotoCamera
 from eval.match.photos import PhotoFeatures, PhotoMatch
 from eval.pages.render import Candidates, Geometry, write_pair_page
-from eval.reconstruct.photo_cameras import PhotoCamera
 
 Floats = NDArray[np.float64]
 

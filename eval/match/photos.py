@@ -20,7 +20,7 @@ from eval.core.matchers import Matcher, match_images
 from eval.features import Method
 from eval.features.detect import DogSettings
 from eval.features.extract import Features, extract
-from eval.reconstruct.photo_cameras import PhotoCamera
+from eval.match.photo_cameras import PhotoCamera
 from eval.reconstruct.photos import enlarging, turn_upright
 from kornia_hardnet8.lafs import DEFAULT_MR_SIZE
 

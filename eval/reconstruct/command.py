@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     run_group.add_argument(
         "--jobs", type=int, metavar="N",
-        help="processes for matching (default: one a core; for nearest neighbours threads, which start at once)",
+        help="processes for matching (default: one a core; nearest neighbours and verification: threads)",
     )  # fmt: skip
     run_group.add_argument(
         "--picture", action=argparse.BooleanOptionalAction, default=True, help="write DIR/model.html and DIR/model.png"
@@ -156,7 +156,7 @@ def settings_from(args: argparse.Namespace, method: Method) -> ReconstructSettin
 
 
 def table(outcome: Outcome) -> str:
-    """One line a model, then what is not in the first one, pairs and seconds."""
+    """One line a model, then pairs, seconds, and what is not in the first model."""
     summary = outcome.summary
     readable = summary["images"]["found"] - len(summary["images"]["unreadable"])
     rows: list[tuple[Any, ...]] = [

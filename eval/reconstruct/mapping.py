@@ -17,17 +17,16 @@ from kornia_hardnet8.errors import DataError
 
 # Smaller models than COLMAP's default of 10 are kept beside the first one.
 _MIN_MODEL_SIZE = 3
-# All is adjusted anew when the model has grown by 30 % instead of COLMAP's 10 %, and until the cost falls by less than
-# this share instead of for all iterations: a third to a half less time, for poses and points that are as good.
+# Global bundle adjustment comes when the model has grown by 30 % instead of COLMAP's 10 %, and ends when the cost falls
+# by less than this share instead of after all iterations: a third less time (docs/reconstruct-measured.md).
 _GROWTH = 1.3
 _TOLERANCE = 1e-5
-# An image that the points of the model do not place, COLMAP tries to place by its matches alone, with a slow solver.
-# This share of inliers, 0.25 by default, bounds the trials, which photographs of another place use up: all that they
-# match is wrong.
+# The share of inliers, 0.25 by default, that bounds RANSAC's trials for the pose of an image. Where the points of the
+# model do not give it, COLMAP tries its matches alone, with a slow solver: photographs of another place, whose matches
+# are all wrong, used up all trials.
 _LEAST_INLIERS = 0.7
-# Where the models together hold less than this share of the images, some are tried that start with a camera which moves
-# straight ahead, as in a street (COLMAP: by 0.95 of its way at most), and sees points at smaller angles, in degrees
-# (COLMAP: 16).
+# Where the models together hold less than this share of the images, initial pairs of forward motion are allowed, as in
+# a street (COLMAP: by 0.95 of its way at most), with smaller triangulation angles, in degrees (COLMAP: 16).
 _FEW = 0.25
 _AHEAD = 1.0
 _AHEAD_ANGLE = 8.0
@@ -52,15 +51,16 @@ def map_incrementally(database: Path, images: Path, settings: ReconstructSetting
     """
     options = _options(settings, num_images)
     models = _map(database, images, options, num_images)
-    if _num_placed(models) < _FEW * num_images:
+    if len(registered(models)) < _FEW * num_images:
         options.mapper.init_max_forward_motion, options.mapper.init_min_tri_angle = _AHEAD, _AHEAD_ANGLE
-        models = max(models, _map(database, images, options, num_images), key=_num_placed)  # the first of equals
+        again = _map(database, images, options, num_images)
+        models = again if len(registered(again)) > len(registered(models)) else models
     return models
 
 
-def _num_placed(models: Sequence[Any]) -> int:
-    """Images that have a pose in any of the models."""
-    return len({index for model in models for index in model.reg_image_ids()})
+def registered(models: Sequence[Any]) -> set[str]:
+    """Names of the images that have a pose in any of the models."""
+    return {model.image(index).name for model in models for index in model.reg_image_ids()}
 
 
 def _map(database: Path, images: Path, options: Any, num_images: int) -> list[Any]:
@@ -116,7 +116,7 @@ def _options(settings: ReconstructSettings, num_images: int) -> Any:
     options.triangulation.ignore_two_view_tracks = num_images > _PAIR
     options.ba_global_frames_ratio = options.ba_global_points_ratio = _GROWTH
     options.ba_global_function_tolerance = options.ba_local_function_tolerance = _TOLERANCE
-    # Points that say nothing new of any camera wait for a second step: a quarter to a half less time for 100 images.
+    # Redundant points wait for a second step with fixed cameras: a quarter to a half less time for 100 images.
     options.mapper.ba_global_ignore_redundant_points3D = True
     options.mapper.abs_pose_min_inlier_ratio = _LEAST_INLIERS
     options.ba_refine_focal_length = options.ba_refine_extra_params = settings.camera.refine

@@ -16,9 +16,8 @@ from common.cache import Cache
 from common.colmap import load_pycolmap
 from common.machine import available_cores
 from common.shell import progress
-from eval.core.pairs import BLOCK, match_pairs, split_rows
+from eval.core.pairs import BLOCK, Pair, match_pairs, split_rows
 from eval.reconstruct.describe import DescribedPhoto
-from eval.reconstruct.pairs import Pair
 from eval.reconstruct.settings import ReconstructSettings
 from kornia_hardnet8.lafs import colmap_from_lafs
 
@@ -66,7 +65,7 @@ def match_and_verify(
     executor: Executor | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Verified]:
-    """Match pairs of images and verify them, one after the other.
+    """Match pairs of images and verify them, block by block on all cores; results come in order.
 
     Verification is COLMAP's with its own settings and a seed: essential matrix where both focal lengths are known,
     else fundamental matrix or homography.

@@ -22,7 +22,7 @@ from eval.features import Method, load_method
 from eval.reconstruct.database import make_database, write_pair
 from eval.reconstruct.describe import describe_photos
 from eval.reconstruct.likely import likely_pairs
-from eval.reconstruct.mapping import map_incrementally
+from eval.reconstruct.mapping import map_incrementally, registered
 from eval.reconstruct.matches import match_and_verify
 from eval.reconstruct.pairs import read_pairs
 from eval.reconstruct.photos import converted, find_photos
@@ -180,11 +180,6 @@ def describe_model(model: Any) -> dict[str, Any]:
             for camera in model.cameras.values()
         ],
     }
-
-
-def registered(models: Sequence[Any]) -> set[str]:
-    """Names of the images that have a pose in any of the models."""
-    return {model.image(i).name for model in models for i in model.reg_image_ids()}
 
 
 def _write_models(models: Sequence[Any], sparse: Path) -> None:

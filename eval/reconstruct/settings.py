@@ -69,7 +69,7 @@ class ReconstructSettings:
     all. ``num_threads`` of COLMAP's mapper; with 1 the same seed gives the same model.
     """
 
-    detector: DogSettings = field(default_factory=lambda: DogSettings(num=4096))
+    detector: DogSettings = field(default_factory=lambda: DogSettings(num=4096, select="matchability"))
     mr_size: float = DEFAULT_MR_SIZE
     max_side_px: int = 1600
     matcher: Matcher = field(default_factory=MatcherSettings)

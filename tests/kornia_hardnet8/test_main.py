@@ -94,6 +94,7 @@ def test_a_file_that_has_no_room_is_one_line(suffix: str, tmp_path: Path, capsys
         (["describe", DAY, "--out", "x.txt"], 2, ".npz or .h5"),
         (["match", DAY, NIGHT, "--weights", "no.safetensors"], 1, "no weight file"),
         (["match", DAY, NIGHT, "--dim", "600"], 2, "600"),
+        (["match", DAY, NIGHT, "--detector", "dof"], 2, "did you mean dog?"),
     ],
 )
 def test_errors_are_one_line(words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,13 +104,21 @@ def test_errors_are_one_line(words: list[str], code: int, text: str, capsys: pyt
     assert captured.err.startswith("error: ") and text in captured.err
 
 
-def test_what_is_missing_for_h5_is_said(
+def test_what_is_missing_for_h5_is_said_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    assert main(["describe", DAY, "--out", str(tmp_path / "f.h5"), *FEW]) == 1
+    assert main(["describe", "no.jpg", "--out", str(tmp_path / "f.h5"), *FEW]) == 1
     assert "h5py is not installed: pip install 'h5py<4,>=3.10' (in a checkout, " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["match", DAY, NIGHT, "--detektor", "dog"])
+    assert capsys.readouterr().err == (
+        "error: python -m kornia_hardnet8: there is no option --detektor; did you mean --detector?\n"
+    )
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

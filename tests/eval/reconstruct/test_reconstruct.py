@@ -363,6 +363,12 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest
     assert "out is a file, a folder is needed" in capsys.readouterr().err
 
 
+def test_python_and_the_command_have_the_same_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reconstruct", "somewhere", "--out", "x", "--print-config"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert {name: config[name] for name in ReconstructSettings().to_dict()} == ReconstructSettings().to_dict()
+
+
 def test_settings(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["reconstruct", "somewhere", "--out", "x", "--keypoints", "123", "--matcher", "mnn", "--max-side", "900"]
     assert main([*line, "--camera-model", "OPENCV", "--cameras", "per-image", "--seed", "5", "--print-config"]) == 0

@@ -216,7 +216,7 @@ def test_using_the_library_costs_torch_and_kornia() -> None:
     assert heavy.isdisjoint(modules)
 
 
-LIGHT = ["kornia_hardnet8.cli", "common.colmap_worker", "eval.cli", "train.cli"]
+LIGHT = ["kornia_hardnet8.cli", "common.colmap_worker", "eval.imw.colmap_bag", "eval.cli", "train.cli"]
 
 
 @pytest.mark.parametrize("module", LIGHT)

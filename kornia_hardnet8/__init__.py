@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ __all__ = [
     "read_image",
 ]
 
-# Where each name lives. They are imported when they are asked for: torch and kornia take two seconds, which help texts,
-# errors and processes that need neither are spared.
+# Where each name lives. All are imported when they are asked for: torch and kornia take two seconds, which
+# help texts, errors and processes that need neither are spared.
 _HOMES = {
     "HardNet8": "hardnet8",
     "HardNet8Error": "errors",
@@ -40,14 +40,17 @@ _HOMES = {
     "read_image": "pair",
 }
 
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this function finds
 
-def __getattr__(name: str) -> Any:
-    """A public name, from its module."""
-    if name not in _HOMES:
+    def __getattr__(name: str) -> Any:
+        """A public name from its module, or a module of the package."""
+        if name in _HOMES:
+            value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+            globals()[name] = value
+            return value
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -216,6 +216,15 @@ def test_using_the_library_costs_torch_and_kornia() -> None:
     assert heavy.isdisjoint(modules)
 
 
+def test_names_and_modules_of_the_package_are_found_when_they_are_asked_for() -> None:
+    code = (
+        "import kornia_hardnet8 as k; assert set(k.__all__) <= set(dir(k)); "
+        "print(k.matchability.Matchability.__name__, k.HardNet8 is k.hardnet8.HardNet8, hasattr(k, 'HardNet9'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Matchability", "True", "False"]
+
+
 LIGHT = ["kornia_hardnet8.cli", "common.colmap_worker", "eval.imw.colmap_bag", "eval.cli", "train.cli"]
 
 
